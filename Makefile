@@ -1,0 +1,43 @@
+# Each target makes the environment that it needs; PYTHON is any Python from 3.11 on.
+PYTHON ?= python3
+VENV := .venv
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help quickstart test lint optimum clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)/bin/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/tests-installed: tests/requirements.txt $(VENV)/installed
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/requirements.txt
+	touch $@
+
+quickstart: $(VENV)/installed  ## a teacher, a pruned and distilled student, its ONNX file and a table, in minutes
+	$(VENV)/bin/python quickstart/quickstart.py
+
+test: $(VENV)/tests-installed lint  ## all tests
+	$(VENV)/bin/python -m pytest -q tests
+
+lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+EXPORTED ?= quickstart/out/student/onnx
+
+.venv-optimum/installed: tests/optimum/requirements-optimum.txt
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0
+	.venv-optimum/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answers a question in optimum-onnx
+	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
+
+clean:  ## environments and what quickstart made
+	rm -rf $(VENV) .venv-optimum quickstart/out

@@ -1,0 +1,147 @@
+"""Where does the quickstart's data come from? From here: made-up English about bridges, ships, museums, ...
+
+Each paragraph is about one thing and says several facts of it, so that it holds two or three years, people and
+numbers: only the question decides which one is the answer. Validation is about other things than training, and a fifth
+of the words and name parts it draws from never occur in training. The files have the format of SQuAD v1.1.
+
+    python quickstart/make_data.py
+"""
+
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+SLOT = re.compile(r"\{(\w+)\}")
+RANGE = re.compile(r"(\d+)-(\d+)(?: by (\d+))?( \w+)?")  # "40-900 metres", "1500-90000 by 100"
+SEED = 2026
+TRAIN_PARAGRAPHS, VALIDATION_PARAGRAPHS = 1800, 200
+QUESTIONS_PER_PARAGRAPH = 4
+PARAGRAPHS_PER_ARTICLE = 20
+
+
+class Writer:
+    """Draws names, numbers and words, each at most once in a paragraph.
+
+    Args:
+        lists: the word lists of templates.yaml.
+        rng: the only source of randomness.
+        share: the leading part of each list to draw from, in (0, 1].
+    """
+
+    def __init__(self, lists: dict[str, list[str]], rng: random.Random, share: float):
+        self.rng = rng
+        self.lists = {name: words[: round(len(words) * share)] for name, words in lists.items()}
+        self.drawn: set[str] = set()
+
+    def value(self, kind: str) -> str:
+        """Draw a value of a kind that the paragraph does not have yet."""
+        while (value := self._draw(kind)) in self.drawn:
+            pass
+        self.drawn.add(value)
+        return value
+
+    def years(self, ranges: dict[str, str]) -> dict[str, str]:
+        """Draw years that follow each other: the first range is of years, the others of years since the one before."""
+        year, drawn = 0, {}
+        for slot, span in ranges.items():
+            year += int(self._draw(span))
+            drawn[slot] = str(year)
+        return drawn
+
+    def _draw(self, kind: str) -> str:
+        pick = self.rng.choice
+        match kind:
+            case "surname" | "town" | "river":
+                return pick(self.lists[f"{kind}_head"]) + pick(self.lists[f"{kind}_tail"])
+            case "person":
+                return f"{pick(self.lists['first_name'])} {self._draw('surname')}"
+            case "money":
+                return f"{self.rng.randint(2, 99)},000 {pick(['crowns', 'guilders', 'pounds'])}"
+        if span := RANGE.fullmatch(kind):
+            low, high, step, unit = span.groups()
+            number = self.rng.randrange(int(low), int(high) + 1, int(step or 1))
+            return f"{number:,}{unit or ''}" if step else f"{number}{unit or ''}"
+        return pick(self.lists[kind])
+
+
+def fill(template: str, values: dict[str, str], offset: int = 0) -> tuple[str, dict[str, int]]:
+    """Put values into the slots of a template.
+
+    Returns:
+        The text, and for each slot where its value starts, counted from ``offset`` characters before the text.
+    """
+    text, starts, end = "", {}, 0
+    for slot in SLOT.finditer(template):
+        text += template[end : slot.start()]
+        starts[slot[1]] = offset + len(text)
+        text += values[slot[1]]
+        end = slot.end()
+    return text + template[end:], starts
+
+
+def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
+    """Write one paragraph with its questions, about a thing whose name no paragraph had before."""
+    rng = writer.rng
+    while True:
+        writer.drawn.clear()
+        parts = {slot: writer.value(slot) for slot in SLOT.findall(kind["name"])}
+        name = fill(kind["name"], parts)[0]
+        if name not in used_names:
+            break
+    used_names.add(name)
+    values = {"name": name} | writer.years(kind["years"])
+    values |= {slot: writer.value(what) for slot, what in kind["slots"].items()}
+
+    groups = rng.sample(kind["sentences"], rng.randint(2, len(kind["sentences"])))
+    context, starts = "", {}
+    for variants in [kind["opening"], *groups]:
+        sentence, found = fill(rng.choice(variants), values, offset=len(context))
+        sentence = sentence[0].upper() + sentence[1:]
+        context += sentence + " "
+        starts |= found
+    asked = rng.sample(sorted(starts.keys() - {"name"}), QUESTIONS_PER_PARAGRAPH)
+    return {
+        "context": context.rstrip(),
+        "qas": [
+            {
+                "question": fill(rng.choice(kind["questions"][slot]), values)[0],
+                "answers": [{"text": values[slot], "answer_start": starts[slot]}],
+            }
+            for slot in asked
+        ],
+    }
+
+
+def make(paragraphs: int, share: float, split: str, used_names: set[str]) -> str:
+    """Write one split as JSON text; ``share`` is the part of each word list that it may use."""
+    source = yaml.safe_load((HERE / "templates.yaml").read_text(encoding="utf-8"))
+    writer = Writer(source["lists"], random.Random(f"{SEED} {split}"), share)
+    kinds = list(source["kinds"])
+    articles = []
+    for number in range(paragraphs // PARAGRAPHS_PER_ARTICLE):
+        kind = kinds[number % len(kinds)]
+        article = [paragraph(source["kinds"][kind], writer, used_names) for _ in range(PARAGRAPHS_PER_ARTICLE)]
+        for place, item in enumerate(article):
+            for count, qa in enumerate(item["qas"]):
+                qa["id"] = f"{split}-{number}-{place}-{count}"
+        articles.append({"title": f"{kind.capitalize()}s, part {number // len(kinds) + 1}", "paragraphs": article})
+    return json.dumps({"version": "1.1", "data": articles}, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output_dir", type=Path, default=HERE)
+    output_dir = parser.parse_args().output_dir
+    used_names: set[str] = set()
+    for split, paragraphs, share in [("train", TRAIN_PARAGRAPHS, 0.8), ("validation", VALIDATION_PARAGRAPHS, 1.0)]:
+        text = make(paragraphs, share, split, used_names)
+        (output_dir / f"{split}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,393 @@
+"""How does a recipe get into a Transformers Trainer?
+
+``SparseTrainerMixin`` stands before any Trainer class and turns its events into calls of a
+``ScheduledModifierManager``. It knows no task: what it needs of a model is a loss and named outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from sparsification.export import ExportError, ExportReport, OnnxModel, export_onnx
+from sparsification.flags import FlagError
+from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.modifiers import Clock
+from sparsification.recipe import RecipeError
+
+logger = logging.getLogger(__name__)
+
+SPARSIFICATION_ERRORS = (FlagError, RecipeError, ManagerError, ExportError)  # what a user can do something about
+ONNX_FILE = "model.onnx"
+RECIPE_FILE = "recipe.yaml"
+NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
+STATE_FILE = "sparsification.safetensors"
+
+
+@dataclass
+class SparsificationArguments:
+    """What to prune, drop and distill, and where to export."""
+
+    recipe: str | None = field(
+        default=None, metadata={"help": "Recipe file (YAML, or Markdown with YAML front matter) to train by."}
+    )
+    recipe_args: str | None = field(
+        default=None, metadata={"help": "Variables of the recipe to override, as JSON or as k=v,k=v."}
+    )
+    distill_teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Teacher for the recipe's distillation: a path, a hub name, 'self' for the model as it is before "
+            "training, or 'disable'."
+        },
+    )
+    onnx_export_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory for the checked ONNX file of the model as it is at the end.",
+            "aliases": ["--export_onnx_path"],
+        },
+    )
+    best_model_after_epoch: float | None = field(
+        default=None,
+        metadata={
+            "help": "Only checkpoints after this epoch can be the best one. Default: after the recipe's last change "
+            "of masks or layers."
+        },
+    )
+    one_shot: bool = field(
+        default=False, metadata={"help": "Apply the recipe at one stroke, without training, and save the model."}
+    )
+
+
+class RecipeScheduler(LRScheduler):
+    """Learning rates as the recipe has them, in the form in which Trainer logs, saves and resumes them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, manager: ScheduledModifierManager, steps_per_epoch: int):
+        self._manager = manager
+        self._steps_per_epoch = steps_per_epoch
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        clock = Clock(self.last_epoch, self._steps_per_epoch)  # torch calls its steps epochs
+        return [self._manager.learning_rate(clock, group, base) for group, base in enumerate(self.base_lrs)]
+
+    def state_dict(self) -> dict[str, object]:
+        return {name: value for name, value in super().state_dict().items() if name != "_manager"}
+
+
+class _ManagerCallback(TrainerCallback):
+    """Those of Trainer's events that it offers to callbacks only."""
+
+    def __init__(self, trainer: SparseTrainerMixin):
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._trainer.manager.begin(self._trainer.clock)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.manager.update(self._trainer.clock, self._trainer.optimizer)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.manager.after_optimizer_step()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._trainer.manager.finalize()
+
+
+class SparseTrainerMixin:
+    """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
+
+    Args:
+        manager: the recipe's manager; None trains as the Trainer alone does, bit for bit.
+        teacher: what to distill from, a model with the student's inputs and outputs.
+        best_model_after_epoch: no checkpoint up to this epoch can be the best one; None leaves it to the recipe.
+        *args, **kwargs: for the Trainer.
+
+    Raises:
+        ManagerError: the recipe does not fit the model, or its teacher is missing.
+    """
+
+    def __init__(
+        self,
+        *args,
+        manager: ScheduledModifierManager | None = None,
+        teacher: PreTrainedModel | None = None,
+        best_model_after_epoch: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.manager = manager or ScheduledModifierManager()
+        self.manager.initialize(self.model)
+        self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
+        self._steps_per_epoch = 1  # known when train() has seen the data
+        self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        self._best_model_after_epoch = (
+            self.manager.last_change_epoch if best_model_after_epoch is None else best_model_after_epoch
+        )
+        if self.manager.modifiers:
+            self.add_callback(_ManagerCallback(self))
+            self._overrule_arguments()
+
+    @property
+    def clock(self) -> Clock:
+        """The optimizer step that comes next."""
+        return Clock(self.state.global_step, self._steps_per_epoch)
+
+    def _overrule_arguments(self) -> None:
+        """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
+        epochs = self.manager.max_epochs
+        if epochs and epochs != self.args.num_train_epochs:
+            logger.warning(
+                f"The recipe runs for {epochs:g} epochs: --num_train_epochs {self.args.num_train_epochs:g} is not used."
+            )
+            self.args.num_train_epochs = epochs
+        if epochs and self.args.max_steps > 0:
+            logger.warning(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
+        if self.manager.sets_learning_rate:
+            logger.warning(
+                "The recipe sets the learning rate: --lr_scheduler_type and --warmup_steps are not used, "
+                "--learning_rate only before the recipe's first value."
+            )
+
+    # Trainer's events, in the order of a step
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        self._steps_per_epoch = values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.lr_scheduler is None and self.manager.sets_learning_rate:
+            self.lr_scheduler = RecipeScheduler(optimizer or self.optimizer, self.manager, self._steps_per_epoch)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self.manager.after_backward()
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        if self.teacher is None or not model.training or not self.manager.distills_at(self.clock):
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        with torch.no_grad(), self.accelerator.autocast():
+            teacher_outputs = self.teacher(
+                **{name: value for name, value in inputs.items() if name not in self.label_names}
+            )
+        loss = self.manager.update_loss(loss, outputs, teacher_outputs, self.clock)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
+        super().log(logs, start_time)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """Compare only what is complete: a model that is still to be pruned is better than any pruned one."""
+        last_change = self.clock.step_at(self._best_model_after_epoch)
+        if self.state.global_step <= last_change:
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    # Without training
+
+    def apply_once(self) -> None:
+        """Apply the recipe at one stroke and save the model."""
+        self.manager.apply_once()
+        self.save_model()
+
+    # The exported model
+
+    def export_onnx(self, output_dir: str | Path) -> ExportReport | None:
+        """Write the model as an ONNX file, checked against it on evaluation (else training) features.
+
+        Args:
+            output_dir: gets ``model.onnx``, the configuration and the tokenizer.
+
+        Returns:
+            The report of the check; None on all processes but the first, which does the work.
+
+        Raises:
+            ExportError: the file would not be the model; nothing is left under its name.
+        """
+        report = None
+        if self.is_world_process_zero():
+            dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+            features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
+            batches = list(self.get_eval_dataloader(features))
+            inputs = {name: batches[0][name] for name in self.processing_class.model_input_names if name in batches[0]}
+            model = self.accelerator.unwrap_model(self.model).eval()
+            with torch.no_grad():
+                outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
+            report = export_onnx(
+                model,
+                output_dir,
+                self.processing_class,
+                input_names=list(inputs),
+                output_names=[name for name, value in outputs.items() if isinstance(value, torch.Tensor)],
+                check_batches=batches,
+                file_name=ONNX_FILE,
+            )
+        self.accelerator.wait_for_everyone()
+        return report
+
+    def evaluate_onnx(self, directory: str | Path, metric_key_prefix: str = "eval_onnx") -> dict[str, float]:
+        """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
+
+        Args:
+            directory: where ``export_onnx`` put the file.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The metrics that ``evaluate`` gives.
+        """
+        self._onnx_model = OnnxModel(Path(directory) / ONNX_FILE)
+        try:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        finally:
+            self._onnx_model = None
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if self._onnx_model is None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
+
+    # Saving and resuming
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self.manager.before_save()
+        super()._save(output_dir, state_dict)
+        if self.manager.recipe is not None and self.args.should_save:
+            path = Path(output_dir or self.args.output_dir) / RECIPE_FILE
+            partial = path.with_suffix(".partial")
+            partial.write_text(self.manager.recipe.to_yaml(), encoding="utf-8")
+            os.replace(partial, path)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.manager.modifiers and self.args.should_save:
+            save_file(self.manager.state_dict(), os.path.join(output_dir, STATE_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        with self.manager.loading(self._saved_state(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.manager.load_state_dict(self._saved_state(checkpoint))
+
+    def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
+        """The manager's state in a checkpoint, if it is one of the same recipe."""
+        if not self.manager.modifiers:
+            return {}
+        saved_recipe = Path(checkpoint, RECIPE_FILE)
+        if not saved_recipe.is_file() or not Path(checkpoint, STATE_FILE).is_file():
+            raise ManagerError(f"{checkpoint} cannot be resumed with a recipe: it was saved without one")
+        if saved_recipe.read_text(encoding="utf-8") != self.manager.recipe.to_yaml():
+            raise ManagerError(
+                f"{checkpoint} cannot be resumed with {self.manager.recipe.source}: it was trained by another recipe "
+                f"(see {saved_recipe}), or with other --recipe_args"
+            )
+        return load_file(os.path.join(checkpoint, STATE_FILE))
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        if self.manager.modifiers and (load_result.missing_keys or load_result.unexpected_keys):
+            keys = [*load_result.missing_keys, *load_result.unexpected_keys]
+            raise ManagerError(
+                f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
+            )
+        super()._issue_warnings_after_load(load_result)
+
+
+def load_manager(arguments: SparsificationArguments) -> ScheduledModifierManager:
+    """Read the recipe that the arguments name, if they do.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        ManagerError: arguments that mean nothing without a recipe.
+    """
+    if arguments.recipe is not None:
+        return ScheduledModifierManager.from_yaml(Path(arguments.recipe), arguments.recipe_args)
+    for name in ("recipe_args", "one_shot"):
+        if getattr(arguments, name):
+            raise ManagerError(f"--{name} needs a --recipe to apply")
+    return ScheduledModifierManager()
+
+
+def load_teacher(
+    name: str | None,
+    auto_class: type,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manager: ScheduledModifierManager,
+    **from_pretrained_kwargs,
+) -> PreTrainedModel | None:
+    """Find the teacher that ``--distill_teacher`` names, and make sure that it can teach this student.
+
+    Args:
+        name: path, hub name, ``self`` (a copy of the student as it is now), ``disable``, or None.
+        auto_class: what loads it, e.g. ``AutoModelForQuestionAnswering``.
+        student: the model to train.
+        tokenizer: the student's, which feeds both.
+        manager: tells whether the recipe wants a teacher.
+        **from_pretrained_kwargs: cache_dir, token and the like.
+
+    Returns:
+        The teacher, or None where there is none to use.
+
+    Raises:
+        ManagerError: the recipe wants a teacher and none is given, or it has another head or vocabulary.
+        OSError: there is no such model.
+    """
+    if name is None and manager.distills:
+        raise ManagerError(
+            f"{manager.recipe.source} has a DistillationModifier: name its teacher with --distill_teacher "
+            "(a path, a hub name or 'self'), or say --distill_teacher disable"
+        )
+    if name is not None and name != "disable" and not manager.distills:
+        logger.warning(f"--distill_teacher {name} is not used: no recipe with a DistillationModifier was given.")
+        return None
+    if name is None or name == "disable":
+        return None
+    if name == "self":
+        return copy.deepcopy(student)
+    teacher, info = auto_class.from_pretrained(name, output_loading_info=True, **from_pretrained_kwargs)
+    if info["missing_keys"]:
+        raise ManagerError(
+            f"the teacher {name} has another head than {type(student).__name__}: "
+            f"it has no {', '.join(sorted(info['missing_keys']))}"
+        )
+    if teacher.config.vocab_size != student.config.vocab_size:
+        raise ManagerError(
+            f"the teacher {name} has another vocabulary: {teacher.config.vocab_size} tokens, "
+            f"the student {student.config.vocab_size}"
+        )
+    try:
+        vocabulary = AutoTokenizer.from_pretrained(name, **from_pretrained_kwargs).get_vocab()
+    except (OSError, ValueError):  # a teacher saved without its tokenizer
+        return teacher
+    if vocabulary != tokenizer.get_vocab():
+        raise ManagerError(f"the teacher {name} has another vocabulary: its tokens have other numbers")
+    return teacher

@@ -1,0 +1,245 @@
+"""Who applies a recipe to a model, step by step?"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sparsification.modifiers import (
+    Clock,
+    DistillationModifier,
+    EpochRangeModifier,
+    LearningRateBase,
+    Modifier,
+)
+from sparsification.recipe import Recipe, load_recipe
+from sparsification.targets import Targets
+
+
+class ManagerError(ValueError):
+    """A recipe does not fit the model, its teacher or the run; the message has one line per problem."""
+
+
+class ScheduledModifierManager:
+    """Applies the modifiers of a recipe, each at its time.
+
+    A training loop calls, in this order: ``initialize(model)`` once; ``begin(clock)`` when training starts or resumes;
+    and in each step ``update_loss`` (if there is a teacher), ``after_backward``, ``update``, the optimizer's own step,
+    ``after_optimizer_step``; ``finalize`` at the end.
+
+    Args:
+        recipe: what to do; None or an empty recipe does nothing at all.
+    """
+
+    def __init__(self, recipe: Recipe | None = None):
+        self.recipe = recipe
+        modifiers = list(recipe.modifiers) if recipe else []
+        # SparseML's order: first what ends first, then what starts first.
+        self.modifiers: list[Modifier] = sorted(
+            modifiers, key=lambda modifier: (modifier.window[1], modifier.window[0], type(modifier).__name__)
+        )
+
+    @classmethod
+    def from_yaml(
+        cls, source: str | Path, recipe_args: str | Mapping[str, object] | None = None
+    ) -> ScheduledModifierManager:
+        """Read a recipe from a file or from text; see ``load_recipe`` for its arguments and errors."""
+        return cls(load_recipe(source, recipe_args))
+
+    # What the recipe says about the run
+
+    @property
+    def max_epochs(self) -> float:
+        """Length of the run in epochs; 0 where the recipe leaves it to the command line."""
+        return max((m.end_epoch for m in self._all(EpochRangeModifier)), default=0.0)
+
+    @property
+    def sets_learning_rate(self) -> bool:
+        """Whether the recipe decides the learning rate."""
+        return bool(self._all(LearningRateBase))
+
+    @property
+    def last_change_epoch(self) -> float:
+        """Epoch of the last change of the model's structure or masks: no earlier checkpoint is what was asked for."""
+        return max(
+            (
+                modifier.window[0] if math.isinf(modifier.window[1]) else modifier.window[1]
+                for modifier in self.modifiers
+                if modifier.changes_model and modifier.start_epoch <= (self.max_epochs or math.inf)
+            ),
+            default=-1.0,
+        )
+
+    @property
+    def distills(self) -> bool:
+        """Whether the recipe asks for a teacher."""
+        return any(modifier.hardness > 0 for modifier in self._all(DistillationModifier))
+
+    def _all(self, kind: type) -> list:
+        return [modifier for modifier in self.modifiers if isinstance(modifier, kind)]
+
+    # The moments of a run
+
+    def initialize(self, model: nn.Module) -> None:
+        """Find what the recipe names in the model and change its structure; once, before there is an optimizer.
+
+        Raises:
+            ManagerError: names that match nothing, shapes that do not fit, two modifiers that claim one weight.
+        """
+        targets = Targets(model)
+        problems = []
+        for modifier in sorted(self.modifiers, key=lambda modifier: not modifier.layers_first):
+            try:
+                modifier.initialize(targets)
+            except ValueError as error:
+                problems.append(f"{type(modifier).__name__}: {error}")
+        problems = problems or list(_fights(self.modifiers))
+        if problems:
+            where = self.recipe.source if self.recipe else "recipe"
+            raise ManagerError("\n".join(f"{where}: {problem}" for problem in problems))
+
+    def begin(self, clock: Clock) -> None:
+        """Training starts or resumes; the optimizer exists."""
+        for modifier in self.modifiers:
+            modifier.begin(clock)
+
+    def distills_at(self, clock: Clock) -> bool:
+        """Whether this step needs the teacher's outputs."""
+        return any(modifier.is_active(clock) for modifier in self._all(DistillationModifier))
+
+    def update_loss(
+        self, loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], clock: Clock
+    ) -> Tensor:
+        """Add what the recipe asks of the loss.
+
+        Args:
+            loss: scalar task loss.
+            student: outputs by name.
+            teacher: the teacher's outputs for the same inputs.
+            clock: the step.
+
+        Returns:
+            Scalar for the backward pass.
+
+        Raises:
+            ManagerError: the teacher's outputs do not fit the student's.
+        """
+        for modifier in self._all(DistillationModifier):
+            if modifier.is_active(clock):
+                try:
+                    loss = modifier.update_loss(loss, student, teacher)
+                except ValueError as error:
+                    raise ManagerError(f"{self.recipe.source}: DistillationModifier: {error}") from error
+        return loss
+
+    def after_backward(self) -> None:
+        """All gradients of the step are there, clipping comes next."""
+        for modifier in self.modifiers:
+            modifier.after_backward()
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        """The optimizer's step comes next: new masks are computed from the weights before it."""
+        for modifier in self.modifiers:
+            modifier.update(clock, optimizer)
+
+    def learning_rate(self, clock: Clock, group: int, base: float) -> float:
+        """Learning rate of a step.
+
+        Args:
+            clock: the step.
+            group: index of the optimizer's parameter group.
+            base: the group's learning rate where the recipe does not say.
+        """
+        started = [
+            modifier
+            for modifier in self._all(LearningRateBase)
+            if (modifier.param_groups is None or group in modifier.param_groups)
+            and clock.step >= clock.step_at(modifier.window[0])
+        ]
+        return max(started, key=lambda modifier: modifier.window[0]).lr_at(clock) if started else base
+
+    def after_optimizer_step(self) -> None:
+        """The optimizer has moved the weights, pruned ones too."""
+        for modifier in self.modifiers:
+            modifier.after_optimizer_step()
+
+    def before_save(self) -> None:
+        """The weights are about to be written."""
+        for modifier in self.modifiers:
+            modifier.before_save()
+
+    def finalize(self) -> None:
+        """Training is over."""
+        for modifier in self.modifiers:
+            modifier.finalize()
+
+    def apply_once(self) -> None:
+        """Bring an initialized model into its final state at one stroke, without training."""
+        for modifier in self.modifiers:
+            modifier.apply_once()
+
+    # What a resumed run and a dashboard want to know
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs beside the weights, by ``<modifier>/<name>``."""
+        return {
+            f"{label}/{name}": tensor.contiguous()
+            for label, modifier in self._labelled()
+            for name, tensor in modifier.state_dict().items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave to a manager of the same recipe."""
+        for label, modifier in self._labelled():
+            modifier.load_state_dict(_part(state, label))
+
+    @contextlib.contextmanager
+    def loading(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the model the structure of the checkpoint with this state, while its weights are loaded."""
+        for label, modifier in self._labelled():
+            modifier.begin_loading(_part(state, label))
+        yield
+        for modifier in self.modifiers:
+            modifier.end_loading()
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        """Series for dashboards, named as SparseML names them where they mean the same."""
+        return {
+            name if "/" in name or " " in name else f"{label}/{name}": value
+            for label, modifier in self._labelled()
+            for name, value in modifier.scalars(clock).items()
+        }
+
+    def _labelled(self) -> list[tuple[str, Modifier]]:
+        """Each modifier with the name of its class, numbered from the second of a kind on."""
+        counts: dict[str, int] = {}
+        labelled = []
+        for modifier in self.modifiers:
+            name = type(modifier).__name__
+            counts[name] = counts.get(name, 0) + 1
+            labelled.append((name if counts[name] == 1 else f"{name}.{counts[name]}", modifier))
+        return labelled
+
+
+def _part(state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """The part of a manager's state that is one modifier's."""
+    return {name.removeprefix(f"{label}/"): tensor for name, tensor in state.items() if name.startswith(f"{label}/")}
+
+
+def _fights(modifiers: Iterable[Modifier]) -> Iterable[str]:
+    """Say which modifiers would mask one weight at the same time."""
+    for one, other in itertools.combinations(modifiers, 2):
+        shared = [name for name in one.pruned() if name in set(other.pruned())]
+        start, end = max(one.window[0], other.window[0]), min(one.window[1], other.window[1])
+        if shared and start < end:
+            yield (
+                f"{type(one).__name__} and {type(other).__name__} both prune {shared[0]}"
+                f"{f' and {len(shared) - 1} more' if len(shared) > 1 else ''} between epochs {start:g} and {end:g}"
+            )

@@ -1,0 +1,184 @@
+"""Which weights stay and which go, given a score for each and a share to prune?
+
+Pure functions: scores and a sparsity in, a bool keep-mask out. Nothing here knows a model, a schedule or a recipe.
+Rounding, block scores and the choice among equal scores are those of SparseML 1.8.0, so that the same weights give
+the same masks there and here (`tests/golden/masks` holds what it did).
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MaskType = str | list[int]
+
+
+def unstructured_mask(scores: Tensor, sparsity: float) -> Tensor:
+    """Keep the highest scores, wherever they are.
+
+    Of equal scores at the threshold the first in row-major order stay. Where the threshold is the lowest score of
+    all (a tensor with many zeros), no order is meaningful and a fixed shuffle chooses, so that pruning is not
+    concentrated in the last rows.
+
+    Args:
+        scores: importance of each weight, any shape, e.g. ``weight.abs()``.
+        sparsity: fraction to prune, in [0, 1]; ``round(n * sparsity)`` weights go.
+
+    Returns:
+        Bool mask shaped like ``scores``, False where pruned.
+    """
+    flat = scores.flatten()
+    num_pruned = round(flat.numel() * sparsity)
+    if num_pruned <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if num_pruned >= flat.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = torch.kthvalue(flat, num_pruned).values
+    keep = flat > threshold
+    num_ties_kept = flat.numel() - num_pruned - int(keep.sum())
+    if num_ties_kept:
+        ties = (flat == threshold).nonzero().flatten()
+        if threshold == flat.min():
+            order = list(range(ties.numel()))
+            random.Random(42).shuffle(order)
+            ties = ties[torch.tensor(order[num_pruned:], device=ties.device)]
+        else:
+            ties = ties[:num_ties_kept]
+        keep[ties] = True
+    return keep.view_as(scores)
+
+
+def global_masks(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+    """Keep the highest scores of all tensors together: unimportant tensors lose more than important ones.
+
+    Args:
+        scores: one tensor of scores per weight, any shapes.
+        sparsity: fraction to prune of all of them together, in [0, 1].
+
+    Returns:
+        One bool mask per tensor of scores.
+    """
+    keep = unstructured_mask(torch.cat([score.flatten() for score in scores]), sparsity)
+    parts = keep.split([score.numel() for score in scores])
+    return [part.view_as(score) for part, score in zip(parts, scores, strict=True)]
+
+
+def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tensor:
+    """Keep the blocks with the highest mean score; a block stays or goes as a whole.
+
+    Args:
+        scores: 2-d, (out_features, in_features) of a Linear weight.
+        sparsity: fraction of the blocks to prune, in [0, 1].
+        block: (rows, columns); ``(1, 4)`` is four consecutive input features, what int8 kernels consume at once.
+
+    Returns:
+        Bool mask shaped like ``scores``.
+
+    Raises:
+        ValueError: the blocks do not tile the tensor.
+    """
+    rows, columns = block
+    if scores.dim() != 2 or scores.shape[0] % rows or scores.shape[1] % columns:
+        raise ValueError(f"blocks of {rows}x{columns} do not tile a weight of shape {tuple(scores.shape)}")
+    tiles = scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+    keep = unstructured_mask(tiles.mean(dim=(1, 3)), sparsity)
+    return keep[:, None, :, None].expand(tiles.shape).reshape(scores.shape)
+
+
+def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
+    """Keep the groups of four consecutive weights of a row with the highest mean score.
+
+    The same as ``block_mask(scores, sparsity, (1, 4))``, but any row length will do: the last group of a row may have
+    fewer than four members.
+
+    Args:
+        scores: 2-d, (out_features, in_features).
+        sparsity: fraction of the groups to prune, in [0, 1].
+
+    Returns:
+        Bool mask shaped like ``scores``.
+    """
+    columns = scores.shape[1]
+    groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
+    sizes = (columns - 4 * torch.arange(groups.shape[1], device=scores.device)).clamp(max=4)
+    keep = unstructured_mask(groups.sum(dim=2) / sizes, sparsity)
+    return keep.repeat_interleave(4, dim=1)[:, :columns]
+
+
+def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
+    """Keep at least the ``n`` highest of every ``m`` consecutive scores of a row.
+
+    Mishra et al. 2021, arXiv:2104.08378. At the full sparsity of 1 - n/m exactly n of m stay. Below it the lowest of the weights that may go are pruned, so
+    that a schedule can rise to the pattern step by step.
+
+    Args:
+        scores: 2-d, (out_features, in_features), in_features a multiple of ``m``.
+        sparsity: fraction to prune, in [0, 1 - n/m].
+        n: weights to keep in each group.
+        m: weights in a group.
+
+    Returns:
+        Bool mask shaped like ``scores``.
+
+    Raises:
+        ValueError: more is to be pruned than the pattern allows, or the groups do not tile the tensor.
+    """
+    if scores.shape[-1] % m:
+        raise ValueError(f"groups of {m} do not tile a weight of shape {tuple(scores.shape)}")
+    if sparsity > 1 - n / m + 1e-9:
+        raise ValueError(f"{n}:{m} keeps {n} of every {m} weights: a sparsity of {sparsity} is over {1 - n / m}")
+    groups = scores.reshape(-1, m)
+    rank = groups.argsort(dim=1, stable=True).argsort(dim=1)
+    prunable = groups.masked_fill(rank >= m - n, torch.inf)
+    return unstructured_mask(prunable, sparsity).view_as(scores)
+
+
+def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
+    """Read a recipe's ``mask_type``.
+
+    Args:
+        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, or ``"N:M"``.
+
+    Returns:
+        The name, (rows, columns) of a block; an N:M pattern stays the text it was.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if mask_type in ("unstructured", "block4"):
+        return mask_type
+    if isinstance(mask_type, list) and len(mask_type) == 2 and all(type(n) is int and n > 0 for n in mask_type):
+        return mask_type[0], mask_type[1]
+    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", mask_type) if isinstance(mask_type, str) else None
+    if match and 0 < int(match[1]) < int(match[2]):
+        return mask_type
+    raise ValueError(f"mask_type {mask_type!r} is none of 'unstructured', 'block4', [rows, columns], 'N:M' with N < M")
+
+
+def keep_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
+    """Mask one weight by its scores in the pattern that a recipe names.
+
+    Args:
+        scores: importance of each weight; 2-d for every pattern but ``unstructured``.
+        sparsity: fraction to prune, in [0, 1].
+        mask_type: see ``parse_mask_type``.
+
+    Returns:
+        Bool mask shaped like ``scores``, False where pruned.
+
+    Raises:
+        ValueError: the pattern is unknown or does not fit the shape or the sparsity.
+    """
+    pattern = parse_mask_type(mask_type)
+    if pattern == "unstructured":
+        return unstructured_mask(scores, sparsity)
+    if scores.dim() != 2:
+        raise ValueError(f"mask_type {mask_type!r} is for matrices, not for a weight of shape {tuple(scores.shape)}")
+    if pattern == "block4":
+        return block4_mask(scores, sparsity)
+    if isinstance(pattern, str):
+        n, m = pattern.split(":")
+        return n_of_m_mask(scores, sparsity, int(n), int(m))
+    return block_mask(scores, sparsity, pattern)

@@ -1,0 +1,107 @@
+"""What is a modifier, and when in a training step is it asked to act?"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sparsification.targets import Targets
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The moment in a run at which optimizer step ``step`` (from 0) is about to be taken.
+
+    Modifiers are pure functions of it wherever they can be, so that a resumed run needs no memory of their past.
+    """
+
+    step: int
+    steps_per_epoch: int  # optimizer steps, gradient accumulation and processes counted
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.steps_per_epoch
+
+    def step_at(self, epoch: float) -> float:
+        """First optimizer step at or after ``epoch``; infinity for infinity."""
+        # The small term undoes the rounding of products such as 0.07 * 100.
+        return math.ceil(epoch * self.steps_per_epoch - 1e-6) if math.isfinite(epoch) else epoch
+
+
+@dataclass(kw_only=True)
+class Modifier:
+    """One thing that a recipe does to a model or its training, between two moments of the run.
+
+    The fields are the keys of the recipe. The methods are named by their moment; each does nothing unless a technique
+    needs it. ``update`` runs after the backward pass and before the optimizer step, as it does in SparseML.
+    """
+
+    start_epoch: float = -1.0  # -1: from the start
+    end_epoch: float = -1.0  # -1: until the end
+    update_frequency: float = -1.0  # epochs between updates, where a technique has any; -1: every step
+    log_types: str | list[str] | None = None  # "__ALL__": one logged series per parameter
+
+    changes_model: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
+    layers_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
+
+    def __post_init__(self) -> None:
+        if self.end_epoch != -1 and self.end_epoch < self.start_epoch:
+            raise ValueError(f"end_epoch {self.end_epoch} lies before start_epoch {self.start_epoch}")
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Start and end in epochs, with the two meanings of -1 resolved."""
+        return max(self.start_epoch, 0.0), math.inf if self.end_epoch == -1 else self.end_epoch
+
+    def is_active(self, clock: Clock) -> bool:
+        """Whether the window [start, end) holds the step."""
+        start, end = self.window
+        return clock.step_at(start) <= clock.step < clock.step_at(end)
+
+    def initialize(self, targets: Targets) -> None:
+        """Find what the recipe names, and change the structure of the model where that is the technique."""
+
+    def pruned(self) -> Iterable[str]:
+        """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
+        return ()
+
+    def begin(self, clock: Clock) -> None:
+        """Training starts or resumes at this step: put flags and structure into the state that belongs to it."""
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients are there, the optimizer step comes next."""
+
+    def after_backward(self) -> None:
+        """Gradients have been summed and will be clipped next."""
+
+    def after_optimizer_step(self) -> None:
+        """The optimizer has moved the weights."""
+
+    def finalize(self) -> None:
+        """Training is over."""
+
+    def apply_once(self) -> None:
+        """Bring the model into its final state at one stroke: there is no training (one shot)."""
+
+    def before_save(self) -> None:
+        """The weights are about to be written."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run cannot derive from the weights and the clock."""
+        return {}
+
+    def begin_loading(self, state: dict[str, Tensor]) -> None:
+        """The weights of a checkpoint with this state come next: give the model the structure that it had then."""
+
+    def end_loading(self) -> None:
+        """The weights are in: give the model the structure from which an optimizer is made."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave."""
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        """What dashboards show, by the name of the series."""
+        return {}

@@ -1,0 +1,108 @@
+"""What does a student learn from its teacher?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsification.modifiers.base import Clock, Modifier
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softened distributions, times the squared temperature.
+
+    Hinton et al. 2015, arXiv:1503.02531: T² keeps the gradients at the scale of the task's.
+
+    Args:
+        student: logits, (..., n); the last dimension is the one of the distribution, e.g. positions.
+        teacher: logits of the same shape.
+        temperature: softens both distributions, > 0.
+
+    Returns:
+        Scalar, mean over all but the last dimension.
+    """
+    student = torch.log_softmax(student.float() / temperature, dim=-1)
+    teacher = torch.log_softmax(teacher.float() / temperature, dim=-1)
+    divergence = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (student.numel() / student.shape[-1])
+
+
+@dataclass(kw_only=True)
+class DistillationModifier(Modifier):
+    """Mix the teacher's opinion into the loss: (1 - hardness) · task + hardness · distillation.
+
+    Padded positions take part, as they do in SparseML: the loss would be another one without them.
+    """
+
+    hardness: float = 0.5  # share of the distillation loss, in [0, 1]
+    temperature: float = 2.0
+    distill_output_keys: list[str | int] | None = None  # None: every floating-point output that both have
+    teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.hardness <= 1:
+            raise ValueError(f"hardness {self.hardness} is no fraction between 0 and 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} is not above 0")
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def is_active(self, clock: Clock) -> bool:
+        """Whether to distill at this step; the one at ``end_epoch`` is the last."""
+        start, end = self.window
+        return self.hardness > 0 and clock.step_at(start) <= clock.step <= clock.step_at(end)
+
+    def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
+        """The outputs to distill.
+
+        Raises:
+            ValueError: an output that the recipe names is missing, or the shapes do not agree.
+        """
+        names = [name for name, value in student.items() if isinstance(value, Tensor) and name != "loss"]
+        if self.distill_output_keys is None:
+            keys = [name for name in names if student[name].is_floating_point() and name in teacher]
+        else:
+            keys = [
+                names[key] if isinstance(key, int) and key < len(names) else key for key in self.distill_output_keys
+            ]
+        for key in keys:
+            for who, outputs in (("student", student), ("teacher", teacher)):
+                if key not in outputs:
+                    there = ", ".join(name for name in outputs if name != "loss")
+                    raise ValueError(f"the {who} has no output '{key}' to distill, only {there}")
+            if student[key].shape != teacher[key].shape:
+                raise ValueError(
+                    f"'{key}' is {tuple(student[key].shape)} in the student and {tuple(teacher[key].shape)} in the "
+                    "teacher: both must have the same head"
+                )
+        if not keys:
+            raise ValueError("student and teacher have no output in common to distill")
+        return keys
+
+    def update_loss(self, task_loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        """Mix the task loss with the mean of the distillation losses over the chosen outputs.
+
+        Args:
+            task_loss: scalar.
+            student: outputs by name; logits (batch, ..., n).
+            teacher: the teacher's outputs for the same inputs.
+
+        Returns:
+            Scalar loss for the backward pass.
+        """
+        keys = self.output_keys(student, teacher)
+        losses = [distillation_loss(student[key], teacher[key], self.temperature) for key in keys]
+        distilled = sum(losses) / len(losses)
+        loss = (1 - self.hardness) * task_loss + self.hardness * distilled
+        for name, value in (("task_loss", task_loss), ("distillation_loss", distilled), ("total_loss", loss)):
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
+        self._count += 1
+        return loss
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        """Means over the batches since the last call."""
+        means = {name: value.item() / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means

@@ -1,0 +1,103 @@
+"""What is the learning rate at this step?
+
+Every learning rate is a pure function of the step. Before the first window the optimizer's own holds; where several
+modifiers name one parameter group, the one that started last decides.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from sparsification import schedules
+from sparsification.modifiers.base import Clock, Modifier
+
+SCHEDULER_CLASSES = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
+
+
+@dataclass(kw_only=True)
+class LearningRateBase(Modifier):
+    """What sets the learning rate of some parameter groups."""
+
+    param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
+    constant_logging: bool = False  # accepted for SparseML's sake: every log line has the learning rate anyway
+
+    def lr_at(self, clock: Clock) -> float:
+        """Learning rate of a step that is not before the window's start."""
+        raise NotImplementedError
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        if clock.step < clock.step_at(self.window[0]):
+            return {}
+        return {f"ParamGroup{group}": self.lr_at(clock) for group in self.param_groups or [0]}
+
+
+@dataclass(kw_only=True)
+class SetLearningRateModifier(LearningRateBase):
+    """Set the learning rate once, at ``start_epoch``."""
+
+    learning_rate: float
+
+    def lr_at(self, clock: Clock) -> float:
+        return self.learning_rate
+
+
+@dataclass(kw_only=True)
+class LearningRateFunctionModifier(LearningRateBase):
+    """Lead the learning rate along a curve from ``init_lr`` at ``start_epoch`` to ``final_lr`` at ``end_epoch``.
+
+    After the end ``linear`` and ``cosine`` hold ``final_lr``; ``cyclic_linear`` holds ``init_lr``, as in SparseML.
+    """
+
+    lr_func: str  # linear, cosine or cyclic_linear
+    init_lr: float
+    final_lr: float
+    cycle_epochs: float = 1.0  # length of a cycle of cyclic_linear
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_func not in ("linear", "cosine", "cyclic_linear"):
+            raise ValueError(f"lr_func '{self.lr_func}' is none of linear, cosine, cyclic_linear")
+        if self.end_epoch == -1:
+            raise ValueError("a learning-rate curve needs an end_epoch")
+        if self.lr_func == "cyclic_linear" and self.cycle_epochs <= 0:
+            raise ValueError(f"cycle_epochs is {self.cycle_epochs}; a cycle takes more than 0 epochs")
+
+    def lr_at(self, clock: Clock) -> float:
+        start, end = self.window
+        if self.lr_func == "cyclic_linear":
+            if clock.step >= clock.step_at(end):
+                return self.init_lr
+            steps_per_cycle = max(round(self.cycle_epochs * clock.steps_per_epoch), 1)
+            steps = clock.step - clock.step_at(start)
+            return schedules.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
+        curve = schedules.linear_lr if self.lr_func == "linear" else schedules.cosine_lr
+        return curve(schedules.progress(clock.epoch, start, end), self.init_lr, self.final_lr)
+
+
+@dataclass(kw_only=True)
+class LearningRateModifier(LearningRateBase):
+    """Let a scheduler of ``torch.optim.lr_scheduler`` set the learning rate, one of its steps an epoch."""
+
+    lr_class: str
+    init_lr: float
+    lr_kwargs: dict[str, object] = field(default_factory=dict)  # times in epochs, e.g. {step_size: 2, gamma: 0.1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lr_class not in SCHEDULER_CLASSES:
+            raise ValueError(f"lr_class '{self.lr_class}' is none of {', '.join(SCHEDULER_CLASSES)}")
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.init_lr)
+        try:
+            self._scheduler = getattr(torch.optim.lr_scheduler, self.lr_class)(optimizer, **self.lr_kwargs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {error}") from error
+        optimizer.step()  # torch expects one before its schedulers move
+        self._by_epoch = [self.init_lr]
+
+    def lr_at(self, clock: Clock) -> float:
+        start, end = self.window
+        epochs = int(min(clock.epoch, end) - start + 1e-6)
+        while len(self._by_epoch) <= epochs:
+            self._scheduler.step()
+            self._by_epoch.append(self._scheduler.get_last_lr()[0])
+        return self._by_epoch[epochs]

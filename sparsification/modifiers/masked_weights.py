@@ -1,0 +1,73 @@
+"""How do pruned weights stay exactly zero while everything around them learns?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class MaskedWeights:
+    """Weights and the masks that hold some of them at zero.
+
+    A mask is kept in its weight's own type, 1.0 where kept and 0.0 where pruned: multiplying by it is several times
+    faster than any indexing by bools.
+
+    Args:
+        weights: parameters by name.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]):
+        self.weights = dict(weights)
+        self._masks: dict[str, Tensor] = {}
+
+    def set_mask(self, name: str, keep: Tensor) -> None:
+        """Zero what ``keep``, a bool tensor shaped like the weight, leaves out, and hold it there from now on."""
+        weight = self.weights[name]
+        self._masks[name] = keep.to(weight.dtype)
+        weight.detach().masked_fill_(~keep, 0.0)
+
+    def mask_gradients(self) -> None:
+        """Zero the gradients of pruned weights, so that they count neither in clipping nor in momentum."""
+        masked = [name for name in self._masks if self.weights[name].grad is not None]
+        if masked:
+            torch._foreach_mul_([self.weights[name].grad for name in masked], [self._masks[name] for name in masked])
+
+    def mask_weights(self) -> None:
+        """Put pruned weights back to zero: momentum and weight decay move them too."""
+        if self._masks:
+            weights = [self.weights[name].detach() for name in self._masks]
+            torch._foreach_mul_(weights, list(self._masks.values()))
+
+    def unsign_zeros(self) -> None:
+        """Make every pruned weight +0.0: a negative weight times zero is -0.0, and random signs do not compress."""
+        for name in self._masks:
+            self.weights[name].detach().add_(0.0)
+
+    def release(self) -> None:
+        """Let every weight learn again."""
+        self._masks.clear()
+
+    def sparsity(self) -> float:
+        """Fraction of the weights that are zero, in [0, 1], counted in the weights and not in the masks."""
+        zeros = sum(int((weight == 0).sum()) for weight in self.weights.values())
+        return zeros / max(sum(weight.numel() for weight in self.weights.values()), 1)
+
+    def sparsities(self) -> dict[str, float]:
+        """Fraction of zeros in each weight, by name."""
+        return {name: int((weight == 0).sum()) / weight.numel() for name, weight in self.weights.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks, eight weights a byte."""
+        return {
+            name: torch.from_numpy(np.packbits(mask.bool().cpu().numpy().reshape(-1)))
+            for name, mask in self._masks.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` gave; the weights themselves come with the checkpoint."""
+        self._masks.clear()
+        for name, packed in state.items():
+            weight = self.weights[name]
+            bits = np.unpackbits(packed.numpy(), count=weight.numel())
+            self._masks[name] = torch.from_numpy(bits).view(weight.shape).to(weight.device, weight.dtype)

@@ -1,0 +1,97 @@
+"""The plain training loop in which SparseML's golden data was recorded (tests/golden/README.md), with our manager."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertForQuestionAnswering
+
+from sparsification.manager import ScheduledModifierManager
+from sparsification.modifiers import Clock
+
+GOLDEN = Path(__file__).parent / "golden"
+STEPS_PER_EPOCH = 10
+
+
+def load_case(name: str) -> dict:
+    """Read what SparseML did, e.g. ``gmp/gmp_cubic_f0.5``."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def load_masks(name: str) -> dict[int, np.ndarray]:
+    """Read SparseML's packed masks by step."""
+    archive = np.load(GOLDEN / f"{name}.masks.npz")
+    return dict(zip(archive["steps"].tolist(), archive["packed"], strict=True))
+
+
+def load_model(weights: str) -> BertForQuestionAnswering:
+    """Build the golden model with the weights of a file beside it; dropout is 0."""
+    config = BertConfig(**json.loads((GOLDEN / "model_config.json").read_text()), attn_implementation="eager")
+    model = BertForQuestionAnswering(config)
+    state = load_file(GOLDEN / f"{weights}.safetensors")
+    state.pop("bert.embeddings.position_ids", None)  # a buffer that older Transformers saved
+    model.load_state_dict(state)
+    return model.train()
+
+
+class Replay:
+    """One run of a golden case.
+
+    Args:
+        case: what SparseML recorded.
+        weights: file to start from.
+        with_teacher: whether the golden teacher is asked.
+        skip_update: steps at which the manager is not updated.
+    """
+
+    def __init__(
+        self,
+        case: dict,
+        weights: str = "model_student",
+        with_teacher: bool = False,
+        skip_update: Callable[[int], bool] = lambda step: False,
+    ):
+        self.case = case
+        self.model = load_model(weights)
+        self.teacher = load_model("model_teacher").eval() if with_teacher else None
+        self.manager = ScheduledModifierManager.from_yaml(case["recipe"])
+        self.manager.initialize(self.model)
+        settings = case["optimizer"]
+        parameters = list(self.model.parameters())
+        if settings["type"] == "adamw":
+            self.optimizer = torch.optim.AdamW(parameters, lr=settings["lr"], weight_decay=settings["weight_decay"])
+        else:
+            self.optimizer = torch.optim.SGD(
+                parameters, settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+            )
+        self._skip_update = skip_update
+
+    def steps(self) -> Iterator[tuple[dict, float, float]]:
+        """Train, and yield after each step: SparseML's record of it, our task loss and our total loss."""
+        batches = load_file(GOLDEN / "batches.safetensors")
+        base = self.case["optimizer"]["lr"]
+        self.manager.begin(Clock(0, STEPS_PER_EPOCH))
+        for record in self.case["steps"]:
+            step = record["step"]
+            clock = Clock(step, STEPS_PER_EPOCH)
+            inputs = {name: tensor[step % 10] for name, tensor in batches.items()}
+            self.optimizer.zero_grad()
+            outputs = self.model(**inputs)
+            loss = outputs.loss
+            if self.teacher is not None and self.manager.distills_at(clock):
+                with torch.no_grad():
+                    teacher_outputs = self.teacher(**{k: v for k, v in inputs.items() if "positions" not in k})
+                loss = self.manager.update_loss(loss, outputs, teacher_outputs, clock)
+            loss.backward()
+            self.manager.after_backward()
+            if not self._skip_update(step):
+                self.manager.update(clock, self.optimizer)
+            for index, group in enumerate(self.optimizer.param_groups):
+                group["lr"] = self.manager.learning_rate(clock, index, base)
+            self.optimizer.step()
+            self.manager.after_optimizer_step()
+            yield record, outputs.loss.item(), loss.item()
+        self.manager.finalize()

@@ -1,0 +1,178 @@
+"""Does the trainer score answers, in the right order, however features are batched, and leave the rest to Trainer?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import (
+    AutoModelForQuestionAnswering,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from data_qa import load_squad_files
+from trainer_qa import QuestionAnsweringTrainer
+from utils_qa import postprocess_qa_predictions, prepare_train_features, prepare_validation_features, squad_metrics
+
+
+class Recorder(TrainerCallback):
+    """Notes which metrics the callbacks are told."""
+
+    def __init__(self) -> None:
+        self.told = []
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.told.append(("evaluate", dict(metrics)))
+
+    def on_predict(self, args, state, control, metrics, **kwargs):
+        self.told.append(("predict", dict(metrics)))
+
+
+@pytest.fixture(scope="module")
+def examples(tiny_squad: Path) -> Dataset:
+    """Questions with contexts of different lengths, short and long mixed."""
+    data = load_squad_files({"train": tiny_squad / "train.json"})["train"].to_list()
+    for index, row in enumerate(data):
+        row["context"] += " Visitors like the old town." * (index % 3)
+    return Dataset.from_list(data)
+
+
+def post_process(examples: Dataset, features: Dataset, logits: tuple, stage: str) -> EvalPrediction:
+    """Make answers, which carry the stage for the tests to see, and references."""
+    answers = postprocess_qa_predictions(examples, features, logits)
+    return EvalPrediction(
+        predictions=[{"id": name, "prediction_text": text, "stage": stage} for name, text in answers.items()],
+        label_ids=[{"id": row["id"], "answers": row["answers"]} for row in examples],
+    )
+
+
+def build(examples: Dataset, tokenizer, model_dir: Path, out: Path, *, pad: bool = False, given=None, **arguments):
+    """Build a trainer over features of the examples."""
+    cutting = {"tokenizer": tokenizer, "max_seq_length": 96, "doc_stride": 16, "pad_to_max_length": pad}
+    columns = examples.column_names
+    recorder = Recorder()
+    trainer = QuestionAnsweringTrainer(
+        model=AutoModelForQuestionAnswering.from_pretrained(model_dir),
+        args=TrainingArguments(
+            output_dir=str(out),
+            use_cpu=True,
+            report_to=[],
+            disable_tqdm=True,
+            per_device_eval_batch_size=4,
+            **arguments,
+        ),
+        train_dataset=examples.map(prepare_train_features, batched=True, remove_columns=columns, fn_kwargs=cutting),
+        eval_dataset=examples.map(prepare_validation_features, batched=True, remove_columns=columns, fn_kwargs=cutting),
+        processing_class=tokenizer,
+        data_collator=default_data_collator if pad else DataCollatorWithPadding(tokenizer),
+        callbacks=[recorder],
+        **(
+            {
+                "eval_examples": examples,
+                "post_process_function": post_process,
+                "compute_metrics": lambda outcome: squad_metrics(outcome.predictions, outcome.label_ids),
+            }
+            if given is None
+            else given
+        ),
+    )
+    return trainer, recorder
+
+
+def answers_one_by_one(trainer: QuestionAnsweringTrainer, examples: Dataset) -> dict[str, str]:
+    """Answer each question with a batch of its own."""
+    model = trainer.model.eval()
+    answers = {}
+    for row, feature in zip(examples, trainer.eval_dataset, strict=True):
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        with torch.no_grad():
+            output = model(**{name: torch.tensor([feature[name]]) for name in names})
+        logits = output.start_logits.numpy(), output.end_logits.numpy()
+        answers |= postprocess_qa_predictions([row], [feature], logits)
+    return answers
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance", "sequential"])
+@pytest.mark.parametrize("pad", [True, False])
+def test_answers_do_not_depend_on_batches(examples, tiny_tokenizer, tiny_model_dir, tmp_path, strategy, pad):
+    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path, pad=pad, train_sampling_strategy=strategy)
+    found = trainer.predict(trainer.eval_dataset, examples).predictions
+    assert {record["id"]: record["prediction_text"] for record in found} == answers_one_by_one(trainer, examples)
+
+
+def test_evaluate_reports_scores_and_speed_to_log_and_callbacks(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, recorder = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
+    metrics = trainer.evaluate()
+    assert {"eval_exact_match", "eval_f1", "eval_runtime", "eval_samples_per_second"} <= set(metrics)
+    assert "eval_loss" not in metrics  # evaluation features carry no positions
+    assert all(name.startswith(("eval_", "epoch")) for name in metrics)
+    expected = squad_metrics(
+        [{"id": k, "prediction_text": v} for k, v in answers_one_by_one(trainer, examples).items()], list(examples)
+    )
+    assert {name: metrics[f"eval_{name}"] for name in expected} == pytest.approx(expected)
+    assert recorder.told[0][0] == "evaluate"
+    assert recorder.told[0][1]["eval_f1"] == trainer.state.log_history[-1]["eval_f1"] == metrics["eval_f1"]
+    assert trainer.compute_metrics is not None
+
+
+def test_evaluate_takes_other_data_and_another_prefix(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
+    metrics = trainer.evaluate(trainer.eval_dataset.select([4]), examples.select([4]), metric_key_prefix="dev")
+    assert {"dev_exact_match", "dev_f1", "dev_runtime"} <= set(metrics)
+
+
+def test_predict_gives_answers_references_and_test_metrics(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, recorder = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
+    output = trainer.predict(trainer.eval_dataset, examples)
+    assert {"test_exact_match", "test_f1", "test_runtime"} <= set(output.metrics)
+    assert {record["stage"] for record in output.predictions} == {"predict"}
+    assert [record["id"] for record in output.label_ids] == examples["id"][:]
+    assert recorder.told[-1][0] == "predict"
+    bare = trainer.predict(trainer.eval_dataset)
+    assert bare.predictions[0].shape[0] == len(trainer.eval_dataset)
+
+
+def test_without_post_processing_it_is_the_plain_trainer(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path, given={})
+    plain = Trainer(
+        model=trainer.model,
+        args=trainer.args,
+        eval_dataset=trainer.train_dataset,
+        processing_class=tiny_tokenizer,
+        data_collator=trainer.data_collator,
+    )
+    with_positions = trainer.evaluate(trainer.train_dataset)
+    assert with_positions["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"])
+
+
+def test_best_checkpoint_is_chosen_by_f1(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, _ = build(
+        examples,
+        tiny_tokenizer,
+        tiny_model_dir,
+        tmp_path,
+        num_train_epochs=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="f1",
+        learning_rate=1e-3,
+    )
+    trainer.train()
+    scores = {log["step"]: log["eval_f1"] for log in trainer.state.log_history if "eval_f1" in log}
+    assert len(scores) == 2
+    assert scores[trainer.state.best_global_step] == trainer.state.best_metric == max(scores.values())
+
+
+def test_failed_evaluation_leaves_the_trainer_usable(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
+    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
+    with pytest.raises(ValueError, match="features"):
+        trainer.post_process_function = lambda *_: postprocess_qa_predictions([], [], ([1], [1]))
+        trainer.evaluate()
+    trainer.post_process_function = post_process
+    assert "eval_f1" in trainer.evaluate()

@@ -1,0 +1,134 @@
+"""How does Trainer score answers rather than logits? It evaluates as ever, and turns logits into answers in between.
+
+``Trainer.evaluate`` and ``Trainer.predict`` both run ``evaluation_loop``. The metrics of question answering need all
+features of a question together with its context, so the loop runs here without metrics; then ``post_process_function``
+makes answers of its logits and ``compute_metrics`` scores these. Timing, logging and callbacks stay with Trainer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+
+PostProcess = Callable[[Dataset, Dataset, Any, str], EvalPrediction]
+
+
+class QuestionAnsweringTrainer(Trainer):
+    """A Trainer whose evaluation and prediction go through answer spans.
+
+    Args:
+        eval_examples: the questions that ``eval_dataset``'s features were made of.
+        post_process_function: ``(examples, features, logits, stage) -> EvalPrediction`` with answers and references;
+            ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. Without it this is the plain
+            Trainer.
+        *args: see Trainer.
+        **kwargs: see Trainer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        eval_examples: Dataset | None = None,
+        post_process_function: PostProcess | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.eval_examples = eval_examples
+        self.post_process_function = post_process_function
+        # What evaluation_loop's logits belong to: (examples, features, stage), set for the length of one call.
+        self._answering: tuple[Dataset, Dataset, str] | None = None
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        eval_examples: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Answer the questions of the evaluation set and score the answers.
+
+        Args:
+            eval_dataset: features; None means those given to the constructor.
+            eval_examples: the questions they were made of; None likewise.
+            ignore_keys: outputs of the model that are not logits.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The metrics, those of speed included.
+        """
+        features = self.eval_dataset if eval_dataset is None else eval_dataset
+        examples = self.eval_examples if eval_examples is None else eval_examples
+        self._answering = None if examples is None else (examples, features, metric_key_prefix)
+        try:
+            return super().evaluate(features, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        finally:
+            self._answering = None
+
+    def predict(
+        self,
+        predict_dataset: Dataset,
+        predict_examples: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """Answer the questions of another set.
+
+        Args:
+            predict_dataset: features.
+            predict_examples: the questions they were made of; None gives bare logits, as the plain Trainer does.
+            ignore_keys: outputs of the model that are not logits.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The answers as ``predictions``, the references as ``label_ids``, and the metrics.
+        """
+        self._answering = None if predict_examples is None else (predict_examples, predict_dataset, "predict")
+        try:
+            return super().predict(predict_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        finally:
+            self._answering = None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Run the loop without metrics, make answers of its logits, score them.
+
+        The arguments are Trainer's.
+        """
+        if self._answering is None or self.post_process_function is None:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self.compute_metrics = compute_metrics
+        if output.predictions is None:
+            return output  # asked for the loss alone
+
+        # On every process, not on the first alone: each needs the metrics to choose the best checkpoint.
+        answers = self.post_process_function(*self._answering[:2], output.predictions, self._answering[2])
+        metrics = dict(output.metrics)
+        for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
+            metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
+        return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        """Keep the features in their order, which is how logits find their question.
+
+        With ``train_sampling_strategy`` "group_by_length" Trainer would evaluate in another order.
+        """
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
