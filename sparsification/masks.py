@@ -110,8 +110,8 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
 def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
     """Keep at least the ``n`` highest of every ``m`` consecutive scores of a row.
 
-    Mishra et al. 2021, arXiv:2104.08378. At the full sparsity of 1 - n/m exactly n of m stay. Below it the lowest of the weights that may go are pruned, so
-    that a schedule can rise to the pattern step by step.
+    Mishra et al. 2021, arXiv:2104.08378. At the full sparsity of 1 - n/m exactly n of m stay. Below it the lowest of
+    the weights that may go are pruned, so that a schedule can rise to the pattern step by step.
 
     Args:
         scores: 2-d, (out_features, in_features), in_features a multiple of ``m``.

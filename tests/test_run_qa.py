@@ -164,9 +164,9 @@ def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squ
         path.write_text(
             "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "\nlearning_rate: 3e-5"
         )
-    model_args, data_args, _sparse_args, training_args = parse_arguments([str(path)])
-    assert (model_args, data_args) == expected[:2]
-    assert training_args.to_dict() == expected[2].to_dict()
+    model_args, data_args, sparse_args, training_args = parse_arguments([str(path)])
+    assert (model_args, data_args, sparse_args) == expected[:3]
+    assert training_args.to_dict() == expected[3].to_dict()
 
 
 def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
@@ -193,7 +193,8 @@ def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_pat
     out, _ = whole_run
 
     def found(folder: Path, *flags: str) -> str | None:
-        _, data_args, training_args = parse_arguments(command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags))
+        given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
+        _, data_args, _, training_args = parse_arguments(given)
         return run_qa.find_checkpoint(data_args, training_args)
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
