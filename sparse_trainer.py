@@ -358,8 +358,8 @@ def load_teacher(
         The teacher, or None where there is none to use.
 
     Raises:
-        ManagerError: the recipe wants a teacher and none is given, or it has another head or vocabulary.
-        OSError: there is no such model.
+        ManagerError: the recipe wants a teacher and none is given, it cannot be loaded, or it has another head or
+            vocabulary.
     """
     if name is None and manager.distills:
         raise ManagerError(
@@ -373,7 +373,10 @@ def load_teacher(
         return None
     if name == "self":
         return copy.deepcopy(student)
-    teacher, info = auto_class.from_pretrained(name, output_loading_info=True, **from_pretrained_kwargs)
+    try:
+        teacher, info = auto_class.from_pretrained(name, output_loading_info=True, **from_pretrained_kwargs)
+    except (OSError, ValueError) as error:
+        raise ManagerError(f"--distill_teacher {name}: {error}") from error
     if info["missing_keys"]:
         raise ManagerError(
             f"the teacher {name} has another head than {type(student).__name__}: "

@@ -15,6 +15,8 @@ from conftest import PLACES, ROOT, build_tiny_tokenizer, squad_json
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
+import run_qa
+
 TEACHER = """
 python transformers/examples/pytorch/question-answering/run_qa.py --model_name_or_path bert-base-uncased \
   --dataset_name squad --do_train --do_eval --evaluation_strategy epoch --per_device_train_batch_size 16 \
@@ -161,11 +163,11 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
     ("flags", "message"),
     [
         ("--recipe nowhere.md", "nowhere.md"),
-        ("--recipe empty.yaml", "empty.yaml: is empty"),
+        ("--recipe empty.yaml", "empty.yaml: the recipe is empty"),
         ("--recipe typo.yaml", "no key 'final_sparcity'; did you mean 'final_sparsity'?"),
         ("--recipe_args a=1", "--recipe_args needs a --recipe"),
         (PRUNE, "name its teacher with --distill_teacher"),
-        (PRUNE + "--distill_teacher nowhere", "nowhere"),
+        (PRUNE + "--distill_teacher nowhere", "--distill_teacher nowhere: "),
         (PRUNE + "--distill_teacher other-head", "another head than BertForQuestionAnswering"),
         (PRUNE + "--distill_teacher other-words", "another vocabulary"),
         (PRUNE.replace("12layers", "6layers") + "--distill_teacher self --model_name_or_path six", "has layers 0 to 5"),
@@ -177,10 +179,13 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
         ("--distill_hardness 1.0", "DistillationModifier"),
     ],
 )
-def test_bad_input_is_one_clear_message(folder, flags, message, tmp_path):
+def test_bad_input_is_one_clear_message(folder, flags, message, tmp_path, monkeypatch, capsys):
     prepare_bad_input(folder)
-    done = shell(f"{QUICK} --output_dir {tmp_path}/out {flags}", folder)
-    assert message in error_line(done)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", f"{QUICK} --output_dir {tmp_path}/out {flags}".split()[1:])
+    assert run_qa.run() == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: error: ")]
+    assert message in line
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
