@@ -273,3 +273,26 @@ def test_not_enough_memory_is_one_message(folder, tmp_path):
     command = f"{QUICK} --model_name_or_path {tmp_path}/wide --output_dir {tmp_path}/out"
     done = shell(f"ulimit -v 6000000; {command} --per_device_train_batch_size 512", folder)
     assert "not enough memory" in error_line(done)
+
+
+def test_two_processes_train_on_one_schedule_with_the_same_masks(folder, tmp_path):
+    """Two processes with batches of 3 do what one with batches of 6 does; dropout aside, which each draws by itself."""
+    save_model(tmp_path / "model", layers=12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    flags = f"{QUICK} --model_name_or_path {tmp_path}/model {PRUNE} --distill_teacher self --logging_steps 1 --seed 1 "
+    flags = flags.replace("num_epochs=1", "num_epochs=4")
+    one = shell(f"{flags} --output_dir {tmp_path}/one --per_device_train_batch_size 6", folder)
+    assert one.returncode == 0, one.stderr
+    torchrun = flags.replace("python ", "python -m torch.distributed.run --nproc_per_node 2 ")
+    two = shell(f"{torchrun} --output_dir {tmp_path}/two --per_device_train_batch_size 3", folder)
+    assert two.returncode == 0, two.stderr
+    histories = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")
+    ]
+    keys = ("step", "learning_rate", "GMPruningModifier/target_sparsity", "epoch")
+    first, second = ([[row[key] for key in keys] for row in rows if "loss" in row] for rows in histories)
+    assert first == second and len(first) == 12
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
+        if "encoder" in name and weight.dim() == 2:
+            assert torch.equal(weight == 0, weights[1][name] == 0), name

@@ -1,0 +1,232 @@
+"""How small does a question-answering model get, and what does that cost? A whole round of it, in a few minutes.
+
+Trains a teacher on the texts in this folder, then a student of it by recipe.yaml, with 80 % of the encoder's weights at
+zero, and compares their ONNX files. No hub is asked, and no more than two CPU cores are needed.
+
+    python quickstart/quickstart.py
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+TEACHER_F1_BAR = 80.0
+STUDENT_SHARE_BAR = 0.97  # of the teacher's F1
+LATENCY_QUESTIONS = 50
+
+# What both runs of run_qa.py have in common.
+COMMON = """
+    --do_train --do_eval --max_seq_length 128 --pad_to_max_length False --train_sampling_strategy group_by_length
+    --per_device_train_batch_size 32 --per_device_eval_batch_size 64 --save_strategy no --report_to none --use_cpu
+    --overwrite_output_dir
+"""
+TEACHER = "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 4"  # the student's are in recipe.yaml
+
+
+class QuickstartError(RuntimeError):
+    """A step failed or a bar was missed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the table."""
+
+    name: str
+    exact_match: float  # both through ONNX Runtime, 0 to 100
+    f1: float
+    torch_f1: float
+    sparsity: float  # of the encoder's weight matrices, 0 to 1
+    size: int  # of model.onnx, bytes
+    gzip_size: int
+    latency: float  # milliseconds
+
+
+def run_step(title: str, command: Sequence[str | Path], log: Path) -> float:
+    """Print a command and run it from the repository's root, its output going to ``log``.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        QuickstartError: it failed.
+    """
+    line = shlex.join(str(part) for part in command)
+    print(f"\n{title}\n\n  " + line.replace(" --", " \\\n      --") + "\n", flush=True)
+    start = time.perf_counter()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    with log.open("w", encoding="utf-8") as output:
+        # The Python that runs this file, whatever "python" is on the path.
+        status = subprocess.run(
+            [sys.executable, *map(str, command[1:])],
+            cwd=ROOT,
+            env=offline | os.environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    seconds = time.perf_counter() - start
+    if status:
+        last_lines = log.read_text("utf-8", errors="replace").splitlines()[-15:]
+        raise QuickstartError("\n".join([*last_lines, f"{command[1]} failed; its whole output is in {log}"]))
+    print(f"  done in {seconds:.0f} s, output in {log}", flush=True)
+    return seconds
+
+
+def encoder_sparsity(checkpoint: Path) -> float:
+    """Count the zeros in the matrices of the encoder's linear layers, as a fraction in [0, 1]."""
+    weights = [
+        weight for name, weight in load_file(checkpoint).items() if ".encoder." in name and name.endswith("weight")
+    ]
+    matrices = [weight for weight in weights if weight.ndim == 2]
+    return sum(int((weight == 0).sum()) for weight in matrices) / sum(weight.size for weight in matrices)
+
+
+def measure_latencies(folders: Sequence[Path], validation_file: Path) -> list[float]:
+    """Time ONNX models on the same questions, one at a time, in turns and on one thread.
+
+    Returns:
+        For each model the median of 50 questions, in milliseconds.
+    """
+    articles = json.loads(validation_file.read_text("utf-8"))["data"]
+    pairs = [(qa["question"], p["context"]) for article in articles for p in article["paragraphs"] for qa in p["qas"]]
+    pairs = pairs[:: len(pairs) // LATENCY_QUESTIONS][:LATENCY_QUESTIONS]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = [
+        onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        for folder in folders
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(folders[0])
+    times: list[list[float]] = [[] for _ in sessions]
+    for question, context in [*pairs[:5], *pairs]:  # the first five warm up
+        encoded = tokenizer(question, context, return_token_type_ids=True)
+        features = {name: np.array([ids], dtype=np.int64) for name, ids in encoded.items()}
+        for session, taken in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.run(None, features)
+            taken.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(taken[5:]) for taken in times]
+
+
+def measure(names: Sequence[str], work_dir: Path) -> list[Measured]:
+    """Gather what the table shows from the folders that run_qa.py has written."""
+    latencies = measure_latencies([work_dir / name / "onnx" for name in names], HERE / "validation.json")
+    measured = []
+    for name, latency in zip(names, latencies, strict=True):
+        results = json.loads((work_dir / name / "all_results.json").read_text("utf-8"))
+        model_bytes = (work_dir / name / "onnx" / "model.onnx").read_bytes()
+        measured.append(
+            Measured(
+                name=name,
+                exact_match=results["eval_onnx_exact_match"],
+                f1=results["eval_onnx_f1"],
+                torch_f1=results["eval_f1"],
+                sparsity=encoder_sparsity(work_dir / name / "model.safetensors"),
+                size=len(model_bytes),
+                gzip_size=len(gzip.compress(model_bytes)),
+                latency=latency,
+            )
+        )
+    return measured
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """Lay the results out as a table."""
+    lines = [f"{'':8} {'EM':>6} {'F1':>6} {'F1, PyTorch':>12} {'zeros':>7} {'file':>9} {'gzipped':>9} {'latency':>9}"]
+    for row in rows:
+        lines.append(
+            f"{row.name:8} {row.exact_match:6.1f} {row.f1:6.1f} {row.torch_f1:12.1f} {row.sparsity:7.1%} "
+            f"{row.size / 1e6:6.2f} MB {row.gzip_size / 1e6:6.2f} MB {row.latency:6.2f} ms"
+        )
+    return "\n".join(lines)
+
+
+def check_bars(teacher: Measured, student: Measured) -> None:
+    """Refuse a result that is not what the README promises.
+
+    Raises:
+        QuickstartError: the teacher or the student is too weak.
+    """
+    if teacher.f1 <= TEACHER_F1_BAR:
+        raise QuickstartError(f"the teacher's F1 is {teacher.f1:.1f}, it should be above {TEACHER_F1_BAR:g}")
+    if student.f1 < STUDENT_SHARE_BAR * teacher.f1:
+        raise QuickstartError(
+            f"the student's F1 is {student.f1:.1f}, it should be at least {STUDENT_SHARE_BAR:.0%} of the teacher's "
+            f"{teacher.f1:.1f}"
+        )
+
+
+def run_quickstart(work_dir: Path) -> None:
+    """Run all steps and print the table.
+
+    Raises:
+        QuickstartError: a step failed or a bar was missed.
+    """
+    # As short as they can be in the repository's root, where the commands run.
+    data, models = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path for path in (HERE, work_dir))
+    files = ["--train_file", data / "train.json", "--validation_file", data / "validation.json"]
+    files += ["--cache_dir", models / "cache"]
+    start = time.perf_counter()
+
+    run_step(
+        "An untrained model of two layers, and its vocabulary:",
+        ["python", data / "make_model.py", *files[:2], "--output_dir", models / "untrained"],
+        work_dir / "untrained.log",
+    )
+    run_step(
+        "The teacher, trained from nothing (about 1.5 minutes):",
+        ["python", "run_qa.py", "--model_name_or_path", models / "untrained", *files, *COMMON.split(), *TEACHER.split()]
+        + ["--output_dir", models / "teacher", "--onnx_export_path", models / "teacher/onnx"],
+        work_dir / "teacher.log",
+    )
+    run_step(
+        "The student: the teacher's copy, pruned by the recipe while the teacher's answers teach it (about a minute):",
+        ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON.split()]
+        + ["--recipe", data / "recipe.yaml", "--distill_teacher", models / "teacher"]
+        + ["--output_dir", models / "student", "--onnx_export_path", models / "student/onnx"],
+        work_dir / "student.log",
+    )
+    teacher, student = measure(["teacher", "student"], work_dir)
+    print(f"\nOn {data}/validation.json, whose things, texts and a part of whose names are in no training text:\n")
+    print(table([teacher, student]))
+    print(
+        "\nEM and F1 are ONNX Runtime's, unless said otherwise. Zeros: of the encoder's matrices. Latency: the median "
+        f"of\n{LATENCY_QUESTIONS} questions, one at a time, on one thread. ONNX Runtime computes with zeros as with all"
+        " numbers: they\nmake a file smaller once it is compressed, but no faster."
+    )
+    print(f"\nThe student keeps {student.f1 / teacher.f1:.1%} of the teacher's F1. ", end="")
+    print(f"All took {time.perf_counter() - start:.0f} s.", flush=True)
+    check_bars(teacher, student)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work_dir", type=Path, default=HERE / "out", help="where everything is written")
+    try:
+        run_quickstart(parser.parse_args().work_dir.resolve())
+    except QuickstartError as error:
+        sys.exit(f"quickstart: {error}")
+    except KeyboardInterrupt:
+        sys.exit("quickstart: interrupted")
+
+
+if __name__ == "__main__":
+    main()
