@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, Trainer, TrainingArguments
 
-from sparse_trainer import RECIPE_FILE, SparseTrainerMixin, load_teacher
+from sparse_trainer import RECIPE_FILE, SparseTrainerMixin
 from sparsification.manager import ManagerError, ScheduledModifierManager
 
 LINEAR = "re:.*layer.[0-9]+.*(query|key|value|dense).weight"
@@ -386,44 +386,6 @@ def test_two_modifiers_that_prune_one_weight_at_a_time_are_refused():
         ScheduledModifierManager.from_yaml(fight).initialize(make_model())
     touching = PRUNE + "  - !ConstantPruningModifier\n    params: ['re:.*query.weight']\n    start_epoch: 2.0\n"
     ScheduledModifierManager.from_yaml(touching).initialize(make_model())
-
-
-class TestTeacher:
-    """``load_teacher``: who can teach whom."""
-
-    @pytest.fixture
-    def manager(self):
-        return ScheduledModifierManager.from_yaml(DISTILL)
-
-    def load(self, name, manager, student=None, tokenizer=None):
-        return load_teacher(name, AutoModelForQuestionAnswering, student or make_model(), tokenizer, manager)
-
-    def test_missing_teacher_is_named(self, manager):
-        with pytest.raises(ManagerError, match="--distill_teacher"):
-            self.load(None, manager)
-        assert self.load("disable", manager) is None
-
-    def test_teacher_without_a_use_is_not_loaded(self, caplog):
-        assert self.load("nowhere", ScheduledModifierManager.from_yaml(PRUNE)) is None
-        assert "is not used" in caplog.text
-
-    def test_self_is_a_copy_of_the_student(self, manager):
-        student = make_model()
-        teacher = self.load("self", manager, student)
-        assert teacher is not student
-        assert_same_model(teacher, student)
-
-    def test_other_vocabulary_is_refused(self, manager, tmp_path):
-        make_model(vocab_size=60).save_pretrained(tmp_path)
-        with pytest.raises(ManagerError, match="another vocabulary: 60 tokens"):
-            self.load(str(tmp_path), manager)
-
-    def test_other_head_is_refused(self, manager, tmp_path):
-        from transformers import BertForSequenceClassification
-
-        BertForSequenceClassification(make_model().config).save_pretrained(tmp_path)
-        with pytest.raises(ManagerError, match="another head than BertForQuestionAnswering: it has no qa_outputs"):
-            self.load(str(tmp_path), manager)
 
 
 def test_trainer_state_is_plain_json(tmp_path):
