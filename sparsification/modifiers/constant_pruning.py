@@ -1,24 +1,23 @@
 """How does a model that is already sparse learn something new without filling up again?"""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sparsification.modifiers.base import Clock, Modifier
-from sparsification.modifiers.masked_weights import MaskedWeights
+from sparsification.modifiers.base import Clock
+from sparsification.modifiers.masked_weights import MaskedWeights, PruningBase
 from sparsification.targets import Targets
 
 
 @dataclass(kw_only=True)
-class ConstantPruningModifier(Modifier):
+class ConstantPruningModifier(PruningBase):
     """Hold the weights that are zero at ``start_epoch`` at zero: sparse transfer learning.
 
     Chen et al. 2020, arXiv:2007.12223 (subnetworks that transfer); Zafrir et al. 2021, arXiv:2111.05754.
     """
 
-    params: list[str] | str
+    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
 
     def initialize(self, targets: Targets) -> None:
         self.masked = MaskedWeights(targets.parameters(self.params))
@@ -30,18 +29,6 @@ class ConstantPruningModifier(Modifier):
                 self.masked.set_mask(name, weight.detach() != 0)
         elif clock.step == end:
             self.masked.release()
-
-    def pruned(self) -> Iterable[str]:
-        return self.masked.weights
-
-    def after_backward(self) -> None:
-        self.masked.mask_gradients()
-
-    def after_optimizer_step(self) -> None:
-        self.masked.mask_weights()
-
-    def before_save(self) -> None:
-        self.masked.unsign_zeros()
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.masked.state_dict()

@@ -1,7 +1,6 @@
 """Which weights go, and when: a growing share of the smallest ones."""
 
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,15 +8,15 @@ import torch
 from torch import Tensor
 
 from sparsification import masks, schedules
-from sparsification.modifiers.base import Clock, Modifier
-from sparsification.modifiers.masked_weights import MaskedWeights
+from sparsification.modifiers.base import Clock
+from sparsification.modifiers.masked_weights import MaskedWeights, PruningBase
 from sparsification.targets import Targets
 
 FROM_PARAM = "__FROM_PARAM__"
 
 
 @dataclass(kw_only=True)
-class GMPruningModifier(Modifier):
+class GMPruningModifier(PruningBase):
     """Zero the smallest weights, a growing share of them between ``start_epoch`` and ``end_epoch``.
 
     Zhu & Gupta 2017, arXiv:1710.01878. A weight that was pruned can come back only through a later mask, and since it
@@ -123,18 +122,6 @@ class GMPruningModifier(Modifier):
         else:
             for name, weight in weights.items():
                 self.masked.set_mask(name, masks.keep_mask(self._score(weight), goals[name], self.mask_type))
-
-    def pruned(self) -> Iterable[str]:
-        return self.masked.weights
-
-    def after_backward(self) -> None:
-        self.masked.mask_gradients()
-
-    def after_optimizer_step(self) -> None:
-        self.masked.mask_weights()
-
-    def before_save(self) -> None:
-        self.masked.unsign_zeros()
 
     def state_dict(self) -> dict[str, Tensor]:
         init = torch.tensor(list(self._init.values()), dtype=torch.float64)

@@ -1,10 +1,13 @@
 """How do pruned weights stay exactly zero while everything around them learns?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from sparsification.modifiers.base import Modifier
 
 
 class MaskedWeights:
@@ -71,3 +74,24 @@ class MaskedWeights:
             weight = self.weights[name]
             bits = np.unpackbits(packed.numpy(), count=weight.numel())
             self._masks[name] = torch.from_numpy(bits).view(weight.shape).to(weight.device, weight.dtype)
+
+
+@dataclass(kw_only=True)
+class PruningBase(Modifier):
+    """What every technique that masks weights does around the optimizer's step; ``initialize`` sets ``masked``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.masked = MaskedWeights({})
+
+    def pruned(self) -> Iterable[str]:
+        return self.masked.weights
+
+    def after_backward(self) -> None:
+        self.masked.mask_gradients()
+
+    def after_optimizer_step(self) -> None:
+        self.masked.mask_weights()
+
+    def before_save(self) -> None:
+        self.masked.unsign_zeros()
