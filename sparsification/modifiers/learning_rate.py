@@ -5,13 +5,12 @@ modifiers name one parameter group, the one that started last decides.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
 from sparsification import schedules
 from sparsification.modifiers.base import Clock, Modifier
-
-SCHEDULER_CLASSES = ("StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts")
 
 
 @dataclass(kw_only=True)
@@ -48,15 +47,13 @@ class LearningRateFunctionModifier(LearningRateBase):
     After the end ``linear`` and ``cosine`` hold ``final_lr``; ``cyclic_linear`` holds ``init_lr``, as in SparseML.
     """
 
-    lr_func: str  # linear, cosine or cyclic_linear
+    lr_func: Literal["linear", "cosine", "cyclic_linear"]
     init_lr: float
     final_lr: float
     cycle_epochs: float = 1.0  # length of a cycle of cyclic_linear
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr_func not in ("linear", "cosine", "cyclic_linear"):
-            raise ValueError(f"lr_func '{self.lr_func}' is none of linear, cosine, cyclic_linear")
         if self.end_epoch == -1:
             raise ValueError("a learning-rate curve needs an end_epoch")
         if self.lr_func == "cyclic_linear" and self.cycle_epochs <= 0:
@@ -78,14 +75,12 @@ class LearningRateFunctionModifier(LearningRateBase):
 class LearningRateModifier(LearningRateBase):
     """Let a scheduler of ``torch.optim.lr_scheduler`` set the learning rate, one of its steps an epoch."""
 
-    lr_class: str
+    lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
     init_lr: float
     lr_kwargs: dict[str, object] = field(default_factory=dict)  # times in epochs, e.g. {step_size: 2, gamma: 0.1}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr_class not in SCHEDULER_CLASSES:
-            raise ValueError(f"lr_class '{self.lr_class}' is none of {', '.join(SCHEDULER_CLASSES)}")
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.init_lr)
         try:
             self._scheduler = getattr(torch.optim.lr_scheduler, self.lr_class)(optimizer, **self.lr_kwargs)

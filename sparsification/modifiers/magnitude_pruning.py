@@ -2,7 +2,7 @@
 
 import statistics
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class GMPruningModifier(PruningBase):
         0.8  # one for all, one per pattern, or {s: params}
     )
     update_frequency: float = 0.01  # epochs between new masks
-    inter_func: str = "cubic"  # linear, cubic or inverse_cubic
+    inter_func: Literal["linear", "cubic", "inverse_cubic"] = "cubic"
     mask_type: str | list[int] = "unstructured"  # block4, [rows, columns], or N:M
     global_sparsity: bool = False  # one ranking over all weights instead of one for each
     leave_enabled: bool = True  # whether the last mask holds until the end of training
@@ -40,8 +40,6 @@ class GMPruningModifier(PruningBase):
         super().__post_init__()
         if self.end_epoch == -1:
             raise ValueError("gradual pruning needs an end_epoch, the moment at which final_sparsity is reached")
-        if self.inter_func not in schedules.SPARSITY_CURVES:
-            raise ValueError(f"inter_func '{self.inter_func}' is none of {', '.join(schedules.SPARSITY_CURVES)}")
         masks.parse_mask_type(self.mask_type)
         if self.global_sparsity and self.mask_type != "unstructured":
             raise ValueError("global_sparsity ranks single weights: it goes with mask_type 'unstructured' only")
