@@ -1,0 +1,89 @@
+"""Learning rates against closed forms and torch's own schedulers."""
+
+import pytest
+import torch
+
+from sparsification.manager import ScheduledModifierManager
+from sparsification.modifiers import Clock
+from sparsification.recipe import RecipeError
+
+STEPS = 8  # an epoch
+
+
+def rates(recipe: str, epochs: int, base: float = 0.5) -> list[float]:
+    manager = ScheduledModifierManager.from_yaml(recipe)
+    return [manager.learning_rate(Clock(step, STEPS), 0, base) for step in range(epochs * STEPS)]
+
+
+def test_cyclic_linear_reaches_final_at_the_last_step_of_a_cycle_and_holds_init_afterwards():
+    recipe = """
+modifiers:
+  - !LearningRateFunctionModifier
+    lr_func: cyclic_linear
+    init_lr: 0.8
+    final_lr: 0.1
+    cycle_epochs: 0.5
+    start_epoch: 1.0
+    end_epoch: 2.0
+"""
+    cycle = [0.8 - 0.7 * k / 3 for k in range(4)]
+    assert rates(recipe, 3) == pytest.approx([0.5] * 8 + cycle * 2 + [0.8] * 8)
+
+
+def test_warm_up_and_decay_meet():
+    recipe = """
+modifiers:
+  - !LearningRateFunctionModifier
+    {lr_func: linear, init_lr: 0.0, final_lr: 0.4, start_epoch: 0.0, end_epoch: 1.0}
+  - !LearningRateFunctionModifier
+    {lr_func: linear, init_lr: 0.4, final_lr: 0.0, start_epoch: 1.0, end_epoch: 2.0}
+"""
+    up = [0.4 * k / 8 for k in range(8)]
+    assert rates(recipe, 3) == pytest.approx([*up, *[0.4 - value for value in up], *[0.0] * 8])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("StepLR", {"step_size": 2, "gamma": 0.1}),
+        ("MultiStepLR", {"milestones": [1, 4], "gamma": 0.5}),
+        ("ExponentialLR", {"gamma": 0.9}),
+        ("CosineAnnealingLR", {"T_max": 5}),
+    ],
+)
+def test_schedulers_of_torch_step_once_an_epoch_until_the_end(name, settings):
+    recipe = f"""
+modifiers:
+  - !LearningRateModifier
+    lr_class: {name}
+    lr_kwargs: {settings}
+    init_lr: 0.3
+    start_epoch: 1.0
+    end_epoch: 5.0
+"""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **settings)
+    expected = [0.5]
+    for _ in range(5):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    expected.append(expected[-1])
+    ours = rates(recipe, 7)
+    assert ours[::STEPS] == ours[STEPS - 1 :: STEPS] == pytest.approx(expected)
+
+
+def test_scheduler_that_does_not_take_its_settings_is_an_error():
+    with pytest.raises(RecipeError, match="lr_kwargs do not fit StepLR: .*step_size"):
+        ScheduledModifierManager.from_yaml(
+            "modifiers:\n  - !LearningRateModifier\n    {lr_class: StepLR, init_lr: 1.0}\n"
+        )
+
+
+def test_groups_of_parameters_have_learning_rates_of_their_own():
+    manager = ScheduledModifierManager.from_yaml(
+        "modifiers:\n"
+        "  - !SetLearningRateModifier {learning_rate: 0.1, param_groups: [0]}\n"
+        "  - !SetLearningRateModifier {learning_rate: 0.2, param_groups: [1]}\n"
+    )
+    assert [manager.learning_rate(Clock(0, STEPS), group, 0.5) for group in range(3)] == [0.1, 0.2, 0.5]
