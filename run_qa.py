@@ -44,11 +44,6 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from data_qa import EXTENSIONS, DataError, QAError, check_answers, check_ids, load_qa_dataset
-
-# [sparsification]
-from sparse_trainer import SPARSIFICATION_ERRORS, SparseTrainerMixin, SparsificationArguments, load_manager
-from sparsification.flags import translate_flags
-from sparsification.teacher import load_teacher
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -57,6 +52,12 @@ from utils_qa import (
     squad_metrics,
     squad_v2_metrics,
 )
+
+# isort: split
+# [sparsification]
+from sparse_trainer import SPARSIFICATION_ERRORS, SparseTrainerMixin, SparsificationArguments, load_manager
+from sparsification.flags import translate_flags
+from sparsification.teacher import load_teacher
 
 
 class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):

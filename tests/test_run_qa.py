@@ -330,3 +330,9 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
     assert "Traceback" not in errors
     assert "run_qa.py: error: interrupted; " in errors
     AutoModelForQuestionAnswering.from_pretrained(run_qa.last_complete_checkpoint(out))
+
+
+def test_what_is_added_to_the_well_known_script_stands_in_five_marked_places():
+    lines = [line.strip() for line in (ROOT / "run_qa.py").read_text().splitlines()]
+    marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
+    assert marks == ["# [sparsification]", "# [/sparsification]"] * 5
