@@ -189,9 +189,8 @@ class SparseTrainerMixin:
             )
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         with torch.no_grad(), self.accelerator.autocast():
-            teacher_outputs = self.teacher(
-                **{name: value for name, value in inputs.items() if name not in self.label_names}
-            )
+            unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
+            teacher_outputs = self.teacher(**self.manager.teacher_inputs(unlabelled))
         loss = self.manager.update_loss(loss, outputs, teacher_outputs, self.clock)
         return (loss, outputs) if return_outputs else loss
 

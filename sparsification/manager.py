@@ -114,6 +114,11 @@ class ScheduledModifierManager:
         """Whether this step needs the teacher's outputs."""
         return any(modifier.is_active(clock) for modifier in self._all(DistillationModifier))
 
+    def teacher_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of the student's inputs, labels left out before, the teacher is given."""
+        chosen = [m.teacher_input_keys for m in self._all(DistillationModifier) if m.teacher_input_keys is not None]
+        return {name: value for name, value in inputs.items() if not chosen or any(name in keys for keys in chosen)}
+
     def update_loss(
         self, loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], clock: Clock
     ) -> Tensor:

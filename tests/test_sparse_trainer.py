@@ -294,6 +294,16 @@ def test_loss_and_its_parts_are_logged_apart(tmp_path):
         assert entry["loss"] == pytest.approx(total, rel=1e-5)
 
 
+def test_teacher_is_given_the_inputs_that_the_recipe_names(tmp_path):
+    trainer = make_trainer(tmp_path, DISTILL + "    teacher_input_keys: [input_ids]\n", num_train_epochs=1)
+    seen = []
+    forward = trainer.teacher.forward
+    trainer.teacher.forward = lambda **inputs: seen.append(set(inputs)) or forward(**inputs)
+    trainer.train()
+    assert len(seen) == 8
+    assert all(names == {"input_ids"} for names in seen)
+
+
 def test_dashboards_get_few_series_and_all_zeros(tmp_path):
     trainer = make_trainer(tmp_path, PRUNE + LEARNING_RATE)
     trainer.train()
