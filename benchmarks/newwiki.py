@@ -35,7 +35,7 @@ COMMON = (
 RECIPE = ["--recipe", "recipes/bert-base-12layers_prune80.md", "--learning_rate", "2e-4"]
 STUDENTS = {
     "prune80": "num_epochs=3,sparsity=0.8,pruning_start=0.1,pruning_end=1.5",
-    "prune50": "num_epochs=2,sparsity=0.5,pruning_start=0.1,pruning_end=1.0",
+    "prune50": "num_epochs=1,sparsity=0.5,pruning_start=0.05,pruning_end=0.5",
 }
 TEACHER = ["--learning_rate", "1e-4", "--warmup_steps", "0.1", "--num_train_epochs", "3"]
 

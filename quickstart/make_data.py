@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 SLOT = re.compile(r"\{(\w+)\}")
 RANGE = re.compile(r"(\d+)-(\d+)(?: by (\d+))?( \w+)?")  # "40-900 metres", "1500-90000 by 100"
 SEED = 2026
-PARAGRAPHS = {"train": 1920, "validation": 240}
+PARAGRAPHS = {"train": 2640, "validation": 240}
 QUESTIONS_PER_PARAGRAPH = 4
 PARAGRAPHS_PER_ARTICLE = 20
 
@@ -103,9 +103,9 @@ def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
     values = {"name": name} | writer.years(kind["years"])
     values |= {slot: writer.value(what) for slot, what in kind["slots"].items()}
 
-    groups = rng.sample(kind["sentences"], rng.randint(2, 3))
+    told = sorted(rng.sample(range(len(kind["sentences"])), rng.randint(2, 3)))
     context, starts = "", {}
-    for variants in [kind["opening"], *groups]:
+    for variants in [kind["opening"], *(kind["sentences"][group] for group in told)]:
         sentence, found = fill(rng.choice(variants), values, offset=len(context))
         sentence = sentence[0].upper() + sentence[1:]
         context += sentence + " "
