@@ -35,8 +35,8 @@ COMMON = """
     --do_train --do_eval --max_seq_length 128 --doc_stride 32 --pad_to_max_length False
     --train_sampling_strategy group_by_length --per_device_train_batch_size 32 --per_device_eval_batch_size 64
     --save_strategy no --report_to none --use_cpu --overwrite_output_dir
-"""
-TEACHER = "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 2.2"  # the student's are in recipe.yaml
+""".split()
+TEACHER = "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 2.2".split()  # the student's are in recipe.yaml
 
 
 class QuickstartError(RuntimeError):
@@ -57,11 +57,8 @@ class Measured:
     latency: float  # milliseconds
 
 
-def run_step(title: str, command: Sequence[str | Path], log: Path) -> float:
+def run_step(title: str, command: Sequence[str | Path], log: Path) -> None:
     """Print a command and run it from the repository's root, its output going to ``log``.
-
-    Returns:
-        Seconds that it took.
 
     Raises:
         QuickstartError: it failed.
@@ -70,8 +67,8 @@ def run_step(title: str, command: Sequence[str | Path], log: Path) -> float:
     print(f"\n{title}\n\n  " + line.replace(" --", " \\\n      --") + "\n", flush=True)
     start = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    # One thread: the matrices of so small a model are done before a second one has woken up. On two cores a step takes
-    # four times as long with two threads as with one.
+    # One thread: so small matrices gain little from a second one, and wait for it long where another program has the
+    # second core (there, two threads took four times as long as one).
     environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as output:
         # The Python that runs this file, whatever "python" is on the path.
@@ -83,12 +80,10 @@ def run_step(title: str, command: Sequence[str | Path], log: Path) -> float:
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    seconds = time.perf_counter() - start
     if status:
         last_lines = log.read_text("utf-8", errors="replace").splitlines()[-15:]
         raise QuickstartError("\n".join([*last_lines, f"{command[1]} failed; its whole output is in {log}"]))
-    print(f"  done in {seconds:.0f} s, output in {log}", flush=True)
-    return seconds
+    print(f"  done in {time.perf_counter() - start:.0f} s, output in {log}", flush=True)
 
 
 def encoder_sparsity(checkpoint: Path) -> float:
@@ -175,36 +170,48 @@ def check_bars(teacher: Measured, student: Measured) -> None:
         )
 
 
+def steps(data: Path, models: Path) -> list[tuple[str, str, list[str | Path]]]:
+    """List what is run: a name, what it is for, and the command.
+
+    Args:
+        data: the folder with the texts, which is the one of this file.
+        models: where everything is written.
+    """
+    train_file = ["--train_file", data / "train.json"]
+    files = [*train_file, "--validation_file", data / "validation.json", "--cache_dir", models / "cache"]
+    return [
+        (
+            "untrained",
+            "An untrained model of two layers, and its vocabulary:",
+            ["python", data / "make_model.py", *train_file, "--output_dir", models / "untrained"],
+        ),
+        (
+            "teacher",
+            "The teacher, trained from nothing (about 1.5 minutes):",
+            ["python", "run_qa.py", "--model_name_or_path", models / "untrained", *files, *COMMON, *TEACHER]
+            + ["--output_dir", models / "teacher", "--onnx_export_path", models / "teacher/onnx"],
+        ),
+        (
+            "student",
+            "The student: the teacher's copy, pruned by the recipe while the teacher's answers teach it (a minute):",
+            ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON]
+            + ["--recipe", data / "recipe.yaml", "--distill_teacher", models / "teacher"]
+            + ["--output_dir", models / "student", "--onnx_export_path", models / "student/onnx"],
+        ),
+    ]
+
+
 def run_quickstart(work_dir: Path) -> None:
     """Run all steps and print the table.
 
     Raises:
         QuickstartError: a step failed or a bar was missed.
     """
+    start = time.perf_counter()
     # As short as they can be in the repository's root, where the commands run.
     data, models = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path for path in (HERE, work_dir))
-    files = ["--train_file", data / "train.json", "--validation_file", data / "validation.json"]
-    files += ["--cache_dir", models / "cache"]
-    start = time.perf_counter()
-
-    run_step(
-        "An untrained model of two layers, and its vocabulary:",
-        ["python", data / "make_model.py", *files[:2], "--output_dir", models / "untrained"],
-        work_dir / "untrained.log",
-    )
-    run_step(
-        "The teacher, trained from nothing (about 1.5 minutes):",
-        ["python", "run_qa.py", "--model_name_or_path", models / "untrained", *files, *COMMON.split(), *TEACHER.split()]
-        + ["--output_dir", models / "teacher", "--onnx_export_path", models / "teacher/onnx"],
-        work_dir / "teacher.log",
-    )
-    run_step(
-        "The student: the teacher's copy, pruned by the recipe while the teacher's answers teach it (about a minute):",
-        ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON.split()]
-        + ["--recipe", data / "recipe.yaml", "--distill_teacher", models / "teacher"]
-        + ["--output_dir", models / "student", "--onnx_export_path", models / "student/onnx"],
-        work_dir / "student.log",
-    )
+    for name, title, command in steps(data, models):
+        run_step(title, command, work_dir / f"{name}.log")
     teacher, student = measure(["teacher", "student"], work_dir)
     print(f"\nOn {data}/validation.json, whose things, texts and a part of whose names are in no training text:\n")
     print(table([teacher, student]))

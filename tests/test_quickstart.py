@@ -1,11 +1,23 @@
-"""The quickstart's data is what it claims to be: made by its script, answers in place, nothing known beforehand."""
+"""The quickstart's data is what it claims to be, and its commands and its recipe are of today.
 
+The quickstart itself takes minutes: ``make quickstart`` is its test.
+"""
+
+import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+from safetensors.torch import save_file
+from transformers import AutoTokenizer
+
+import run_qa
+from quickstart import make_model, quickstart
+from sparsification.manager import ScheduledModifierManager
 
 QUICKSTART = ROOT / "quickstart"
 
@@ -42,3 +54,78 @@ def test_untrained_model_is_the_same_each_time(tmp_path):
         subprocess.run([*command, "--output_dir", tmp_path / name], check=True)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_model.make_tokenizer(QUICKSTART / "train.json")
+
+
+def test_answers_of_validation_are_partly_new():
+    known = {qa["answers"][0]["text"] for _, qa in questions("train")}
+    new = [qa["answers"][0]["text"] not in known for _, qa in questions("validation")]
+    assert sum(new) > len(new) / 4
+
+
+def test_data_is_small():
+    assert sum(path.stat().st_size for path in QUICKSTART.glob("*.json")) < 2.5e6
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_every_question_fits_into_one_feature(split, tokenizer):
+    asked = questions(split)
+    lengths = map(len, tokenizer([qa["question"] for _, qa in asked], [context for context, _ in asked])["input_ids"])
+    assert max(lengths) <= make_model.MAX_LENGTH
+
+
+def test_tokenizer_is_saved_whole(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    asked = "In 1932 Élise Okerby paid 12,500 pounds?"
+    assert AutoTokenizer.from_pretrained(tmp_path)(asked).tokens() == tokenizer(asked).tokens()
+    assert "[UNK]" not in tokenizer(asked).tokens()
+
+
+def test_run_qa_knows_the_flags_of_each_command():
+    commands = {name: [*map(str, command)] for name, _, command in quickstart.steps(Path("quickstart"), Path("out"))}
+    assert list(commands) == ["untrained", "teacher", "student"]
+    for name in ("teacher", "student"):
+        assert commands[name][:2] == ["python", "run_qa.py"]
+        *_, training_args = run_qa.parse_arguments(commands[name][2:])
+        assert training_args.do_train and training_args.do_eval
+    assert "quickstart/recipe.yaml" in commands["student"]
+
+
+def test_recipe_prunes_the_encoder_to_80_percent_and_nothing_else(tokenizer):
+    model = make_model.make_model(len(tokenizer))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    manager = ScheduledModifierManager.from_yaml(QUICKSTART / "recipe.yaml")
+    manager.initialize(model)
+    manager.apply_once()
+    for name, weight in model.named_parameters():
+        if "encoder" in name and weight.dim() == 2:
+            assert float((weight == 0).float().mean()) == pytest.approx(0.8, abs=1e-3), name
+        else:
+            assert torch.equal(weight, before[name]), name
+    assert manager.distills and manager.sets_learning_rate
+
+
+def test_sparsity_is_counted_in_the_encoders_matrices(tmp_path):
+    weight = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    tensors = {
+        "bert.encoder.layer.0.output.dense.weight": weight,
+        "bert.encoder.layer.0.output.dense.bias": torch.zeros(2),
+        "bert.encoder.layer.0.output.LayerNorm.weight": torch.zeros(2),
+        "bert.embeddings.word_embeddings.weight": torch.zeros(2, 2),
+        "qa_outputs.weight": torch.ones(2, 2),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert quickstart.encoder_sparsity(tmp_path / "model.safetensors") == 0.75
+
+
+def test_a_missed_bar_is_told():
+    teacher = quickstart.Measured("teacher", 80.0, 90.0, 90.0, 0.0, 1, 1, 1.0)
+    quickstart.check_bars(teacher, dataclasses.replace(teacher, name="student", f1=87.4))
+    with pytest.raises(quickstart.QuickstartError, match="student's F1 is 87.2"):
+        quickstart.check_bars(teacher, dataclasses.replace(teacher, name="student", f1=87.2))
+    with pytest.raises(quickstart.QuickstartError, match="teacher's F1 is 79.9"):
+        quickstart.check_bars(dataclasses.replace(teacher, f1=79.9), teacher)
