@@ -135,6 +135,11 @@ def _check_room(
 ) -> None:
     """Refuse a question that leaves its context no window, where the tokenizer itself would abort the process."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
+    if doc_stride >= max_seq_length - special:
+        raise DataError(
+            f"--doc_stride {doc_stride} has to be less than the {max_seq_length - special} tokens that "
+            f"--max_seq_length {max_seq_length} leaves for question and context"
+        )
     encoded = tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
     for index, question_ids in enumerate(encoded["input_ids"]):
         room = max_seq_length - special - len(question_ids)

@@ -176,6 +176,7 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
         ("--model_name_or_path nowhere", "nowhere"),
         ("--one_shot", "--one_shot needs a --recipe"),
         ("--distill_hardness 1.0", "DistillationModifier"),
+        ("--max_seq_length 64 --doc_stride 64", "--doc_stride 64 has to be less than the 61 tokens"),
     ],
 )
 def test_bad_input_is_one_clear_message(folder, flags, message, tmp_path, monkeypatch, capsys):
