@@ -58,5 +58,5 @@ def test_recipe_says_how_to_run_it_and_what_it_reaches(path):
     text = path.read_text()
     assert f"--output_dir MODELS_DIR/{path.stem} " in text
     assert "- Published for SQuAD v1.1, EM / F1: " in text
-    assert "- Measured by this project: " in text
+    assert "- Measured by this project" in text
     assert "arXiv:" in text
