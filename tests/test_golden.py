@@ -14,9 +14,11 @@ from sparsification.modifiers import Clock
 from sparsification.modifiers.distillation import distillation_loss
 from sparsification.recipe import RecipeError
 
-# fp32, another version of torch. The loosest bound is needed by final_dict: with 90 % of two LayerNorms' weights gone
-# its last 15 steps double a difference of 1e-6 each time, while all masks stay the same.
-LOSS = {"rel": 1e-3, "abs": 1e-5}
+# fp32, another version of torch, another CPU: at most 5e-6 was seen.
+LOSS = {"rel": 1e-4, "abs": 1e-5}
+# With 90 % of two LayerNorms' weights gone, each of this run's last steps doubles a difference in the last bit: on one
+# thread and on two, our own losses differ by 3e-3 in the end. They are compared up to here, the masks always.
+LAST_STABLE_STEP = {"variants/final_dict": 65}
 
 
 def zeros_in_encoder(model) -> int:
@@ -61,7 +63,8 @@ def test_pruning_follows_sparseml_step_by_step(name):
     order = case["mask_param_order"]
     assert list(pruning.masked.weights) == order
     for record, task_loss, _ in replay.steps():
-        assert task_loss == pytest.approx(record["task_loss"], **LOSS)
+        if record["step"] <= LAST_STABLE_STEP.get(name, record["step"]):
+            assert task_loss == pytest.approx(record["task_loss"], **LOSS)
         assert zeros_in_encoder(replay.model) == record["weight_zero_total"], f"step {record['step']}"
         ours = pruning.masked.state_dict()
         if record["step"] in masks and ours:
