@@ -189,7 +189,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     manager = load_manager(sparse_args)  # first of all: a wrong recipe should cost no time
     if sparse_args.one_shot:
         refuse_used_folder(data_args, training_args)
-        training_args.do_train = False
+        if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
+            raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
+        training_args.do_train = manager.quantizes
     # [/sparsification]
     checkpoint = find_checkpoint(data_args, training_args)
     set_seed(training_args.seed)
@@ -204,7 +206,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     trainer = SparseQuestionAnsweringTrainer(
         manager=manager,
         teacher=load_teacher(
-            sparse_args.distill_teacher if training_args.do_train else "disable",
+            sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable",
             AutoModelForQuestionAnswering,
             model,
             tokenizer,
@@ -224,6 +226,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     if sparse_args.one_shot:
         trainer.apply_once()
+        training_args.do_train = False
     # [/sparsification]
 
     metrics: dict[str, float] = {}
@@ -235,7 +238,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         metrics |= predict(trainer, predict_dataset, predict_examples, data_args)
     # [sparsification]
     if sparse_args.onnx_export_path is not None:
-        exported = trainer.export_onnx(sparse_args.onnx_export_path)
+        exported = trainer.export_onnx(
+            sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset
+        )
         if training_args.do_eval:
             onnx_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path)
             onnx_metrics |= {"eval_onnx_max_difference": exported.max_difference} if exported else {}

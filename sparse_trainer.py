@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from dataclasses import dataclass, field
@@ -19,15 +20,23 @@ from transformers import (
     TrainerCallback,
 )
 
-from sparsification.export import ExportError, ExportReport, OnnxModel, export_onnx
+from sparsification.export import TARGETS, ExportError, ExportReport, OnnxModel, export_onnx
 from sparsification.flags import FlagError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
+from sparsification.quantized_modules import (
+    QuantizationError,
+    load_quantization,
+    save_quantization,
+    set_quantizing,
+)
 from sparsification.recipe import RecipeError
 
 logger = logging.getLogger(__name__)
 
-SPARSIFICATION_ERRORS = (FlagError, RecipeError, ManagerError, ExportError)  # what a user can do something about
+# What a user can do something about.
+SPARSIFICATION_ERRORS = (FlagError, RecipeError, ManagerError, QuantizationError, ExportError)
+ALL_TARGETS = "all"
 ONNX_FILE = "model.onnx"
 RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
@@ -36,7 +45,7 @@ STATE_FILE = "sparsification.safetensors"
 
 @dataclass
 class SparsificationArguments:
-    """What to prune, drop and distill, and where to export."""
+    """What to prune, quantize, drop and distill, and where to export."""
 
     recipe: str | None = field(
         default=None, metadata={"help": "Recipe file (YAML, or Markdown with YAML front matter) to train by."}
@@ -58,6 +67,15 @@ class SparsificationArguments:
             "aliases": ["--export_onnx_path"],
         },
     )
+    onnx_target: str = field(
+        default="onnxruntime",
+        metadata={
+            "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, or all, "
+            "which puts DeepSparse's file into a folder 'deepsparse' beside the other one.",
+            "choices": [*TARGETS, ALL_TARGETS],
+        },
+    )
+    onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
     best_model_after_epoch: float | None = field(
         default=None,
         metadata={
@@ -129,6 +147,7 @@ class SparseTrainerMixin:
         super().__init__(*args, **kwargs)
         self.manager = manager or ScheduledModifierManager()
         self.manager.initialize(self.model)
+        load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
@@ -161,6 +180,12 @@ class SparseTrainerMixin:
             logger.warning(
                 "The recipe sets the learning rate: --lr_scheduler_type and --warmup_steps are not used, "
                 "--learning_rate only before the recipe's first value."
+            )
+
+        if self.manager.quantizes and (self.args.bf16 or self.args.fp16):
+            logger.warning(
+                f"--{'bf16' if self.args.bf16 else 'fp16'} does not reach what is fake-quantized: while it is, Linear "
+                "layers and attention compute in fp32, since 16 bits would spoil the ranges."
             )
 
     # Trainer's events, in the order of a step
@@ -209,25 +234,33 @@ class SparseTrainerMixin:
     # Without training
 
     def apply_once(self) -> None:
-        """Apply the recipe at one stroke and save the model."""
+        """Apply the recipe at one stroke, set the ranges of what it quantizes on training features, save the model."""
+        model = self.accelerator.unwrap_model(self.model).eval()
         self.manager.apply_once()
+        if self.manager.quantizes:
+            for batch in itertools.islice(self.get_train_dataloader(), self.manager.num_calibration_steps):
+                with torch.no_grad():
+                    model(**batch)
+        self.manager.finalize()
         self.save_model()
 
     # The exported model
 
-    def export_onnx(self, output_dir: str | Path) -> ExportReport | None:
+    def export_onnx(self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14) -> ExportReport | None:
         """Write the model as an ONNX file, checked against it on evaluation (else training) features.
 
         Args:
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
+            target: engine that a quantized model is written for; with ``all`` DeepSparse's goes to a folder of its own.
+            opset: ONNX operator set.
 
         Returns:
-            The report of the check; None on all processes but the first, which does the work.
+            The report of the check, of the first file; None on all processes but the first, which does the work.
 
         Raises:
             ExportError: the file would not be the model; nothing is left under its name.
         """
-        report = None
+        reports = []
         if self.is_world_process_zero():
             dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
             features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
@@ -236,17 +269,23 @@ class SparseTrainerMixin:
             model = self.accelerator.unwrap_model(self.model).eval()
             with torch.no_grad():
                 outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
-            report = export_onnx(
-                model,
-                output_dir,
-                self.processing_class,
-                input_names=list(inputs),
-                output_names=[name for name, value in outputs.items() if isinstance(value, torch.Tensor)],
-                check_batches=batches,
-                file_name=ONNX_FILE,
-            )
+            first, *others = TARGETS if target == ALL_TARGETS else [target]
+            folders = {first: Path(output_dir)} | {other: Path(output_dir) / other for other in others}
+            for engine, folder in folders.items():
+                report = export_onnx(
+                    model,
+                    folder,
+                    self.processing_class,
+                    input_names=list(inputs),
+                    output_names=[name for name, value in outputs.items() if isinstance(value, torch.Tensor)],
+                    check_batches=batches,
+                    target=engine,
+                    opset=opset,
+                    file_name=ONNX_FILE,
+                )
+                reports.append(report)
         self.accelerator.wait_for_everyone()
-        return report
+        return reports[0] if reports else None
 
     def evaluate_onnx(self, directory: str | Path, metric_key_prefix: str = "eval_onnx") -> dict[str, float]:
         """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
@@ -274,6 +313,7 @@ class SparseTrainerMixin:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.manager.before_save()
         super()._save(output_dir, state_dict)
+        save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
         if self.manager.recipe is not None and self.args.should_save:
             path = Path(output_dir or self.args.output_dir) / RECIPE_FILE
             partial = path.with_suffix(".partial")
@@ -293,6 +333,12 @@ class SparseTrainerMixin:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.manager.load_state_dict(self._saved_state(checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        model = self.accelerator.unwrap_model(self.model)
+        if not load_quantization(model, self.state.best_model_checkpoint):
+            set_quantizing(model, False)
 
     def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
         """The manager's state in a checkpoint, if it is one of the same recipe."""

@@ -18,6 +18,7 @@ from sparsification.modifiers import (
     EpochRangeModifier,
     LearningRateBase,
     Modifier,
+    QuantizationModifier,
 )
 from sparsification.recipe import Recipe, load_recipe
 from sparsification.targets import Targets
@@ -70,7 +71,7 @@ class ScheduledModifierManager:
         """Epoch of the last change of the model's structure or masks: no earlier checkpoint is what was asked for."""
         return max(
             (
-                modifier.window[0] if math.isinf(modifier.window[1]) else modifier.window[1]
+                modifier.last_change_epoch
                 for modifier in self.modifiers
                 if modifier.changes_model and modifier.start_epoch <= (self.max_epochs or math.inf)
             ),
@@ -81,6 +82,17 @@ class ScheduledModifierManager:
     def distills(self) -> bool:
         """Whether the recipe asks for a teacher."""
         return any(modifier.hardness > 0 for modifier in self._all(DistillationModifier))
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the recipe asks for int8: in one shot, ``apply_once`` has to be followed by calibration batches."""
+        return bool(self._all(QuantizationModifier))
+
+    @property
+    def num_calibration_steps(self) -> int | None:
+        """How many batches set the ranges in one shot; None for all there are."""
+        steps = [modifier.num_calibration_steps for modifier in self._all(QuantizationModifier)]
+        return None if None in steps else max(steps, default=0)
 
     def _all(self, kind: type) -> list:
         return [modifier for modifier in self.modifiers if isinstance(modifier, kind)]
@@ -186,7 +198,10 @@ class ScheduledModifierManager:
             modifier.finalize()
 
     def apply_once(self) -> None:
-        """Bring an initialized model into its final state at one stroke, without training."""
+        """Bring an initialized model into its final state at one stroke, without training.
+
+        Where the recipe quantizes, batches have to pass through the model before ``finalize``: they set the ranges.
+        """
         for modifier in self.modifiers:
             modifier.apply_once()
 

@@ -6,6 +6,7 @@ import logging
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.quantized_modules import load_quantization
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def load_teacher(
             f"the teacher {name} has another vocabulary: {teacher.config.vocab_size} tokens, "
             f"the student {student.config.vocab_size}"
         )
+    load_quantization(teacher, name)
     try:
         vocabulary = AutoTokenizer.from_pretrained(name, **from_pretrained_kwargs).get_vocab()
     except (OSError, ValueError):  # a teacher saved without its tokenizer

@@ -11,6 +11,7 @@ from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuest
 
 from sparse_trainer import RECIPE_FILE, SparseTrainerMixin
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.quantized_modules import QuantizationError, is_quantizing, quantizers, set_quantizing
 
 LINEAR = "re:.*layer.[0-9]+.*(query|key|value|dense).weight"
 PRUNE = f"""
@@ -58,6 +59,13 @@ freezing_modifiers:
   - !SetWeightDecayModifier
     weight_decay: 0.1
     start_epoch: 1.0
+"""
+QUANTIZE = """
+quantization_modifiers:
+  - !QuantizationModifier
+    submodules: [bert.embeddings, bert.encoder, qa_outputs]
+    start_epoch: 0.5
+    disable_quantization_observer_epoch: 1.75
 """
 
 
@@ -153,6 +161,7 @@ EVERYTHING = {
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,
     "freeze, weight decay": FREEZE,
+    "drop, prune, quantize, distill": DROP + PRUNE + QUANTIZE + DISTILL,
 }
 
 
@@ -193,10 +202,10 @@ def test_every_checkpoint_loads_in_plain_transformers_with_the_same_logits(tmp_p
 
     def save_and_ask(*args, **kwargs):
         save(*args, **kwargs)
-        trainer.model.eval()
+        twin = copy.deepcopy(trainer.model).eval()
+        set_quantizing(twin, False)
         with torch.no_grad():
-            logits[trainer.state.global_step] = trainer.model(**batch).start_logits, trainer.model.config.to_dict()
-        trainer.model.train()
+            logits[trainer.state.global_step] = twin(**batch).start_logits, trainer.model.config.to_dict()
 
     trainer._save_checkpoint = save_and_ask
     trainer.train()
@@ -402,3 +411,84 @@ def test_trainer_state_is_plain_json(tmp_path):
     make_trainer(tmp_path, PRUNE + DISTILL, save_strategy="epoch").train()
     state = json.loads((tmp_path / "checkpoint-24" / "trainer_state.json").read_text())
     assert state["global_step"] == 24
+
+
+def logits_of(trainer: Trainer) -> torch.Tensor:
+    batch = {key: torch.stack([row[key] for row in make_data(4)]) for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        return trainer.model.eval()(**batch).start_logits
+
+
+def from_folder(folder: Path, output_dir: Path, recipe: str | None = None, **changes) -> SparseTrainer:
+    """A trainer of a saved model."""
+    manager = ScheduledModifierManager.from_yaml(recipe) if recipe else None
+    model = AutoModelForQuestionAnswering.from_pretrained(folder)
+    return SparseTrainer(model=model, args=arguments(output_dir, **changes), train_dataset=make_data(), manager=manager)
+
+
+def test_quantized_model_is_saved_and_loaded_bit_by_bit(tmp_path):
+    trainer = make_trainer(tmp_path, PRUNE + QUANTIZE, save_strategy="epoch")
+    trainer.train()
+    trainer.save_model()
+    expected = logits_of(trainer)
+    loaded = from_folder(tmp_path, tmp_path / "again")
+    assert is_quantizing(loaded.model)
+    assert torch.equal(logits_of(loaded), expected)
+    loaded.save_model()
+    assert torch.equal(logits_of(from_folder(tmp_path / "again", tmp_path / "third")), expected)
+    plain = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
+    set_quantizing(trainer.model, False)
+    trainer.model.set_attn_implementation(plain.config._attn_implementation)
+    assert_same_model(plain, trainer.model)
+
+
+def test_quantized_model_is_transferred_with_its_ranges(tmp_path):
+    trainer = make_trainer(tmp_path / "first", PRUNE + QUANTIZE)
+    trainer.train()
+    trainer.save_model()
+    hold = "modifiers:\n  - !ConstantPruningModifier\n    params: ['re:.*layer.*weight']\n"
+    transfer = from_folder(tmp_path / "first", tmp_path / "second", hold, num_train_epochs=1)
+    ranges = {name: quantizer.high.clone() for name, quantizer in quantizers(transfer.model).items()}
+    zeros = {name: int((param == 0).sum()) for name, param in transfer.model.named_parameters()}
+    transfer.train()
+    assert is_quantizing(transfer.model)
+    for name, quantizer in quantizers(transfer.model).items():
+        assert torch.equal(quantizer.high, ranges[name])
+    for name, param in transfer.model.named_parameters():
+        assert int((param == 0).sum()) >= zeros[name]
+    assert not torch.equal(transfer.model.qa_outputs.weight, trainer.model.qa_outputs.weight)
+
+
+def test_best_quantized_checkpoint_comes_back_with_its_own_frozen_ranges(tmp_path):
+    settings = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "learning_rate": 0.05}
+    settings |= {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 4, "eval_steps": 4}
+    trainer = make_trainer(tmp_path, QUANTIZE, eval_dataset=make_data(8), save_total_limit=None, **settings)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert int(best.name.split("-")[1]) > 14  # the step at which the ranges are frozen
+    assert torch.equal(logits_of(from_folder(best, tmp_path / "again")), logits_of(trainer))
+
+
+def test_one_shot_prunes_and_calibrates(tmp_path):
+    trainer = make_trainer(tmp_path, PRUNE + QUANTIZE + "    num_calibration_steps: 3\n")
+    seen = []
+    trainer.model.register_forward_hook(lambda *_: seen.append(trainer.model.training))
+    trainer.apply_once()
+    assert seen == [False] * 3
+    assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.005)
+    assert all(quantizer.observed and not quantizer.observing for quantizer in quantizers(trainer.model).values())
+    assert torch.equal(logits_of(from_folder(tmp_path, tmp_path / "again")), logits_of(trainer))
+
+
+def test_sixteen_bits_stay_out_of_what_is_fake_quantized_and_the_log_says_so(tmp_path, caplog):
+    make_trainer(tmp_path, QUANTIZE, bf16=True)
+    assert any("--bf16 does not reach what is fake-quantized" in record.message for record in caplog.records)
+
+
+def test_another_quantization_than_the_saved_one_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, QUANTIZE)
+    trainer.train()
+    trainer.save_model()
+    with pytest.raises(QuantizationError, match="quantized otherwise than the recipe says"):
+        from_folder(tmp_path, tmp_path / "again", QUANTIZE + "    reduce_range: True\n")
+    assert is_quantizing(from_folder(tmp_path, tmp_path / "again", QUANTIZE).model)

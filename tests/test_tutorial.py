@@ -295,6 +295,8 @@ def test_two_processes_train_on_one_schedule_with_the_same_masks(folder, tmp_pat
     assert first == second and len(first) == 12
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, weight in weights[0].items():
+        if name.endswith(("qa_outputs.bias", "key.bias")):
+            continue  # no softmax sees them: their gradients are rounding errors, which Adam makes steps of full size
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
         if "encoder" in name and weight.dim() == 2:
             assert torch.equal(weight == 0, weights[1][name] == 0), name

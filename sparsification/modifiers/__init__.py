@@ -16,6 +16,7 @@ from sparsification.modifiers.magnitude_pruning import (
     GMPruningModifier,
     MagnitudePruningModifier,
 )
+from sparsification.modifiers.quantization import QuantizationModifier
 from sparsification.modifiers.trainable_params import TrainableParamsModifier
 from sparsification.modifiers.weight_decay import SetWeightDecayModifier
 
@@ -33,6 +34,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         GlobalMagnitudePruningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
+        QuantizationModifier,
         DistillationModifier,
     )
 }

@@ -56,6 +56,12 @@ class Modifier:
         """Start and end in epochs, with the two meanings of -1 resolved."""
         return max(self.start_epoch, 0.0), math.inf if self.end_epoch == -1 else self.end_epoch
 
+    @property
+    def last_change_epoch(self) -> float:
+        """Epoch from which a saved model is what was asked for, where ``changes_model``."""
+        start, end = self.window
+        return start if math.isinf(end) else end
+
     def is_active(self, clock: Clock) -> bool:
         """Whether the window [start, end) holds the step."""
         start, end = self.window

@@ -1,0 +1,123 @@
+"""What does a tensor look like after it has been through integers?
+
+A tensor is rounded to a grid of integers times a scale, and goes on as floating-point numbers: the model learns to live
+with what the int8 model will do to it. Gradients pass through as if nothing had been rounded, but for values outside of
+the range. Jacob et al. 2018, arXiv:1712.05877, section 3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+AVERAGING_CONSTANT = 0.01  # share of the newest batch in a range; SparseML's, which is torch's default
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers that a tensor is rounded to."""
+
+    bits: int = 8
+    symmetric: bool = True  # signed integers with zero point 0; else unsigned ones with a zero point
+    per_channel: bool = False  # one scale for each index of dimension 0; else one for the whole tensor
+
+    @property
+    def quant_min(self) -> int:
+        return -(2 ** (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def quant_max(self) -> int:
+        return self.quant_min + 2**self.bits - 1
+
+
+def quantization_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Place a grid over a range of numbers.
+
+    0 is always on it, so that what is pruned stays 0.
+
+    Args:
+        low: smallest values, float32, a scalar or (channels,).
+        high: largest values, of the same shape.
+        grid: the integers.
+
+    Returns:
+        Scale (float32) and zero point (int32), of that shape: number = scale · (integer - zero point).
+    """
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    smallest = torch.finfo(torch.float32).eps
+    if grid.symmetric:
+        scale = torch.maximum(-low, high) / ((grid.quant_max - grid.quant_min) / 2)
+        return scale.clamp(min=smallest), torch.zeros_like(scale, dtype=torch.int32)
+    scale = ((high - low) / (grid.quant_max - grid.quant_min)).clamp(min=smallest)
+    zero_point = grid.quant_min - torch.round(low / scale).to(torch.int32)
+    return scale, zero_point.clamp(grid.quant_min, grid.quant_max)
+
+
+class FakeQuantize(nn.Module):
+    """Rounds what passes to a grid, whose range follows what passes while ``observing`` in training mode.
+
+    The range is no part of ``state_dict``: a quantized model's checkpoint is a plain one. Until something has been
+    observed there is no range, and tensors pass as they are.
+
+    Args:
+        grid: the integers.
+        num_channels: size of dimension 0 of what will pass, where the grid is one per channel.
+    """
+
+    def __init__(self, grid: Grid, num_channels: int = 1):
+        super().__init__()
+        self.grid = grid
+        self.observing = False
+        self.observed = False
+        shape = (num_channels,) if grid.per_channel else ()
+        for name in ("low", "high", "scale"):
+            self.register_buffer(name, torch.zeros(shape), persistent=False)
+        self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.watch(x)
+        return self.round(x)
+
+    def watch(self, x: Tensor) -> None:
+        """Observe, if this is the time for it."""
+        if self.observing and self.training:
+            self.observe(x)
+
+    def round(self, x: Tensor) -> Tensor:
+        """Round to the grid as it lies."""
+        if not self.observed:
+            return x
+        ends = self.grid.quant_min, self.grid.quant_max
+        if self.grid.per_channel:
+            return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, *ends)
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *ends)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Let the range follow: the first tensor's at first, then a moving average."""
+        low, high = torch.aminmax(x.flatten(1), dim=1) if self.grid.per_channel else torch.aminmax(x)
+        if self.observed:
+            low = self.low + AVERAGING_CONSTANT * (low - self.low)
+            high = self.high + AVERAGING_CONSTANT * (high - self.high)
+        self.set_range(low, high)
+
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Place the grid over a range, float32 of the buffers' shape."""
+        self.observed = True
+        self.low.copy_(low)
+        self.high.copy_(high)
+        scale, zero_point = quantization_parameters(self.low, self.high, self.grid)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """The integers that ``x`` is rounded to, int8 (symmetric) or uint8."""
+        shape = (-1, *[1] * (x.dim() - 1)) if self.grid.per_channel else ()
+        # torch's fake_quantize multiplies by the inverse, too.
+        integers = torch.round(x * (1 / self.scale).reshape(shape)) + self.zero_point.reshape(shape)
+        dtype = torch.int8 if self.grid.symmetric else torch.uint8
+        return integers.clamp(self.grid.quant_min, self.grid.quant_max).to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.grid}, observing={self.observing}, observed={self.observed}"

@@ -1,0 +1,322 @@
+"""Which modules learn to live with int8, from when on, and when do their ranges stop moving?
+
+Both of SparseML's forms of one modifier are here: that of 2021 names submodules and switches, the later one a scheme.
+What is told in either becomes a ``Scheme`` for each module.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sparsification.fake_quantize import Grid
+from sparsification.modifiers.base import Clock, Modifier
+from sparsification.quantized_modules import (
+    Scheme,
+    attention_modules,
+    quantize_modules,
+    quantized_modules,
+    quantizers,
+    set_quantizing,
+)
+from sparsification.targets import Targets, match_names, no_match
+
+ACTIVATIONS = Grid(symmetric=False)
+WEIGHTS = Grid(symmetric=True)
+SCHEMES = {
+    "default": Scheme(ACTIVATIONS, WEIGHTS),
+    "deepsparse": Scheme(ACTIVATIONS, WEIGHTS),
+    "tensorrt": Scheme(replace(ACTIVATIONS, symmetric=True), WEIGHTS),
+}
+# What a mapping calls the tensors of a scheme, and its name here.
+_TENSORS = {"input_activations": "inputs", "weights": "weights", "output_activations": "outputs"}
+_MATMUL_TYPE = "QATMatMul"  # what SparseML calls the type of attention's matrix products
+_LEGACY_KEYS = (
+    "submodules",
+    "quantize_embeddings",
+    "quantize_embedding_activations",
+    "quantize_linear_activations",
+    "quantize_conv_activations",
+    "exclude_batchnorm",
+    "exclude_module_types",
+    "reduce_range",
+    "activation_bits",
+    "weight_bits",
+    "tensorrt",
+    "model_fuse_fn_name",
+)
+_SCHEME_KEYS = ("scheme", "scheme_overrides", "ignore", "strict")
+
+
+@dataclass(kw_only=True)
+class QuantizationModifier(Modifier):
+    """Quantization-aware training: from ``start_epoch`` on, compute with numbers that int8 can hold.
+
+    Linear inputs and weights, embedding tables and attention's matrix products; Jacob et al. 2018, arXiv:1712.05877.
+    SparseML put quantizers on outputs, too, which makes engines slower: here they are where a recipe asks for them.
+    As in SparseML, a switch takes effect in the step after the one at its epoch; with ``start_epoch`` 0 at once.
+    """
+
+    disable_quantization_observer_epoch: float | None = None  # ranges are frozen from here on; None: at the end
+    freeze_bn_stats_epoch: float | None = None  # BERT-like models have no batch normalization
+    num_calibration_steps: int | None = None  # batches that set the ranges in one shot; None: all
+    quantize_outputs: bool = False  # of all that is quantized, and of LayerNorm: SparseML's way
+    # The form of 2021
+    submodules: list[str] | None = None  # None: the whole model
+    quantize_embeddings: bool = True
+    quantize_embedding_activations: bool | None = None  # outputs; None: as quantize_outputs says
+    quantize_linear_activations: bool | None = None  # outputs; None: as quantize_outputs says
+    quantize_conv_activations: bool = True  # BERT-like models have no convolutions
+    exclude_batchnorm: bool = True
+    exclude_module_types: list[str] | None = None
+    reduce_range: bool = False  # weights of 7 bits, whose sums cannot overflow on a CPU without VNNI
+    activation_bits: int = 8
+    weight_bits: int = 8
+    tensorrt: bool = False  # symmetric activations
+    model_fuse_fn_name: str | None = "conv_bn_relus"  # BERT-like models have nothing to fuse
+    # The scheme form
+    scheme: str | dict[str, object] | None = None  # default, deepsparse, tensorrt or a mapping
+    scheme_overrides: dict[str, object] | None = None  # schemes by module type or name
+    ignore: list[str] | None = None  # module types or names
+    strict: bool = True  # what ignore and scheme_overrides name must be there
+
+    changes_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end_epoch != -1:
+            raise ValueError(f"end_epoch {self.end_epoch:g}: quantization has no end, leave it out or give -1")
+        frozen = self.disable_quantization_observer_epoch
+        if frozen is not None and 0 <= frozen <= self.window[0]:
+            raise ValueError(
+                f"disable_quantization_observer_epoch {frozen:g} is not after start_epoch {self.window[0]:g}: "
+                "the observers would see no data"
+            )
+        if self.num_calibration_steps is not None and self.num_calibration_steps < 1:
+            raise ValueError(f"num_calibration_steps {self.num_calibration_steps}: the observers would see no data")
+        self._uses_schemes = any(getattr(self, key) is not None for key in ("scheme", "scheme_overrides", "ignore"))
+        if self._uses_schemes:
+            defaults = {key: type(self).__dataclass_fields__[key].default for key in _LEGACY_KEYS}
+            mixed = [key for key in _LEGACY_KEYS if getattr(self, key) != defaults[key]]
+            if mixed:
+                raise ValueError(
+                    f"{mixed[0]} belongs to the form of 2021, {', '.join(_SCHEME_KEYS)} to the later one: use one"
+                )
+        _check_bits("activation_bits", self.activation_bits, (8,))
+        _check_bits("weight_bits", self.weight_bits, range(2, 9))
+        self._scheme = self._own_scheme()
+        self._overrides = {name: _read_scheme(value, name) for name, value in (self.scheme_overrides or {}).items()}
+
+    def _own_scheme(self) -> Scheme:
+        if self._uses_schemes:
+            return SCHEMES["default"] if self.scheme is None else _read_scheme(self.scheme, "scheme")
+        weights = replace(WEIGHTS, bits=self.weight_bits - (self.reduce_range and self.weight_bits == 8))
+        return Scheme(replace(ACTIVATIONS, symmetric=self.tensorrt), weights)
+
+    @property
+    def last_change_epoch(self) -> float:
+        """Epoch from which a saved model can be exported: its ranges stand still."""
+        return max(self.window[0], self.disable_quantization_observer_epoch or 0.0)
+
+    # Structure
+
+    def initialize(self, targets: Targets) -> None:
+        model = targets.model
+        if self.freeze_bn_stats_epoch is not None and any(isinstance(m, _BatchNorm) for m in model.modules()):
+            raise ValueError(
+                "freeze_bn_stats_epoch: the model has batch normalization, whose statistics stay as they are"
+            )
+        schemes = self._schemes(model)
+        if not schemes:
+            raise ValueError("nothing is to be quantized: no Linear, Embedding or attention module is named")
+        self._model = model
+        quantize_modules(model, schemes)
+        set_quantizing(model, False)
+        self._quantizers = quantizers(model)
+
+    def _schemes(self, model: nn.Module) -> dict[str, Scheme]:
+        """The scheme of each module that is to be quantized, by name."""
+        attention = attention_modules(model)
+        modules = {name: module for name, module in model.named_modules() if name}
+        self._check_names(modules)
+        schemes = {}
+        for name, module in modules.items():
+            if name in attention:
+                scheme = self._scheme_of(name, _MATMUL_TYPE)
+                scheme = scheme and replace(
+                    scheme,
+                    # Both factors of a product are activations. What stands in a weight's place is rounded like one.
+                    weights=scheme.inputs and replace(scheme.inputs, symmetric=True, bits=self._factor_bits()),
+                    outputs=self._outputs(scheme, self.quantize_outputs),
+                )
+            elif isinstance(module, nn.Linear):
+                scheme = self._scheme_of(name, _type_name(module))
+                scheme = scheme and replace(scheme, outputs=self._outputs(scheme, self.quantize_linear_activations))
+            elif isinstance(module, nn.Embedding):
+                scheme = self._scheme_of(name, _type_name(module)) if self.quantize_embeddings else None
+                scheme = scheme and Scheme(
+                    weights=scheme.weights and replace(scheme.weights, per_channel=False),
+                    outputs=self._outputs(scheme, self.quantize_embedding_activations),
+                )
+            elif isinstance(module, nn.LayerNorm) and not self._uses_schemes and self.quantize_outputs:
+                scheme = self._scheme_of(name, _type_name(module))
+                scheme = scheme and Scheme(outputs=scheme.inputs)
+            else:
+                continue
+            if scheme and scheme != Scheme():
+                schemes[name] = scheme
+        return schemes
+
+    def _factor_bits(self) -> int:
+        return 7 if self.reduce_range else 8
+
+    def _outputs(self, scheme: Scheme, asked: bool | None) -> Grid | None:
+        if self._uses_schemes and not (asked and self.quantize_outputs):
+            return scheme.outputs
+        return scheme.inputs if (self.quantize_outputs if asked is None else asked) else None
+
+    def _scheme_of(self, name: str, type_name: str) -> Scheme | None:
+        """What the recipe says of a module: the scheme, an override, or None where it is left alone."""
+
+        def means(word: str) -> bool:
+            return word == type_name or _is_inside(name, word)
+
+        if not self._uses_schemes:
+            inside = self.submodules is None or any(_is_inside(name, submodule) for submodule in self.submodules)
+            return None if not inside or type_name in (self.exclude_module_types or ()) else self._scheme
+        if any(means(word) for word in self.ignore or ()):
+            return None
+        return next((scheme for word, scheme in self._overrides.items() if means(word)), self._scheme)
+
+    def _check_names(self, modules: Mapping[str, nn.Module]) -> None:
+        """Raise ValueError where the recipe names a module that is not there."""
+        names = list(modules)
+        for submodule in self.submodules or ():
+            if not match_names(submodule, names):
+                raise ValueError(no_match("submodule", submodule, names))
+        if self._uses_schemes and self.strict:
+            types = {_type_name(module) for module in modules.values()} | {_MATMUL_TYPE}
+            for key in ("ignore", "scheme_overrides"):
+                for word in getattr(self, key) or ():
+                    if word not in types and not match_names(word, names):
+                        raise ValueError(
+                            f"{key}: {no_match('module or module type', word, [*sorted(types), *names])} "
+                            "(strict: false lets it pass)"
+                        )
+
+    # Time
+
+    def _switch(self, step: float, clock: Clock) -> None:
+        """Be as it is in the forward pass of optimizer step ``step``."""
+        start, frozen = self.window[0], self.disable_quantization_observer_epoch
+        quantizing = start == 0 or step > clock.step_at(start)
+        observing = quantizing and (frozen is None or frozen < 0 or step <= clock.step_at(frozen))
+        set_quantizing(self._model, quantizing)
+        self._observe(observing)
+
+    def _observe(self, observing: bool) -> None:
+        for quantizer in self._quantizers.values():
+            quantizer.observing = observing
+
+    def begin(self, clock: Clock) -> None:
+        self._switch(clock.step, clock)
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        self._switch(clock.step + 1, clock)
+
+    def finalize(self) -> None:
+        self._observe(False)
+
+    def apply_once(self) -> None:
+        """Quantize, and let the batches that come next set the ranges, in evaluation mode too."""
+        set_quantizing(self._model, True)
+        self._observe(True)
+        for quantizer in self._quantizers.values():
+            quantizer.train()
+
+    # What a resumed run and a dashboard want to know
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The ranges of what has been observed."""
+        return {
+            f"{name}.{end}": getattr(quantizer, end)
+            for name, quantizer in self._quantizers.items()
+            if quantizer.observed
+            for end in ("low", "high")
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, quantizer in self._quantizers.items():
+            if f"{name}.low" in state:
+                quantizer.set_range(state[f"{name}.low"], state[f"{name}.high"])
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        modules = list(quantized_modules(self._model))
+        active = [(name, module) for name, module in modules if module.quantizing]
+        series = {
+            "num_fake_quantize_global": float(len(self._quantizers) if active else 0),
+            "qat_observers_disabled": float(not any(q.observing for q in self._quantizers.values())),
+        }
+        if self.log_types == "__ALL__":
+            for name, module in modules:
+                grid = module.scheme.weights or module.scheme.inputs or module.scheme.outputs
+                series[f"QuantizationModifier/{name}/num_bits"] = float(grid.bits if module.quantizing and grid else 32)
+        return series
+
+
+def _is_inside(name: str, parent: str) -> bool:
+    """Whether a module is one that a recipe names, or in it."""
+    return bool(match_names(parent, [name])) or name.startswith(f"{parent}.")
+
+
+def _type_name(module: nn.Module) -> str:
+    return type(module).__name__.removeprefix("Quantized")
+
+
+def _check_bits(key: str, bits: int, runnable: tuple | range) -> None:
+    if bits not in runnable:
+        what = f"{runnable[0]}" if len(runnable) == 1 else f"{runnable[0]} to {runnable[-1]}"
+        raise ValueError(f"{key} {bits}: no engine that this project exports to runs it, only {what}")
+
+
+def _read_scheme(value: object, where: str) -> Scheme:
+    """Read a scheme's name or mapping.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is None:
+        return Scheme()
+    if isinstance(value, str):
+        if value not in SCHEMES:
+            raise ValueError(f"{where}: there is no scheme '{value}', only {', '.join(SCHEMES)} and mappings")
+        return SCHEMES[value]
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: a scheme is a name or a mapping of {', '.join(_TENSORS)}, not {value!r}")
+    unknown = [key for key in value if key not in (*_TENSORS, "target_hardware")]
+    if unknown:
+        raise ValueError(f"{where} has no key '{unknown[0]}'; it has {', '.join(_TENSORS)}")
+    return Scheme(**{field: _read_grid(value.get(key), f"{where}: {key}", field) for key, field in _TENSORS.items()})
+
+
+def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
+    """Read ``{num_bits: 8, symmetric: true, strategy: tensor}``."""
+    if value is None:
+        return None
+    known = {"num_bits": 8, "symmetric": tensor == "weights", "strategy": "tensor", "kwargs": {}}
+    if not isinstance(value, dict) or not set(value) <= set(known):
+        raise ValueError(f"{where} is a mapping of num_bits, symmetric and strategy, not {value!r}")
+    args = known | value
+    if type(args["num_bits"]) is not int:
+        raise ValueError(f"{where}: num_bits must be a whole number, not {args['num_bits']!r}")
+    _check_bits(f"{where}: num_bits", args["num_bits"], range(2, 9) if tensor == "weights" else (8,))
+    if args["strategy"] not in ("tensor", "channel"):
+        raise ValueError(f"{where}: strategy must be tensor or channel, not {args['strategy']!r}")
+    per_channel = args["strategy"] == "channel"
+    if per_channel and tensor != "weights":
+        raise ValueError(f"{where}: activations have one scale, strategy must be tensor")
+    return Grid(bits=args["num_bits"], symmetric=bool(args["symmetric"]), per_channel=per_channel)

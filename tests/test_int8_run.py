@@ -1,0 +1,130 @@
+"""From a recipe to an int8 file, from the command line: train, evaluate, export, again, and what goes wrong."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from conftest import ROOT
+from safetensors.torch import load_file
+from test_tutorial import save_model
+from transformers import AutoModelForQuestionAnswering
+
+import run_qa
+from sparsification.export import ExportError
+from sparsification.quantized_modules import QUANTIZATION_FILE, QuantizationError
+
+RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
+
+
+def command(squad: Path, *arguments: object) -> list[str]:
+    files = ("--train_file", squad / "train.json", "--validation_file", squad / "validation.json")
+    fixed = ("--max_seq_length", 64, "--doc_stride", 16, "--use_cpu", "--report_to", "none", "--learning_rate", 1e-3)
+    return [str(argument) for argument in (*files, *fixed, "--pad_to_max_length", False, *arguments)]
+
+
+def integers_in(path: Path) -> set[int]:
+    return {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) > 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_squad):
+    """A thin 12-layer BERT after the tutorial's recipe in four epochs: folder, metrics."""
+    folder = tmp_path_factory.mktemp("int8")
+    save_model(folder / "bert", layers=12)
+    metrics = run_qa.main(
+        command(
+            tiny_squad,
+            *("--model_name_or_path", folder / "bert", "--distill_teacher", "self", "--recipe", RECIPE),
+            *("--recipe_args", "num_epochs=8,init_lr=1e-3", "--do_train", "--do_eval", "--seed", 1),
+            *("--output_dir", folder / "out", "--onnx_export_path", folder / "onnx", "--onnx_target", "all"),
+            *("--save_strategy", "epoch"),
+        )
+    )
+    return folder, metrics
+
+
+def test_tutorial_recipe_leaves_a_plain_checkpoint_and_two_int8_files(trained):
+    folder, metrics = trained
+    plain = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
+    assert plain.config.num_hidden_layers == 6
+    for name, weight in load_file(folder / "out" / "model.safetensors").items():
+        if "encoder" in name and weight.dim() == 2:
+            assert int((weight == 0).sum()) == 4 * round(0.9 * weight.numel() / 4), name
+    assert (folder / "out" / QUANTIZATION_FILE).exists()
+    for name in ("model.onnx", "deepsparse/model.onnx"):
+        assert onnx.TensorProto.INT8 in integers_in(folder / "onnx" / name)
+        assert onnx.TensorProto.FLOAT not in integers_in(folder / "onnx" / name)
+        assert (folder / "onnx" / name).with_name("tokenizer.json").exists()
+    assert metrics["eval_onnx_f1"] == pytest.approx(metrics["eval_f1"], abs=5)
+
+
+def test_saved_model_evaluates_and_exports_again_without_a_recipe(trained, tiny_squad, tmp_path):
+    folder, metrics = trained
+    again = run_qa.main(
+        command(
+            tiny_squad,
+            *("--model_name_or_path", folder / "out", "--do_eval", "--output_dir", tmp_path / "out"),
+            *("--onnx_export_path", tmp_path / "onnx"),
+        )
+    )
+    for name in ("eval_f1", "eval_exact_match", "eval_onnx_f1"):
+        assert again[name] == metrics[name]
+    first, second = (folder / "out" / "eval_nbest_predictions.json"), (tmp_path / "out" / "eval_nbest_predictions.json")
+    assert json.loads(first.read_text()) == json.loads(second.read_text())  # probabilities included
+    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == (folder / "onnx" / "model.onnx").read_bytes()
+
+
+def test_checkpoint_whose_ranges_still_move_is_not_exported(trained, tiny_squad, tmp_path):
+    folder, _ = trained
+    moving = folder / "out" / "checkpoint-21"  # epoch 7 of 8: ranges are frozen in the step after it
+    assert (moving / QUANTIZATION_FILE).exists()
+    with pytest.raises(ExportError, match="still follow the data"):
+        run_qa.main(
+            command(
+                tiny_squad,
+                *("--model_name_or_path", moving, "--do_eval", "--output_dir", tmp_path / "out"),
+                *("--onnx_export_path", tmp_path / "onnx"),
+            )
+        )
+    assert not (tmp_path / "onnx" / "model.onnx").exists()
+
+
+def test_one_shot_calibrates_and_exports(tiny_model_dir, tiny_squad, tmp_path):
+    metrics = run_qa.main(
+        command(
+            tiny_squad,
+            *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md", "--one_shot"),
+            *("--do_eval", "--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx"),
+        )
+    )
+    assert (tmp_path / "out" / QUANTIZATION_FILE).exists()
+    assert "train_loss" not in metrics and "eval_onnx_f1" in metrics
+    dense = load_file(tiny_model_dir / "model.safetensors")
+    assert all((dense[name] == weight).all() for name, weight in load_file(tmp_path / "out/model.safetensors").items())
+
+
+def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tiny_squad, tmp_path):
+    arguments = command(
+        tiny_squad,
+        *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md", "--one_shot"),
+        *("--do_eval", "--output_dir", tmp_path / "out"),
+    )
+    del arguments[:2]  # --train_file
+    with pytest.raises(run_qa.UsageError, match="--one_shot .* sets .* ranges on training data: .* --train_file"):
+        run_qa.main(arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_ranges_are_one_message(trained, tiny_squad, tmp_path):
+    folder, _ = trained
+    AutoModelForQuestionAnswering.from_pretrained(folder / "out").save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_bytes((folder / "out" / name).read_bytes())
+    (tmp_path / "model" / QUANTIZATION_FILE).write_bytes((folder / "out" / QUANTIZATION_FILE).read_bytes()[:1000])
+    with pytest.raises(QuantizationError, match="does not hold the ranges"):
+        run_qa.main(
+            command(
+                tiny_squad, "--model_name_or_path", tmp_path / "model", "--do_eval", "--output_dir", tmp_path / "out"
+            )
+        )
