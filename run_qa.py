@@ -243,7 +243,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         )
         if training_args.do_eval:
             onnx_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path)
-            onnx_metrics |= {"eval_onnx_max_difference": exported.max_difference} if exported else {}
+            if exported is not None:
+                onnx_metrics["eval_onnx_max_difference"] = exported.max_difference
+                onnx_metrics["eval_onnx_mean_difference"] = exported.mean_difference
             metrics |= report(trainer, "eval_onnx", onnx_metrics, data_args.max_eval_samples, eval_dataset)
     # [/sparsification]
     describe(trainer, model_args, data_args)

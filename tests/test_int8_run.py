@@ -56,6 +56,7 @@ def test_tutorial_recipe_leaves_a_plain_checkpoint_and_two_int8_files(trained):
         assert onnx.TensorProto.INT8 in integers_in(folder / "onnx" / name)
         assert onnx.TensorProto.FLOAT not in integers_in(folder / "onnx" / name)
         assert (folder / "onnx" / name).with_name("tokenizer.json").exists()
+    assert 0 < metrics["eval_onnx_mean_difference"] < 0.25  # in standard deviations of the logits
     assert metrics["eval_onnx_f1"] == pytest.approx(metrics["eval_f1"], abs=5)
 
 

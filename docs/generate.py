@@ -1,0 +1,177 @@
+"""Write the pages that say what the code and the recipes say themselves.
+
+    python docs/generate.py            # docs/modifiers.md and recipes/README.md
+    python docs/generate.py --check    # exit status 1 if one of them is not current
+
+A modifier's page is its docstring, and its fields with the comments that stand behind them; a recipe's row is what the
+recipe does, and what its own text says was published and measured.
+"""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import textwrap
+import typing
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from sparsification.fields import describe, show  # noqa: E402
+from sparsification.manager import ScheduledModifierManager  # noqa: E402
+from sparsification.modifiers import (  # noqa: E402
+    MODIFIERS,
+    ConstantPruningModifier,
+    LayerPruningModifier,
+    Modifier,
+)
+
+MADE_BY = "<!-- Made by docs/generate.py: change the {source}, not this page. -->"
+
+
+def main() -> None:
+    """Write or check both pages."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is not current")
+    check = parser.parse_args().check
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if check:
+            sys.exit(f"{path.relative_to(ROOT)} is not current: run python docs/generate.py")
+        path.write_text(pages()[path], encoding="utf-8")
+
+
+def pages() -> dict[Path, str]:
+    """All generated pages: path and text."""
+    return {ROOT / "docs" / "modifiers.md": modifiers_page(), ROOT / "recipes" / "README.md": recipes_page()}
+
+
+# Modifiers
+
+
+def modifiers_page() -> str:
+    """What each modifier does, and its keys."""
+    lines = [
+        MADE_BY.format(source="docstrings and fields in sparsification/modifiers"),
+        "",
+        "# Modifiers",
+        "",
+        "What a recipe can ask for. Times are in epochs, sparsity is a fraction in [0, 1]. Every modifier has:",
+        "",
+        *_table(Modifier, ()),
+    ]
+    for name, kind in MODIFIERS.items():
+        text = inspect.cleandoc(kind.__doc__)
+        own = {field for base in kind.__mro__ if base not in Modifier.__mro__ for field in base.__annotations__}
+        shared = {field.name for field in dataclasses.fields(Modifier)} - own
+        lines += ["", f"## {name}", "", *_paragraphs(text), "", *_table(kind, shared)]
+    return "\n".join(lines) + "\n"
+
+
+def _paragraphs(text: str) -> list[str]:
+    """A docstring's text as Markdown: double backticks become single ones."""
+    return text.replace("``", "`").splitlines()
+
+
+def _table(kind: type, left_out: typing.Collection[str]) -> list[str]:
+    comments = field_comments(kind)
+    hints = typing.get_type_hints(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        if field.init and field.name not in left_out:
+            comment = comments.get(field.name, "").replace("|", "\\|")
+            rows.append(f"| `{field.name}` | {describe(hints[field.name])} | {_default(field)} | {comment} |")
+    return ["| key | value | default | |", "|---|---|---|---|", *rows] if rows else ["It has no keys of its own."]
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f"`{show(field.default)}`"
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{show(field.default_factory())}`"
+    return "required"
+
+
+def field_comments(kind: type) -> dict[str, str]:
+    """The comments behind the fields of a dataclass and of its bases, by field."""
+    comments = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        source = textwrap.dedent(inspect.getsource(base))
+        lines = source.splitlines()
+        for node in ast.parse(source).body[0].body:
+            if isinstance(node, ast.AnnAssign):
+                _, found, comment = lines[node.end_lineno - 1][node.end_col_offset :].partition("# ")
+                if found:
+                    comments[node.target.id] = comment.strip()
+    return comments
+
+
+# Recipes
+
+
+def recipes_page() -> str:
+    """One row for each recipe of the folder."""
+    lines = [
+        MADE_BY.format(source="recipes themselves"),
+        "",
+        "# Recipes to copy",
+        "",
+        "Each file says what it does, its command, what was published and what this project measured. See what one",
+        "will do before you spend epochs on it: `python -m sparsification check recipes/NAME.md --model MODEL`.",
+        "",
+        "| recipe | what it does | layers | zeros | int8 | epochs | published, SQuAD v1.1 EM / F1 | measured here |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md"):
+        manager = ScheduledModifierManager.from_yaml(path)
+        text = path.read_text(encoding="utf-8").split("\n---\n", 1)[1]
+        facts = (
+            f"[{path.stem}]({path.name})",
+            summary(text),
+            layers(manager, path.stem),
+            sparsity(manager),
+            "yes" if manager.quantizes else "",
+            f"{manager.max_epochs:g}",
+            stated(text, "Published"),
+            stated(text, "Measured"),
+        )
+        lines.append(f"| {' | '.join(facts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(text: str) -> str:
+    """The first sentence under the title."""
+    paragraph = next(part for part in text.split("\n\n") if part.strip() and not part.lstrip().startswith("#"))
+    return re.split(r"(?<=\.)\s", " ".join(paragraph.split()))[0]
+
+
+def stated(text: str, word: str) -> str:
+    """What the line ``- Published ...: `` or ``- Measured ...: `` says, up to its first full stop."""
+    line = re.search(rf"^- {word}[^:]*:(.*(?:\n  .*)*)", text, re.MULTILINE)
+    return " ".join(line[1].split()).rstrip(".")
+
+
+def layers(manager: ScheduledModifierManager, name: str) -> str:
+    """How many layers a model has afterwards."""
+    size = int(re.search(r"(\d+)layers", name)[1]) if "layers" in name else None
+    dropped = sum(len(m.layers) for m in manager.modifiers if isinstance(m, LayerPruningModifier))
+    return f"{size} of {size + dropped}" if dropped and size else str(size or "any")
+
+
+def sparsity(manager: ScheduledModifierManager) -> str:
+    """The share of zeros that the recipe reaches in what it prunes, and its pattern."""
+    for modifier in manager.modifiers:
+        values = vars(modifier)
+        if "final_sparsity" in values:
+            pattern = "" if values["mask_type"] == "unstructured" else f", {show(values['mask_type'])}"
+            return f"{values['final_sparsity']:.0%}{pattern}"
+    return "as they are" if any(isinstance(modifier, ConstantPruningModifier) for modifier in manager.modifiers) else ""
+
+
+if __name__ == "__main__":
+    main()

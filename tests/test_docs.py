@@ -1,0 +1,52 @@
+"""Are the generated pages those of the code as it is, and is nothing missing from them?"""
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from sparsification.modifiers import MODIFIERS
+
+spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generate)
+
+
+def test_generated_pages_are_current():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", MODIFIERS)
+def test_every_modifier_is_there_with_all_its_keys(name):
+    page = (ROOT / "docs" / "modifiers.md").read_text()
+    section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+    shared = page.split("\n## ")[0]
+    for field in dataclasses.fields(MODIFIERS[name]):
+        if field.init:
+            assert f"| `{field.name}` |" in section or f"| `{field.name}` |" in shared, field.name
+
+
+def test_a_comment_behind_a_field_is_in_its_row():
+    comments = generate.field_comments(MODIFIERS["GMPruningModifier"])
+    assert comments["update_frequency"]
+    assert comments["update_frequency"].replace("|", "\\|") in (ROOT / "docs" / "modifiers.md").read_text()
+
+
+def test_every_recipe_has_its_row_with_what_its_text_says():
+    rows = (ROOT / "recipes" / "README.md").read_text()
+    for path in (ROOT / "recipes").glob("*.md"):
+        assert path.name == "README.md" or f"]({path.name}) |" in rows
+    assert "| 81.37 / 88.62 (SparseML's tutorial of 2021; its dense teacher: 80.93 / 88.44) |" in rows
+
+
+def test_what_a_recipe_states_is_read_over_line_ends():
+    text = "\n# x\n\nDoes one thing. And another.\n\n- Published for SQuAD, EM / F1: 1 / 2 (a\n  b).\n- Measured: no.\n"
+    assert generate.stated(text, "Published") == "1 / 2 (a b)"
+    assert generate.stated(text, "Measured") == "no"
+    assert generate.summary(text) == "Does one thing."
