@@ -206,6 +206,18 @@ def test_switches_are_functions_of_the_step_alone():
     assert [step for step, (_, observing) in seen.items() if observing] == [6, 7, 8, 9, 10]
 
 
+def test_at_least_one_step_is_observed_however_short_the_run():
+    model = load_model("model_student")
+    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=0.55))
+    manager.initialize(model)
+    manager.begin(Clock(0, 10))
+    seen = []
+    for step in range(10):
+        seen.append(next(iter(quantizers(model).values())).observing)
+        manager.update(Clock(step, 10), None)
+    assert seen == [step == 6 for step in range(10)]
+
+
 def test_ranges_stand_still_in_evaluation_and_once_frozen():
     model, manager = quantized_model()
     ranges = copy.deepcopy(manager.state_dict())

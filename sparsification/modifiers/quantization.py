@@ -4,6 +4,7 @@ Both of SparseML's forms of one modifier are here: that of 2021 names submodules
 What is told in either becomes a ``Scheme`` for each module.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -15,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsification.fake_quantize import Grid
 from sparsification.modifiers.base import Clock, Modifier
+from sparsification.modifiers.quantization_scheme import ACTIVATIONS, SCHEMES, WEIGHTS, check_bits, read_scheme
 from sparsification.quantized_modules import (
     Scheme,
     attention_modules,
@@ -25,15 +27,6 @@ from sparsification.quantized_modules import (
 )
 from sparsification.targets import Targets, match_names, no_match
 
-ACTIVATIONS = Grid(symmetric=False)
-WEIGHTS = Grid(symmetric=True)
-SCHEMES = {
-    "default": Scheme(ACTIVATIONS, WEIGHTS),
-    "deepsparse": Scheme(ACTIVATIONS, WEIGHTS),
-    "tensorrt": Scheme(replace(ACTIVATIONS, symmetric=True), WEIGHTS),
-}
-# What a mapping calls the tensors of a scheme, and its name here.
-_TENSORS = {"input_activations": "inputs", "weights": "weights", "output_activations": "outputs"}
 _MATMUL_TYPE = "QATMatMul"  # what SparseML calls the type of attention's matrix products
 _LEGACY_KEYS = (
     "submodules",
@@ -106,14 +99,14 @@ class QuantizationModifier(Modifier):
                 raise ValueError(
                     f"{mixed[0]} belongs to the form of 2021, {', '.join(_SCHEME_KEYS)} to the later one: use one"
                 )
-        _check_bits("activation_bits", self.activation_bits, (8,))
-        _check_bits("weight_bits", self.weight_bits, range(2, 9))
+        check_bits("activation_bits", self.activation_bits, (8,))
+        check_bits("weight_bits", self.weight_bits, range(2, 9))
         self._scheme = self._own_scheme()
-        self._overrides = {name: _read_scheme(value, name) for name, value in (self.scheme_overrides or {}).items()}
+        self._overrides = {name: read_scheme(value, name) for name, value in (self.scheme_overrides or {}).items()}
 
     def _own_scheme(self) -> Scheme:
         if self._uses_schemes:
-            return SCHEMES["default"] if self.scheme is None else _read_scheme(self.scheme, "scheme")
+            return SCHEMES["default"] if self.scheme is None else read_scheme(self.scheme, "scheme")
         weights = replace(WEIGHTS, bits=self.weight_bits - (self.reduce_range and self.weight_bits == 8))
         return Scheme(replace(ACTIVATIONS, symmetric=self.tensorrt), weights)
 
@@ -214,7 +207,9 @@ class QuantizationModifier(Modifier):
         """Be as it is in the forward pass of optimizer step ``step``."""
         start, frozen = self.window[0], self.disable_quantization_observer_epoch
         quantizing = start == 0 or step > clock.step_at(start)
-        observing = quantizing and (frozen is None or frozen < 0 or step <= clock.step_at(frozen))
+        # The first step at least, or there would be no ranges.
+        last = math.inf if frozen is None or frozen < 0 else max(clock.step_at(frozen), clock.step_at(start) + 1)
+        observing = quantizing and step <= last
         set_quantizing(self._model, quantizing)
         self._observe(observing)
 
@@ -275,48 +270,3 @@ def _is_inside(name: str, parent: str) -> bool:
 
 def _type_name(module: nn.Module) -> str:
     return type(module).__name__.removeprefix("Quantized")
-
-
-def _check_bits(key: str, bits: int, runnable: tuple | range) -> None:
-    if bits not in runnable:
-        what = f"{runnable[0]}" if len(runnable) == 1 else f"{runnable[0]} to {runnable[-1]}"
-        raise ValueError(f"{key} {bits}: no engine that this project exports to runs it, only {what}")
-
-
-def _read_scheme(value: object, where: str) -> Scheme:
-    """Read a scheme's name or mapping.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if value is None:
-        return Scheme()
-    if isinstance(value, str):
-        if value not in SCHEMES:
-            raise ValueError(f"{where}: there is no scheme '{value}', only {', '.join(SCHEMES)} and mappings")
-        return SCHEMES[value]
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: a scheme is a name or a mapping of {', '.join(_TENSORS)}, not {value!r}")
-    unknown = [key for key in value if key not in (*_TENSORS, "target_hardware")]
-    if unknown:
-        raise ValueError(f"{where} has no key '{unknown[0]}'; it has {', '.join(_TENSORS)}")
-    return Scheme(**{field: _read_grid(value.get(key), f"{where}: {key}", field) for key, field in _TENSORS.items()})
-
-
-def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
-    """Read ``{num_bits: 8, symmetric: true, strategy: tensor}``."""
-    if value is None:
-        return None
-    known = {"num_bits": 8, "symmetric": tensor == "weights", "strategy": "tensor", "kwargs": {}}
-    if not isinstance(value, dict) or not set(value) <= set(known):
-        raise ValueError(f"{where} is a mapping of num_bits, symmetric and strategy, not {value!r}")
-    args = known | value
-    if type(args["num_bits"]) is not int:
-        raise ValueError(f"{where}: num_bits must be a whole number, not {args['num_bits']!r}")
-    _check_bits(f"{where}: num_bits", args["num_bits"], range(2, 9) if tensor == "weights" else (8,))
-    if args["strategy"] not in ("tensor", "channel"):
-        raise ValueError(f"{where}: strategy must be tensor or channel, not {args['strategy']!r}")
-    per_channel = args["strategy"] == "channel"
-    if per_channel and tensor != "weights":
-        raise ValueError(f"{where}: activations have one scale, strategy must be tensor")
-    return Grid(bits=args["num_bits"], symmetric=bool(args["symmetric"]), per_channel=per_channel)
