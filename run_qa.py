@@ -238,9 +238,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         metrics |= predict(trainer, predict_dataset, predict_examples, data_args)
     # [sparsification]
     if sparse_args.onnx_export_path is not None:
-        exported = trainer.export_onnx(
-            sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset
-        )
+        exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
         if training_args.do_eval:
             onnx_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path)
             if exported is not None:

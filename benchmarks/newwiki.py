@@ -1,4 +1,4 @@
-"""What do pruning and distillation cost in answers, on real text? A teacher, two students, their ONNX files, one table.
+"""What do pruning, distillation and int8 cost in answers, on real text? A teacher, its students, one table.
 
     python benchmarks/newwiki.py --data DIR --work_dir DIR [--output benchmarks/newwiki.md]
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from machine import cpu_name
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,10 +33,13 @@ COMMON = (
     "--doc_stride 128 --pad_to_max_length False --train_sampling_strategy group_by_length --bf16 --use_cpu "
     "--seed 42 --logging_steps 20 --save_strategy epoch --save_total_limit 1"
 ).split()
-RECIPE = ["--recipe", "recipes/bert-base-12layers_prune80.md", "--learning_rate", "2e-4"]
+PRUNE = ["--recipe", "recipes/bert-base-12layers_prune80.md", "--learning_rate", "2e-4"]
+QUANTIZE = ["--recipe", "recipes/quantize.md", "--learning_rate", "5e-5"]
+# Name: what it starts from, and how it is trained.
 STUDENTS = {
-    "prune80": "num_epochs=3,sparsity=0.8,pruning_start=0.1,pruning_end=1.5",
-    "prune50": "num_epochs=1,sparsity=0.5,pruning_start=0.05,pruning_end=0.5",
+    "prune80": ("teacher", [*PRUNE, "--recipe_args", "num_epochs=3,sparsity=0.8,pruning_start=0.1,pruning_end=1.5"]),
+    "prune50": ("teacher", [*PRUNE, "--recipe_args", "num_epochs=1,sparsity=0.5,pruning_start=0.05,pruning_end=0.5"]),
+    "prune50_int8": ("prune50", QUANTIZE),
 }
 TEACHER = ["--learning_rate", "1e-4", "--warmup_steps", "0.1", "--num_train_epochs", "3"]
 
@@ -53,14 +57,14 @@ def main() -> None:
         *("--validation_file", str(args.data.resolve() / "newwiki-validation.json")),
         *("--cache_dir", str(work / "cache")),
     ]
-    start = work / "minilm-nodrop"
-    if not start.exists():
-        make_start_model(start)
+    dense = work / "minilm-nodrop"
+    if not dense.exists():
+        make_start_model(dense)
     teacher = work / "teacher"
-    run(teacher, ["--model_name_or_path", str(start), *data, *COMMON, *TEACHER])
-    for name, recipe_args in STUDENTS.items():
-        given = ["--model_name_or_path", str(teacher), "--distill_teacher", str(teacher), *data, *COMMON, *RECIPE]
-        run(work / name, [*given, "--recipe_args", recipe_args, "--onnx_export_path", str(work / name / "onnx")])
+    run(teacher, ["--model_name_or_path", str(dense), *data, *COMMON, *TEACHER])
+    for name, (start, how) in STUDENTS.items():
+        given = ["--model_name_or_path", str(work / start), "--distill_teacher", str(teacher), *data, *COMMON, *how]
+        run(work / name, [*given, "--onnx_export_path", str(work / name / "onnx")])
     args.output.write_text(table(work, ["teacher", *STUDENTS]), encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 
@@ -102,8 +106,8 @@ def table(work: Path, names: list[str]) -> str:
         "those of the whole command, on a machine that others used too.",
         "",
         "| run | epochs | zeros in the encoder | EM / F1, PyTorch | EM / F1, ONNX Runtime | share of the teacher's F1 "
-        "| ONNX - PyTorch, max | minutes | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| ONNX - PyTorch, max | model.onnx | minutes | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     results = {name: json.loads((work / name / "all_results.json").read_text(encoding="utf-8")) for name in names}
     sparsities = {name: layer_sparsities(work / name) for name in names}
@@ -112,11 +116,13 @@ def table(work: Path, names: list[str]) -> str:
         exported = "eval_onnx_f1" in own
         onnx = f"{own['eval_onnx_exact_match']:.1f} / {own['eval_onnx_f1']:.1f}" if exported else "not exported"
         difference = f"{own['eval_onnx_max_difference']:.0e}" if exported else ""
+        size = f"{(work / name / 'onnx' / 'model.onnx').stat().st_size / 1e6:.1f} MB" if exported else ""
+        memory = f"{resources['peak_bytes'] / 2**30:.1f} GiB" if "peak_bytes" in resources else "not measured"
         lines.append(
             f"| {name} | {own['epoch']:g} | {sum(sparsities[name]) / len(sparsities[name]):.1%} "
             f"| {own['eval_exact_match']:.1f} / {own['eval_f1']:.1f} | {onnx} "
             f"| {own['eval_f1'] / results['teacher']['eval_f1']:.1%} | {difference} "
-            f"| {resources['seconds'] / 60:.0f} | {resources['peak_bytes'] / 2**30:.1f} GiB |"
+            f"| {size} | {resources['seconds'] / 60:.0f} | {memory} |"
         )
     lines += ["", "Zeros in the linear layers of each encoder layer:", ""]
     lines += [f"- {name}: {', '.join(f'{share:.1%}' for share in sparsities[name])}" for name in names]
@@ -133,14 +139,6 @@ def layer_sparsities(folder: Path) -> list[float]:
             zeros[layer] = zeros.get(layer, 0) + int((weight == 0).sum())
             sizes[layer] = sizes.get(layer, 0) + weight.numel()
     return [zeros[layer] / sizes[layer] for layer in sorted(sizes)]
-
-
-def cpu_name() -> str:
-    """The processor's model, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

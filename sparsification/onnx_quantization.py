@@ -15,7 +15,7 @@ models differ more at their outputs than a right one and one with a wrong scale.
 are recorded in the graph while it is checked, and each module is compared for itself, where nothing can add up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from sparsification.fake_quantize import FakeQuantize
 from sparsification.quantized_modules import (
@@ -225,8 +225,17 @@ def _int8_attention(
     return module.matmul_quantizers(query, key, value, attention_mask, scaling), None
 
 
+def _padding_mask(
+    *args, mask_function: Callable, attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, **kwargs
+) -> Tensor | None:
+    """``eager_mask``, but (batch, 1, 1, sequence) where only padding is masked: 65 operators less in the graph."""
+    if mask_function is not bidirectional_mask_function or attention_mask is None:
+        return eager_mask(*args, mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **kwargs)
+    return torch.where(attention_mask[:, None, None, :].bool(), torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
+
+
 AttentionInterface.register(ATTENTION, _int8_attention)
-AttentionMaskInterface.register(ATTENTION, eager_mask)
+AttentionMaskInterface.register(ATTENTION, _padding_mask)
 
 
 def to_int8(model: PreTrainedModel, in_integers: bool) -> None:

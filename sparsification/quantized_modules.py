@@ -15,16 +15,18 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
 
 from sparsification.fake_quantize import FakeQuantize, Grid
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ATTENTION = "fake_quantized"  # the name of our attention function in Transformers
 QUANTIZATION_FILE = "quantization.safetensors"
@@ -163,8 +165,14 @@ def fake_quantized_attention(
         return context.transpose(1, 2).contiguous(), probabilities
 
 
-AttentionInterface.register(ATTENTION, fake_quantized_attention)
-AttentionMaskInterface.register(ATTENTION, eager_mask)
+def _register_attention() -> None:
+    """Tell Transformers of the attention function; imported late, so that reading a recipe takes no seconds."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(ATTENTION, fake_quantized_attention)
+    AttentionMaskInterface.register(ATTENTION, eager_mask)
+
 
 _QUANTIZED = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding, nn.LayerNorm: QuantizedLayerNorm}
 QUANTIZED_MODULES = (*_QUANTIZED.values(), AttentionQuantizers)
@@ -194,6 +202,7 @@ def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> N
             swapped = _QUANTIZED[kind](module, scheme).train(module.training)
             model.set_submodule(name, swapped)
     if any(name in attention for name in schemes):
+        _register_attention()
         for name, module in attention.items():
             if name not in schemes:
                 module.matmul_quantizers = AttentionQuantizers(Scheme())

@@ -16,6 +16,7 @@ import itertools
 import json
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class Recipe:
     source: str  # file name, or "<recipe>"
     stages: list[str]
     given: list[list[str]] = field(default_factory=list, repr=False)  # for each modifier, the keys that were written
+    lines: list[int] = field(default_factory=list, repr=False, compare=False)  # for each modifier, where it stands
+    unread: list[str] = field(default_factory=list, repr=False, compare=False)  # variables that nothing in it reads
 
     def to_yaml(self) -> str:
         """Write the recipe as it was resolved; what is loaded from this text has equal modifiers.
@@ -170,7 +173,7 @@ class _Reader(ValueReader):
         for scope in self.scopes:
             for name in scope.nodes:
                 with contextlib.suppress(Reported):
-                    self.variable(scope, name)
+                    self.work_out(scope, name)
         metadata = self.read_metadata()
         for node, scope in self.lists:
             self.read_modifiers(node, scope)
@@ -186,6 +189,8 @@ class _Reader(ValueReader):
             source=self.name,
             stages=self.stages,
             given=[given for _, _, given in self.built],
+            lines=[node.start_mark.line + 1 for _, node, _ in self.built],
+            unread=list(self.unread_variables()),
         )
 
     def read_arguments(self, recipe_args: str | Mapping | None) -> dict[str, Node]:
@@ -287,6 +292,14 @@ class _Reader(ValueReader):
                 self.built.append((kind(**values), node, given))
             except ValueError as error:
                 self.problem(node, f"{name}: {error}")
+
+    def unread_variables(self) -> Iterator[str]:
+        """Variables, of stages too, that no ``eval`` and no alias reads."""
+        own_visits = Counter(id(node) for scope in self.scopes for node in scope.nodes.values())
+        for scope in self.scopes:
+            for name, node in scope.nodes.items():
+                if name not in scope.read and self.visits[id(node)] == own_visits[id(node)]:
+                    yield name
 
     def check_learning_rates(self) -> None:
         for i, j in fighting_learning_rates([modifier for modifier, _, _ in self.built]):

@@ -5,6 +5,7 @@ Numbers, strings, booleans, null, lists and mappings: nothing else is ever made 
 ``BAD`` stands for the value, so that one reading finds every problem and tells none twice.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -40,6 +41,7 @@ class Scope:
         self.outer = outer
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, object] = {}
+        self.read: set[str] = set()  # names that an eval(...) asked for
 
     def owner(self, name: str) -> "Scope | None":
         """The scope that defines a name, looked for from the inside out."""
@@ -59,6 +61,7 @@ class ValueReader:
         self.replaced: dict[int, Node] = {}  # id of an overridden node: what stands in its place
         self.problems: list[tuple[int, str]] = []  # line, message
         self.nodes = self.depth = 0  # read so far, with aliases written out; of what is being read
+        self.visits: Counter[int] = Counter()  # id of a node: how often its value was made, once for each alias
 
     def problem(self, node: Node, message: str) -> None:
         """Note what is wrong at a node, once, on one line, whatever a recipe's own words in it contain."""
@@ -108,10 +111,15 @@ class ValueReader:
         return False
 
     def variable(self, scope: Scope, name: str) -> object:
-        """Work out a variable, and those that it needs; ``ExpressionError`` or ``Reported`` where it has no value."""
+        """A variable that an ``eval`` reads; ``ExpressionError`` or ``Reported`` where it has no value."""
         owner = scope.owner(name)
         if owner is None:
             raise ExpressionError(f"there is no variable {show(name)}{hint(name, scope.names())}")
+        owner.read.add(name)
+        return self.work_out(owner, name)
+
+    def work_out(self, owner: Scope, name: str) -> object:
+        """Work out a variable of this very scope, and those that it needs; errors as above."""
         if name not in owner.values:
             owner.values[name] = _BUSY
             owner.values[name] = self.value(owner.nodes[name], owner)
@@ -124,6 +132,7 @@ class ValueReader:
     def value(self, node: Node, scope: Scope | None) -> object:
         """Make plain values of a node; ``BAD`` after a problem. Without a scope ``eval(...)`` is text."""
         node = self.replaced.get(id(node), node)
+        self.visits[id(node)] += 1
         self.depth += 1
         self.count(node)
         if node.tag not in [CORE + kind for kind in _KINDS[type(node)]]:

@@ -45,7 +45,7 @@ class GMPruningModifier(PruningBase):
             raise ValueError("global_sparsity ranks single weights: it goes with mask_type 'unstructured' only")
         if isinstance(self.init_sparsity, str) and self.init_sparsity != FROM_PARAM:
             raise ValueError(f"init_sparsity '{self.init_sparsity}' is neither a number nor {FROM_PARAM}")
-        groups = self._groups()
+        groups = self.groups()
         if self.global_sparsity and len(groups) > 1:
             raise ValueError("global_sparsity knows one final_sparsity, not one for each group")
         sparsities = [final for final, _ in groups] + [s for s in [self.init_sparsity] if s != FROM_PARAM]
@@ -53,7 +53,7 @@ class GMPruningModifier(PruningBase):
             if not 0 <= sparsity <= 1:
                 raise ValueError(f"a sparsity of {sparsity} is no fraction between 0 and 1")
 
-    def _groups(self) -> list[tuple[float, list[str]]]:
+    def groups(self) -> list[tuple[float, list[str]]]:
         """The final sparsities, each with the patterns that it is for."""
         params = [self.params] if isinstance(self.params, str) else self.params
         if isinstance(self.final_sparsity, dict):
@@ -71,7 +71,7 @@ class GMPruningModifier(PruningBase):
     def initialize(self, targets: Targets) -> None:
         self._final: dict[str, float] = {}
         weights = {}
-        for final, patterns in self._groups():
+        for final, patterns in self.groups():
             for name, weight in targets.parameters(patterns).items():
                 if name in weights:
                     raise ValueError(f"two groups of final_sparsity claim {name}")
