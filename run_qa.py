@@ -213,6 +213,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             manager,
             **hub_settings(model_args),
         ),
+        teacher_cache=None
+        if sparse_args.teacher_cache == "off"
+        else sparse_args.teacher_cache or model_args.cache_dir or datasets.config.HF_DATASETS_CACHE,
         best_model_after_epoch=sparse_args.best_model_after_epoch,
         model=model,
         args=training_args,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,6 +33,7 @@ from sparsification.quantized_modules import (
     set_quantizing,
 )
 from sparsification.recipe import RecipeError
+from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ ALL_TARGETS = "all"
 ONNX_FILE = "model.onnx"
 RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
+ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
 
 
@@ -58,6 +62,13 @@ class SparsificationArguments:
         metadata={
             "help": "Teacher for the recipe's distillation: a path, a hub name, 'self' for the model as it is before "
             "training, or 'disable'."
+        },
+    )
+    teacher_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder in which the teacher's logits are kept, so that it is asked once and not in every epoch; "
+            "'off' for data that changes between epochs. Default: in --cache_dir, or beside the cached data sets."
         },
     )
     onnx_export_path: str | None = field(
@@ -129,6 +140,7 @@ class SparseTrainerMixin:
     Args:
         manager: the recipe's manager; None trains as the Trainer alone does, bit for bit.
         teacher: what to distill from, a model with the student's inputs and outputs.
+        teacher_cache: folder in which the teacher's logits are kept, so that it is asked once; None asks every time.
         best_model_after_epoch: no checkpoint up to this epoch can be the best one; None leaves it to the recipe.
         *args, **kwargs: for the Trainer.
 
@@ -141,6 +153,7 @@ class SparseTrainerMixin:
         *args,
         manager: ScheduledModifierManager | None = None,
         teacher: PreTrainedModel | None = None,
+        teacher_cache: str | Path | None = None,
         best_model_after_epoch: float | None = None,
         **kwargs,
     ):
@@ -154,6 +167,9 @@ class SparseTrainerMixin:
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+        self._teacher_cache: TeacherCache | None = None
+        if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
+            self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
             self.manager.last_change_epoch if best_model_after_epoch is None else best_model_after_epoch
         )
@@ -208,16 +224,47 @@ class SparseTrainerMixin:
         return loss
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        rows = inputs.pop(ROW, None)
         if self.teacher is None or not model.training or not self.manager.distills_at(self.clock):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        loss = self.manager.update_loss(loss, outputs, self._ask_teacher(inputs, rows, outputs), self.clock)
+        return (loss, outputs) if return_outputs else loss
+
+    def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
+        """The teacher's outputs, kept or computed."""
+        if rows is not None:
+            width = next(value.shape[1] for value in outputs.values() if value.dim() == 2)
+            kept = self._teacher_cache.get(rows, width)
+            if kept is not None:
+                return kept
         with torch.no_grad(), self.accelerator.autocast():
             unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-            teacher_outputs = self.teacher(**self.manager.teacher_inputs(unlabelled))
-        loss = self.manager.update_loss(loss, outputs, teacher_outputs, self.clock)
-        return (loss, outputs) if return_outputs else loss
+            answers = self.teacher(**self.manager.teacher_inputs(unlabelled))
+        if rows is not None:
+            self._teacher_cache.put(rows, answers)
+        return answers
+
+    def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
+        """Number the features, and find the cache of this teacher for them."""
+        self._set_signature_columns_if_needed()
+        seen = {name for name in self.train_dataset.column_names if name in self._signature_columns}
+        seen = self.manager.teacher_inputs(dict.fromkeys(seen - set(self.label_names)))
+        key = cache_key(
+            self.teacher,
+            fingerprint(self.train_dataset, sorted(seen)),
+            self.args.bf16,
+            self.args.fp16,
+            self.args.device.type,
+        )
+        longest = max(len(ids) for ids in self.train_dataset.with_format("arrow")[:]["input_ids"])
+        width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
+        rows = range(len(self.train_dataset))
+        self.train_dataset = self.train_dataset.add_column(ROW, list(rows))
+        self._signature_columns.append(ROW)
+        return TeacherCache(folder, key, len(rows), width)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

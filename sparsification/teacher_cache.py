@@ -1,0 +1,161 @@
+"""Why ask a teacher the same question in every epoch?
+
+A teacher's logits for a feature never change: it does not train, and drops nothing. So they are kept on disk when they
+are computed first, in the precision in which they come, and read from then on. A row holds the logits of one feature,
+padded as its first batch was; a later batch that is padded further asks the teacher again.
+
+The folder's name is a hash of everything that the logits depend on: the teacher's weights and quantization, the
+features, the inputs that the teacher is given, the precision. A stale cache is never found; each row has a checksum,
+and one that was cut short is no row.
+"""
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+_INDEX = "index.uint32"
+
+
+class TeacherCache:
+    """Logits by feature, in files that several processes and later runs share.
+
+    Args:
+        directory: made if missing.
+        key: names what the logits depend on, see ``cache_key``.
+        num_rows: features.
+        width: longest row that is kept, e.g. the tokens of the longest feature.
+    """
+
+    def __init__(self, directory: str | Path, key: str, num_rows: int, width: int):
+        self._folder = Path(directory) / f"teacher-{key}"
+        self._shape = num_rows, width
+        self._stores: dict[str, np.ndarray] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._index: np.ndarray | None = None  # of each row the width and a checksum; 0: not there
+
+    def get(self, rows: Tensor, width: int) -> dict[str, Tensor] | None:
+        """Look logits up.
+
+        Args:
+            rows: (batch,) numbers of the features.
+            width: of the batch, e.g. its tokens with padding.
+
+        Returns:
+            Logits (batch, width) by output, or None if one of them is not there.
+        """
+        if self._index is None and not self._open():
+            return None
+        numbers = rows.tolist()
+        stored = [int(self._index[number, 0]) for number in numbers]
+        if min(stored) < width or any(
+            self._checksum(number, wide) != self._index[number, 1] for number, wide in zip(numbers, stored, strict=True)
+        ):
+            return None
+        return {
+            name: torch.from_numpy(store[numbers, :width]).view(self._dtypes[name]).to(rows.device)
+            for name, store in self._stores.items()
+        }
+
+    def put(self, rows: Tensor, outputs: Mapping[str, Tensor]) -> None:
+        """Keep logits.
+
+        Args:
+            rows: (batch,) numbers of the features.
+            outputs: by name; what is not (batch, width) is left out, and nothing is kept where a row is too wide.
+        """
+        logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() == 2}
+        widths = {value.shape[1] for value in logits.values()}
+        if len(widths) != 1 or max(widths) > self._shape[1]:
+            return
+        if self._index is None and not self._open():
+            self._make({name: value.dtype for name, value in logits.items()})
+        numbers, width = rows.tolist(), widths.pop()
+        for name, value in logits.items():
+            self._stores[name][numbers, :width] = _as_integers(value.detach().cpu()).numpy()
+        for number in numbers:
+            self._index[number] = width, self._checksum(number, width)
+
+    def _checksum(self, number: int, width: int) -> int:
+        checksum = 0
+        for name in sorted(self._stores):
+            checksum = zlib.crc32(self._stores[name][number, :width], checksum)
+        return checksum
+
+    def _make(self, dtypes: Mapping[str, torch.dtype]) -> None:
+        size = sum(dtype.itemsize for dtype in dtypes.values()) * self._shape[0] * self._shape[1]
+        logger.info(f"The teacher's logits are kept in {self._folder}: up to {size / 1e6:.0f} MB.")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name, dtype in dtypes.items():
+            kind = str(dtype).removeprefix("torch.")
+            _allocate(self._folder / f"{name}.{kind}", self._shape[0] * self._shape[1] * dtype.itemsize)
+        _allocate(self._folder / _INDEX, self._shape[0] * 2 * 4)
+        self._open()
+
+    def _open(self) -> bool:
+        """Map the files of this or of an earlier run, if they are there."""
+        if not (self._folder / _INDEX).is_file():
+            return False
+        for path in self._folder.iterdir():
+            name, _, kind = path.name.rpartition(".")
+            if path.name == _INDEX:
+                self._index = np.memmap(path, np.uint32, "r+", shape=(self._shape[0], 2))
+            else:
+                self._dtypes[name] = getattr(torch, kind)
+                self._stores[name] = np.memmap(path, f"i{self._dtypes[name].itemsize}", "r+", shape=self._shape)
+        return True
+
+
+def _as_integers(values: Tensor) -> Tensor:
+    """The bits of floating-point numbers: NumPy knows no bfloat16."""
+    return values.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize])
+
+
+def _allocate(path: Path, num_bytes: int) -> None:
+    """Make a file of zeros that takes no space until it is written to; one that another process made is left alone."""
+    with open(path, "ab") as file:
+        if file.tell() < num_bytes:
+            file.truncate(num_bytes)
+
+
+def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
+    """Hash what stands in some columns of a data set, row by row."""
+    digest = hashlib.sha256()
+    for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=1000):
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
+            stream.write_table(table.combine_chunks().replace_schema_metadata(None))
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def cache_key(teacher: nn.Module, *others: object) -> str:
+    """Hash what a teacher's logits depend on.
+
+    Args:
+        teacher: its class, and all its parameters and buffers, ranges of fake quantizers included.
+        *others: e.g. the data's fingerprint and the precision; told apart by their ``repr``.
+    """
+    digest = hashlib.sha256(repr((type(teacher).__name__, *others)).encode())
+    for name, tensor in _tensors(teacher):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(_as_bytes(tensor))
+    return digest.hexdigest()[:24]
+
+
+def _tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _as_bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")

@@ -1,0 +1,124 @@
+"""Is a teacher that is asked once as good as one that is asked every time?"""
+
+import datasets
+import pytest
+import torch
+from test_sparse_trainer import (
+    DISTILL,
+    PRUNE,
+    SparseTrainer,
+    arguments,
+    assert_same_model,
+    losses,
+    make_data,
+    make_model,
+)
+
+from sparsification.manager import ScheduledModifierManager
+from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
+
+
+def as_dataset(data: list[dict]) -> datasets.Dataset:
+    return datasets.Dataset.from_list([{name: value.tolist() for name, value in row.items()} for row in data])
+
+
+def train(folder, cache, teacher_seed: int = 9, **changes) -> tuple[SparseTrainer, list[int]]:
+    """A distilled run, and how many features the teacher was asked about at each of its calls."""
+    teacher = make_model(seed=teacher_seed)
+    asked = []
+    teacher.register_forward_hook(lambda _, inputs, outputs: asked.append(len(outputs.start_logits)))
+    trainer = SparseTrainer(
+        model=make_model(),
+        args=arguments(folder, **changes),
+        train_dataset=as_dataset(make_data()),
+        manager=ScheduledModifierManager.from_yaml(PRUNE + DISTILL),
+        teacher=teacher,
+        teacher_cache=cache,
+    )
+    trainer.train()
+    return trainer, asked
+
+
+def test_cached_and_live_teacher_give_the_same_weights(tmp_path):
+    live, asked = train(tmp_path / "live", None)
+    assert sum(asked) == 3 * 32
+    cached, asked = train(tmp_path / "cached", tmp_path / "cache")
+    assert sum(asked) == 32  # once, in the first epoch
+    assert_same_model(live.model, cached.model)
+    assert losses(live) == losses(cached)
+    _, asked = train(tmp_path / "again", tmp_path / "cache")
+    assert asked == []
+
+
+def test_sixteen_bit_logits_are_kept_in_sixteen_bits(tmp_path):
+    live, _ = train(tmp_path / "live", None, bf16=True)
+    cached, _ = train(tmp_path / "cached", tmp_path / "cache", bf16=True)
+    assert_same_model(live.model, cached.model)
+    names = {path.name for path in (tmp_path / "cache").glob("teacher-*/*")}
+    assert names == {"start_logits.bfloat16", "end_logits.bfloat16", "index.uint32"}
+
+
+@pytest.mark.parametrize("change", [{"teacher_seed": 10}, {"bf16": True}])
+def test_another_teacher_or_precision_has_another_cache(tmp_path, change):
+    train(tmp_path / "one", tmp_path / "cache")
+    _, asked = train(tmp_path / "other", tmp_path / "cache", **change)
+    assert sum(asked) == 32
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_other_features_have_another_key():
+    data = as_dataset(make_data())
+    changed = make_data()
+    changed[5]["input_ids"][3] += 1
+    key = fingerprint(data, ["input_ids", "attention_mask"])
+    assert key == fingerprint(as_dataset(make_data()), ["input_ids", "attention_mask"])
+    assert key == fingerprint(data.select(range(32)), ["input_ids", "attention_mask"])
+    assert key != fingerprint(as_dataset(changed), ["input_ids", "attention_mask"])
+    assert key != fingerprint(data.select(range(31)), ["input_ids", "attention_mask"])
+    assert key != fingerprint(data.select([1, 0, *range(2, 32)]), ["input_ids", "attention_mask"])
+    teacher = make_model()
+    with torch.no_grad():
+        before = cache_key(teacher, "data")
+        teacher.qa_outputs.bias[0] += 1e-3
+    assert before != cache_key(teacher, "data")
+
+
+def filled(tmp_path, width: int = 6) -> tuple[TeacherCache, torch.Tensor]:
+    cache = TeacherCache(tmp_path, "key", num_rows=10, width=8)
+    logits = torch.randn(3, width)
+    cache.put(torch.tensor([7, 0, 4]), {"logits": logits, "loss": torch.tensor(1.0)})
+    return cache, logits
+
+
+def test_rows_come_back_as_they_went_in_also_in_another_process(tmp_path):
+    cache, logits = filled(tmp_path)
+    for reader in (cache, TeacherCache(tmp_path, "key", num_rows=10, width=8)):
+        assert torch.equal(reader.get(torch.tensor([4, 7]), 6)["logits"], logits[[2, 0]])
+        assert torch.equal(reader.get(torch.tensor([0]), 4)["logits"], logits[[1], :4])
+        assert reader.get(torch.tensor([4, 5]), 6) is None  # 5 was never asked
+        assert reader.get(torch.tensor([4]), 7) is None  # padded further than ever before
+
+
+def test_a_row_that_was_cut_short_is_no_row(tmp_path):
+    filled(tmp_path)
+    (path,) = tmp_path.glob("teacher-key/logits.float32")
+    data = bytearray(path.read_bytes())
+    data[4 * 8 * 4 : 4 * 8 * 4 + 8] = bytes(8)  # of row 4
+    path.write_bytes(data)
+    reader = TeacherCache(tmp_path, "key", num_rows=10, width=8)
+    assert reader.get(torch.tensor([4]), 6) is None
+    assert reader.get(torch.tensor([7, 0]), 6) is not None
+
+
+def test_what_is_no_row_of_logits_is_not_kept(tmp_path):
+    cache = TeacherCache(tmp_path, "key", num_rows=10, width=8)
+    cache.put(torch.tensor([1]), {"logits": torch.randn(1, 9)})
+    cache.put(torch.tensor([1]), {"hidden_states": torch.randn(1, 8, 4)})
+    cache.put(torch.tensor([1]), {"logits": torch.randn(1, 5), "others": torch.randn(1, 3)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_size_is_said_before_anything_is_written(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="sparsification.teacher_cache"):
+        filled(tmp_path)
+    assert "up to 0 MB" in caplog.text and str(tmp_path) in caplog.text
