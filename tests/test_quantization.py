@@ -143,6 +143,29 @@ def test_integers_are_what_rounding_rounds_to(grid):
     assert (numbers - x).abs()[x.abs() < 0.5].max() <= quantizer.scale.max() / 2 + 1e-6
 
 
+@pytest.mark.parametrize("grid", [Grid(), Grid(symmetric=False), Grid(per_channel=True), Grid(bits=4)])
+@pytest.mark.parametrize("shape", [(6, 50), (6, 3, 4, 17)])
+def test_rounding_on_a_cpu_is_torchs_own_bit_by_bit(grid, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    quantizer = FakeQuantize(grid, 6)
+    quantizer.observe(x * 0.5)  # so that some of it lies outside
+    x.flatten()[:2] = torch.stack([quantizer.low.flatten()[0], quantizer.high.flatten()[0]])  # and some on the edge
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ends = grid.quant_min, grid.quant_max
+    if grid.per_channel:
+        expected = torch.fake_quantize_per_channel_affine(theirs, quantizer.scale, quantizer.zero_point, 0, *ends)
+    else:
+        expected = torch.fake_quantize_per_tensor_affine(theirs, quantizer.scale, quantizer.zero_point, *ends)
+    rounded = quantizer(ours)
+    assert torch.equal(rounded, expected)
+    gradient = torch.randn(shape)
+    rounded.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(ours.grad, theirs.grad)
+    assert 0 < int((ours.grad == 0).sum()) < x.numel() / 2
+
+
 RECIPE = """
 modifiers:
   - !QuantizationModifier
