@@ -360,9 +360,12 @@ class SparseTrainerMixin:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.manager.before_save()
         super()._save(output_dir, state_dict)
-        save_quantization(self.accelerator.unwrap_model(self.model), output_dir or self.args.output_dir)
-        if self.manager.recipe is not None and self.args.should_save:
-            path = Path(output_dir or self.args.output_dir) / RECIPE_FILE
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_quantization(self.accelerator.unwrap_model(self.model), folder)
+        if self.manager.recipe is not None:
+            path = folder / RECIPE_FILE
             partial = path.with_suffix(".partial")
             partial.write_text(self.manager.recipe.to_yaml(), encoding="utf-8")
             os.replace(partial, path)

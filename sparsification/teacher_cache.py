@@ -11,6 +11,7 @@ and one that was cut short is no row.
 
 import hashlib
 import logging
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ class TeacherCache:
         """Map the files of this or of an earlier run, if they are there."""
         if not (self._folder / _INDEX).is_file():
             return False
-        for path in self._folder.iterdir():
+        for path in self._folder.glob("[!.]*"):
             name, _, kind = path.name.rpartition(".")
             if path.name == _INDEX:
                 self._index = np.memmap(path, np.uint32, "r+", shape=(self._shape[0], 2))
@@ -120,10 +121,18 @@ def _as_integers(values: Tensor) -> Tensor:
 
 
 def _allocate(path: Path, num_bytes: int) -> None:
-    """Make a file of zeros that takes no space until it is written to; one that another process made is left alone."""
-    with open(path, "ab") as file:
-        if file.tell() < num_bytes:
-            file.truncate(num_bytes)
+    """Make a file of zeros, which takes no space until it is written to, unless there is one.
+
+    It is never seen half made. Where two processes make it at once one of them may go on with a file that has lost its
+    name: what it writes is asked again, since checksums and logits then lie in different files.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "wb") as file:
+        file.truncate(num_bytes)
+    if path.exists():
+        partial.unlink()
+    else:
+        os.replace(partial, path)
 
 
 def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:

@@ -1,6 +1,9 @@
 """From a recipe to an int8 file, from the command line: train, evaluate, export, again, and what goes wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -14,6 +17,7 @@ import run_qa
 from sparsification.export import ExportError
 from sparsification.quantized_modules import QUANTIZATION_FILE, QuantizationError
 
+SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
 
 
@@ -115,6 +119,23 @@ def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tin
     with pytest.raises(run_qa.UsageError, match="--one_shot .* sets .* ranges on training data: .* --train_file"):
         run_qa.main(arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_write_one_quantized_model(tiny_model_dir, tiny_squad, tmp_path):
+    arguments = command(
+        tiny_squad,
+        *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md"),
+        *("--distill_teacher", "self", "--do_train", "--do_eval", "--per_device_train_batch_size", 2),
+        *("--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx", "--save_strategy", "epoch"),
+        *("--cache_dir", tmp_path / "cache"),
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "run_qa.py")]
+    done = subprocess.run([*torchrun, *arguments], capture_output=True, text=True, env=os.environ | SMALL, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert onnx.TensorProto.INT8 in integers_in(tmp_path / "onnx" / "model.onnx")
+    for folder in (tmp_path / "out", *(tmp_path / "out").glob("checkpoint-*")):
+        assert (folder / QUANTIZATION_FILE).exists()
+        assert not [path.name for path in folder.iterdir() if "partial" in path.name or path.name.startswith(".")]
 
 
 def test_damaged_ranges_are_one_message(trained, tiny_squad, tmp_path):
