@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -54,6 +54,9 @@ bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BEN
 	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m pip install --quiet zstandard
 	$(VENV)/bin/python -m benchmarks.onnx_engines --work_dir benchmarks/out/onnx_engines $(BENCH_ONNX)
+
+bench-step: $(VENV)/installed  ## minutes: a training step with masks, a teacher, int8, against the plain Trainer
+	$(VENV)/bin/python -m benchmarks.training_step
 
 EXPORTED ?= quickstart/out/student/onnx
 
