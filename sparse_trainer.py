@@ -10,6 +10,8 @@ import itertools
 import logging
 import math
 import os
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -160,6 +162,7 @@ class SparseTrainerMixin:
         super().__init__(*args, **kwargs)
         self.manager = manager or ScheduledModifierManager()
         self.manager.initialize(self.model)
+        self.manager.sample_with(self._sample_gradients)
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
@@ -167,9 +170,13 @@ class SparseTrainerMixin:
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+            self.manager.attach_teacher(self.teacher)
         self._teacher_cache: TeacherCache | None = None
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
-            self._teacher_cache = self._open_teacher_cache(teacher_cache)
+            if self.manager.compares_layers:
+                logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
+            else:
+                self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
             self.manager.last_change_epoch if best_model_after_epoch is None else best_model_after_epoch
         )
@@ -265,6 +272,34 @@ class SparseTrainerMixin:
         self.train_dataset = self.train_dataset.add_column(ROW, list(rows))
         self._signature_columns.append(ROW)
         return TeacherCache(folder, key, len(rows), width)
+
+    def _sample_gradients(
+        self, parameters: Sequence[torch.nn.Parameter], count: int, batch_size: int | None, moment: tuple[int, int]
+    ) -> Iterator[Sequence[torch.Tensor]]:
+        """Yield gradients of the task loss on ``count`` random training batches, in evaluation mode; see the manager.
+
+        Every process takes the same batches, a function of the seed and the moment. ``grad`` of the parameters and the
+        training step's random numbers stay as they are.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        dataset, collate = self.train_dataset, self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="training")
+        size = batch_size or self.args.per_device_train_batch_size
+        chance = random.Random(f"gradients {self.args.seed} {moment}")
+        order = itertools.chain.from_iterable(
+            chance.sample(range(len(dataset)), len(dataset)) for _ in itertools.count()
+        )
+        was_training = model.training
+        model.eval()
+        for _ in range(count):
+            batch = self._prepare_inputs(collate([dataset[index] for index in itertools.islice(order, size)]))
+            batch.pop(ROW, None)
+            with torch.enable_grad():
+                # The class's forward, without Accelerate's autocast: 16 bits lose small gradients, and here they count.
+                loss = type(model).forward(model, **batch).loss
+            yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        model.train(was_training)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sparsification import doubts, name_doubts
 from sparsification.fields import show
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import GMPruningModifier, Modifier
+from sparsification.modifiers import GradualPruning, Modifier
 from sparsification.recipe import Recipe, RecipeError, load_recipe
 from sparsification.targets import Targets
 from sparsification.timeline import PlotError, Timeline, draw, text_lines, window_text
@@ -160,7 +160,7 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
     clock = timeline.clock(0.0)
     start, end = (clock.step_at(epoch) for epoch in modifier.window)
     text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
-    if isinstance(modifier, GMPruningModifier):
+    if isinstance(modifier, GradualPruning):
         stride = max(clock.step_at(modifier.update_frequency), 1)
         text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one at the end, whatever the stride
     return text

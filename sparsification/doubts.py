@@ -13,14 +13,14 @@ from sparsification.modifiers import (
     ConstantPruningModifier,
     DistillationModifier,
     EpochRangeModifier,
-    GMPruningModifier,
+    GradualPruning,
     LayerPruningModifier,
     Modifier,
     QuantizationModifier,
     SetLearningRateModifier,
     SetWeightDecayModifier,
 )
-from sparsification.modifiers.magnitude_pruning import FROM_PARAM
+from sparsification.modifiers.gradual_pruning import FROM_PARAM
 from sparsification.recipe import Recipe
 from sparsification.targets import Targets
 from sparsification.timeline import Timeline, target_sparsity, window_text
@@ -79,7 +79,7 @@ def _outside_the_run(asked: Questioned) -> Iterator[Doubt]:
             yield modifier, f"it never acts: it starts at epoch {start:g}, and the run ends at {length:g}"
         elif length < end < math.inf:
             reached = ""
-            if isinstance(modifier, GMPruningModifier) and modifier.init_sparsity != FROM_PARAM:
+            if isinstance(modifier, GradualPruning) and modifier.init_sparsity != FROM_PARAM:
                 goals = [target_sparsity(modifier, final, length) for final, _ in modifier.groups()]
                 reached = f", with {max(goals):.1%} pruned in place of {max(f for f, _ in modifier.groups()):.1%}"
             yield modifier, f"its window ends at epoch {end:g}, and the run at {length:g}{reached}"
@@ -100,7 +100,7 @@ def _learns_nothing(asked: Questioned) -> Iterator[Doubt]:
 def _pruning_ends_too_late(asked: Questioned) -> Iterator[Doubt]:
     length = asked.timeline.length
     highest = max((rate for _, rate in asked.rates(0.0)), default=0.0)
-    for modifier in asked.all(GMPruningModifier):
+    for modifier in asked.all(GradualPruning):
         end = modifier.window[1]
         if length and end >= length * (1 - NEAR_ZERO):
             if end <= length:
@@ -116,7 +116,7 @@ def _pruning_ends_too_late(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _pruning_in_one_stroke(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GMPruningModifier):
+    for modifier in asked.all(GradualPruning):
         start, end = modifier.window
         if start == end:
             yield modifier, f"it prunes all at once at epoch {start:g}: gradual pruning needs a window"
@@ -129,7 +129,7 @@ def _pruning_in_one_stroke(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GMPruningModifier):
+    for modifier in asked.all(GradualPruning):
         init = modifier.init_sparsity
         pattern = masks.parse_mask_type(modifier.mask_type)
         for final, _ in modifier.groups():
@@ -151,9 +151,9 @@ def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _zeros_are_let_go(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GMPruningModifier):
+    for modifier in asked.all(GradualPruning):
         end = modifier.window[1]
-        held = any(end <= other.window[0] for other in asked.all(ConstantPruningModifier, GMPruningModifier))
+        held = any(end <= other.window[0] for other in asked.all(ConstantPruningModifier, GradualPruning))
         if not modifier.leave_enabled and end < (asked.timeline.length or math.inf) and not held:
             yield modifier, f"leave_enabled is false: from epoch {end:g} on zeros fill up, the saved model has none"
 
@@ -170,7 +170,7 @@ def _layers_come_back(asked: Questioned) -> Iterator[Doubt]:
 def _quantized_while_pruned(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(QuantizationModifier):
         start = modifier.window[0]
-        for pruning in asked.all(GMPruningModifier):
+        for pruning in asked.all(GradualPruning):
             if pruning.window[1] > start:
                 yield (
                     modifier,

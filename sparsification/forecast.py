@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from sparsification.fake_quantize import FakeQuantize
 from sparsification.masks import MaskType, parse_mask_type
-from sparsification.modifiers import Clock, ConstantPruningModifier, GMPruningModifier, LayerPruningModifier
-from sparsification.modifiers.magnitude_pruning import FROM_PARAM
+from sparsification.modifiers import Clock, ConstantPruningModifier, GradualPruning, LayerPruningModifier
+from sparsification.modifiers.gradual_pruning import FROM_PARAM
 from sparsification.name_doubts import patterns_of
 from sparsification.quantized_modules import AttentionQuantizers, is_quantizing, quantized_modules
 from sparsification.targets import ALL, TargetError, Targets
@@ -189,7 +189,7 @@ def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
     for modifier in timeline.modifiers:  # by their start
         if not timeline.acts(modifier):
             continue
-        if isinstance(modifier, GMPruningModifier):
+        if isinstance(modifier, GradualPruning):
             own = modifier.masked.sparsities() if modifier.init_sparsity == FROM_PARAM else {}
             reached = min(end, modifier.window[1])
             for final, patterns in modifier.groups():

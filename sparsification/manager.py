@@ -16,12 +16,17 @@ from sparsification.modifiers import (
     Clock,
     DistillationModifier,
     EpochRangeModifier,
+    GradientSampledPruning,
+    GradientSampler,
     LearningRateBase,
     Modifier,
+    PerLayerDistillationModifier,
     QuantizationModifier,
 )
 from sparsification.recipe import Recipe, load_recipe
 from sparsification.targets import Targets
+
+_TAUGHT = (DistillationModifier, PerLayerDistillationModifier)
 
 
 class ManagerError(ValueError):
@@ -31,9 +36,10 @@ class ManagerError(ValueError):
 class ScheduledModifierManager:
     """Applies the modifiers of a recipe, each at its time.
 
-    A training loop calls, in this order: ``initialize(model)`` once; ``begin(clock)`` when training starts or resumes;
-    and in each step ``update_loss`` (if there is a teacher), ``after_backward``, ``update``, the optimizer's own step,
-    ``after_optimizer_step``; ``finalize`` at the end.
+    A training loop calls, in this order: ``initialize(model)`` once, and ``sample_with`` where a recipe needs gradients
+    of its own; ``begin(clock)`` when training starts or resumes; and in each step ``update_loss`` (if there is a
+    teacher), ``after_backward``, ``update``, the optimizer's own step, ``after_optimizer_step``; ``finalize`` at the
+    end.
 
     Args:
         recipe: what to do; None or an empty recipe does nothing at all.
@@ -81,7 +87,12 @@ class ScheduledModifierManager:
     @property
     def distills(self) -> bool:
         """Whether the recipe asks for a teacher."""
-        return any(modifier.hardness > 0 for modifier in self._all(DistillationModifier))
+        return self.compares_layers or any(modifier.hardness > 0 for modifier in self._all(DistillationModifier))
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether the teacher's logits are not enough: it has to run beside the student."""
+        return bool(self._all(PerLayerDistillationModifier))
 
     @property
     def quantizes(self) -> bool:
@@ -94,7 +105,15 @@ class ScheduledModifierManager:
         steps = [modifier.num_calibration_steps for modifier in self._all(QuantizationModifier)]
         return None if None in steps else max(steps, default=0)
 
-    def _all(self, kind: type) -> list:
+    @contextlib.contextmanager
+    def _telling(self, modifier: Modifier) -> Iterator[None]:
+        """Let an error say which recipe and modifier it is about."""
+        try:
+            yield
+        except ValueError as error:
+            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {error}") from error
+
+    def _all(self, kind: type | tuple[type, ...]) -> list:
         return [modifier for modifier in self.modifiers if isinstance(modifier, kind)]
 
     # The moments of a run
@@ -117,6 +136,21 @@ class ScheduledModifierManager:
             where = self.recipe.source if self.recipe else "recipe"
             raise ManagerError("\n".join(f"{where}: {problem}" for problem in problems))
 
+    def sample_with(self, sampler: GradientSampler) -> None:
+        """Say where the modifiers that prune by gradients of single batches get them from."""
+        for modifier in self._all(GradientSampledPruning):
+            modifier.sampler = sampler
+
+    def attach_teacher(self, teacher: nn.Module) -> None:
+        """Find what the recipe names in the teacher; once, after ``initialize``.
+
+        Raises:
+            ManagerError: names that match nothing, or not as many layers as in the student.
+        """
+        for modifier in self._all(PerLayerDistillationModifier):
+            with self._telling(modifier):
+                modifier.attach_teacher(teacher)
+
     def begin(self, clock: Clock) -> None:
         """Training starts or resumes; the optimizer exists."""
         for modifier in self.modifiers:
@@ -124,11 +158,11 @@ class ScheduledModifierManager:
 
     def distills_at(self, clock: Clock) -> bool:
         """Whether this step needs the teacher's outputs."""
-        return any(modifier.is_active(clock) for modifier in self._all(DistillationModifier))
+        return any(modifier.is_active(clock) for modifier in self._all(_TAUGHT))
 
     def teacher_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What of the student's inputs, labels left out before, the teacher is given."""
-        chosen = [m.teacher_input_keys for m in self._all(DistillationModifier) if m.teacher_input_keys is not None]
+        chosen = [m.teacher_input_keys for m in self._all(_TAUGHT) if m.teacher_input_keys is not None]
         return {name: value for name, value in inputs.items() if not chosen or any(name in keys for keys in chosen)}
 
     def update_loss(
@@ -148,12 +182,10 @@ class ScheduledModifierManager:
         Raises:
             ManagerError: the teacher's outputs do not fit the student's.
         """
-        for modifier in self._all(DistillationModifier):
+        for modifier in self._all(_TAUGHT):
             if modifier.is_active(clock):
-                try:
+                with self._telling(modifier):
                     loss = modifier.update_loss(loss, student, teacher)
-                except ValueError as error:
-                    raise ManagerError(f"{self.recipe.source}: DistillationModifier: {error}") from error
         return loss
 
     def after_backward(self) -> None:
@@ -164,7 +196,8 @@ class ScheduledModifierManager:
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         """The optimizer's step comes next: new masks are computed from the weights before it."""
         for modifier in self.modifiers:
-            modifier.update(clock, optimizer)
+            with self._telling(modifier):
+                modifier.update(clock, optimizer)
 
     def learning_rate(self, clock: Clock, group: int, base: float) -> float:
         """Learning rate of a step.
@@ -203,7 +236,8 @@ class ScheduledModifierManager:
         Where the recipe quantizes, batches have to pass through the model before ``finalize``: they set the ranges.
         """
         for modifier in self.modifiers:
-            modifier.apply_once()
+            with self._telling(modifier):
+                modifier.apply_once()
 
     # What a resumed run and a dashboard want to know
 

@@ -50,19 +50,33 @@ def unstructured_mask(scores: Tensor, sparsity: float) -> Tensor:
     return keep.view_as(scores)
 
 
-def global_masks(scores: Sequence[Tensor], sparsity: float) -> list[Tensor]:
+def global_masks(scores: Sequence[Tensor], sparsity: float, mask_type: MaskType = "unstructured") -> list[Tensor]:
     """Keep the highest scores of all tensors together: unimportant tensors lose more than important ones.
 
     Args:
-        scores: one tensor of scores per weight, any shapes.
+        scores: one tensor of scores per weight; any shapes, 2-d where ``mask_type`` is one of blocks.
         sparsity: fraction to prune of all of them together, in [0, 1].
+        mask_type: ``unstructured``, or blocks, which are ranked by their mean scores: ``block4``, ``[rows, columns]``.
 
     Returns:
         One bool mask per tensor of scores.
+
+    Raises:
+        ValueError: the blocks do not tile a tensor, or the pattern has its own number of zeros (N:M).
     """
-    keep = unstructured_mask(torch.cat([score.flatten() for score in scores]), sparsity)
-    parts = keep.split([score.numel() for score in scores])
-    return [part.view_as(score) for part, score in zip(parts, scores, strict=True)]
+    pattern = parse_mask_type(mask_type)
+    if pattern == "unstructured":
+        ranked = scores
+    elif pattern == "block4" or isinstance(pattern, tuple):
+        ranked = [_block_means(score, pattern) for score in scores]
+    else:
+        raise ValueError(f"mask_type {mask_type!r} prunes every weight alike: there is nothing to rank globally")
+    keep = unstructured_mask(torch.cat([score.flatten() for score in ranked]), sparsity)
+    parts = keep.split([score.numel() for score in ranked])
+    masks = [part.view_as(score) for part, score in zip(parts, ranked, strict=True)]
+    if pattern == "unstructured":
+        return masks
+    return [_spread(mask, score.shape, pattern) for mask, score in zip(masks, scores, strict=True)]
 
 
 def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tensor:
@@ -79,12 +93,7 @@ def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tenso
     Raises:
         ValueError: the blocks do not tile the tensor.
     """
-    rows, columns = block
-    if scores.dim() != 2 or scores.shape[0] % rows or scores.shape[1] % columns:
-        raise ValueError(f"blocks of {rows}x{columns} do not tile a weight of shape {tuple(scores.shape)}")
-    tiles = scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
-    keep = unstructured_mask(tiles.mean(dim=(1, 3)), sparsity)
-    return keep[:, None, :, None].expand(tiles.shape).reshape(scores.shape)
+    return _spread(unstructured_mask(_block_means(scores, block), sparsity), scores.shape, block)
 
 
 def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
@@ -100,11 +109,26 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
     Returns:
         Bool mask shaped like ``scores``.
     """
-    columns = scores.shape[1]
-    groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
-    sizes = (columns - 4 * torch.arange(groups.shape[1], device=scores.device)).clamp(max=4)
-    keep = unstructured_mask(groups.sum(dim=2) / sizes, sparsity)
-    return keep.repeat_interleave(4, dim=1)[:, :columns]
+    return _spread(unstructured_mask(_block_means(scores, "block4"), sparsity), scores.shape, "block4")
+
+
+def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
+    """Mean score of each block, (rows of blocks, columns of blocks); ``pattern`` is ``block4`` or (rows, columns)."""
+    if pattern == "block4":
+        columns = scores.shape[1]
+        groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
+        sizes = (columns - 4 * torch.arange(groups.shape[1], device=scores.device)).clamp(max=4)
+        return groups.sum(dim=2) / sizes
+    rows, columns = pattern
+    if scores.dim() != 2 or scores.shape[0] % rows or scores.shape[1] % columns:
+        raise ValueError(f"blocks of {rows}x{columns} do not tile a weight of shape {tuple(scores.shape)}")
+    return scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).mean(dim=(1, 3))
+
+
+def _spread(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
+    """The mask of the weights, of ``shape``, from the mask of their blocks."""
+    rows, columns = (1, 4) if pattern == "block4" else pattern
+    return keep.repeat_interleave(rows, dim=0).repeat_interleave(columns, dim=1)[:, : shape[1]]
 
 
 def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sparsification.doubts import Doubt, Questioned
 from sparsification.modifiers import (
     ConstantPruningModifier,
-    GMPruningModifier,
+    GradualPruning,
     LayerPruningModifier,
     Modifier,
     TrainableParamsModifier,
@@ -54,7 +54,7 @@ def _with_literal_dots(pattern: str) -> str:
 
 def patterns_of(modifier: Modifier) -> list[str]:
     """The names, patterns and tokens by which a modifier chooses parameters or layers."""
-    if isinstance(modifier, GMPruningModifier):
+    if isinstance(modifier, GradualPruning):
         return [pattern for _, patterns in modifier.groups() for pattern in patterns]
     if isinstance(modifier, ConstantPruningModifier | TrainableParamsModifier):
         return [modifier.params] if isinstance(modifier.params, str) else modifier.params
@@ -65,7 +65,7 @@ def patterns_of(modifier: Modifier) -> list[str]:
 
 def _one_pattern_in_two_modifiers(asked: Questioned) -> Iterator[Doubt]:
     """What the manager will refuse, seen without a model."""
-    for one, other in itertools.combinations(asked.all(GMPruningModifier, ConstantPruningModifier), 2):
+    for one, other in itertools.combinations(asked.all(GradualPruning, ConstantPruningModifier), 2):
         both = [pattern for pattern in patterns_of(one) if pattern in patterns_of(other)]
         if both and max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
             yield (
@@ -76,7 +76,7 @@ def _one_pattern_in_two_modifiers(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _two_patterns_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GMPruningModifier, ConstantPruningModifier, TrainableParamsModifier):
+    for modifier in asked.all(GradualPruning, ConstantPruningModifier, TrainableParamsModifier):
         matched = {pattern: asked.targets.parameters(pattern, strict=False) for pattern in patterns_of(modifier)}
         for one, other in itertools.combinations(matched, 2):
             both = [name for name in matched[one] if name in matched[other]]
@@ -97,7 +97,7 @@ def _two_modifiers_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _prunes_what_is_no_matrix(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GMPruningModifier):
+    for modifier in asked.all(GradualPruning):
         vectors = [name for name, weight in modifier.masked.weights.items() if weight.dim() < 2]
         if vectors:
             yield (

@@ -31,7 +31,7 @@ class Targets:
     def __init__(self, model: nn.Module):
         self.model = model
         self._parameters = {_WRAPPER_PREFIX.sub("", name): param for name, param in model.named_parameters()}
-        self._modules = [_WRAPPER_PREFIX.sub("", name) for name, _ in model.named_modules()]
+        self._modules = {_WRAPPER_PREFIX.sub("", name): module for name, module in model.named_modules() if name}
         prunable = {
             id(param) for module in model.modules() if isinstance(module, PRUNABLE_MODULES) for param in [module.weight]
         }
@@ -60,6 +60,24 @@ class Targets:
             chosen.update(matched)
         present = {id(param) for param in self.model.parameters()}
         return {name: param for name, param in self._parameters.items() if name in chosen and id(param) in present}
+
+    def modules(self, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
+        """Find the modules that a recipe names, in its order, those of one pattern in the model's.
+
+        Dropped layers' are left out where a pattern matches others, too.
+
+        Raises:
+            TargetError: a pattern matches nothing that is left; the message lists near matches.
+        """
+        present = {id(module) for module in self.model.modules()}
+        names = [name for name, module in self._modules.items() if id(module) in present]
+        chosen: dict[str, nn.Module] = {}
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            matched = match_names(pattern, names)
+            if not matched:
+                raise TargetError(no_match("module", pattern, names))
+            chosen |= {name: self._modules[name] for name in matched}
+        return chosen
 
     def layers(self, patterns: str | Sequence[str]) -> dict[str, list[int]]:
         """Find the layers that a recipe names, each a member of an ``nn.ModuleList``.

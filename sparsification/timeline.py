@@ -13,12 +13,12 @@ from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import (
     Clock,
     EpochRangeModifier,
-    GMPruningModifier,
+    GradualPruning,
     LearningRateBase,
     Modifier,
     SetLearningRateModifier,
 )
-from sparsification.modifiers.magnitude_pruning import FROM_PARAM
+from sparsification.modifiers.gradual_pruning import FROM_PARAM
 
 UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run that is not known
 TENTH = 5  # columns
@@ -69,7 +69,7 @@ class Timeline:
     def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Target sparsity in percent: for each modifier that prunes, one curve for each final sparsity it has."""
         for modifier in self.modifiers:
-            if isinstance(modifier, GMPruningModifier) and self.acts(modifier):
+            if isinstance(modifier, GradualPruning) and self.acts(modifier):
                 finals = sorted({final for final, _ in modifier.groups()})
                 for final in finals:
                     label = f"{self.number(modifier)} zeros" + (f" to {final:.4g}" if len(finals) > 1 else "")
@@ -84,8 +84,8 @@ class Timeline:
             yield Curve("rate" if groups == {0} else f"rate, group {group}", "rate", values)
 
 
-def target_sparsity(modifier: GMPruningModifier, final: float, epoch: float, init: float | None = None) -> float:
-    """The sparsity that a modifier asks for at an epoch.
+def target_sparsity(modifier: GradualPruning, final: float, epoch: float, init: float | None = None) -> float:
+    """The sparsity of the last mask that a modifier has made at an epoch.
 
     Args:
         modifier: knows its window and curve.
@@ -104,7 +104,9 @@ def target_sparsity(modifier: GMPruningModifier, final: float, epoch: float, ini
         return final if modifier.leave_enabled else 0.0
     if init is None:
         init = math.nan if own else modifier.init_sparsity
-    return schedules.sparsity_at(schedules.progress(epoch, start, end), init, final, modifier.inter_func)
+    if modifier.update_frequency > 0:  # the epoch of the last mask
+        epoch = start + math.floor((epoch - start) / modifier.update_frequency + 1e-6) * modifier.update_frequency
+    return modifier.sparsity_at(schedules.progress(epoch, start, end), init, final)
 
 
 def name_of(modifier: Modifier) -> str:

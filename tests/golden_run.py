@@ -1,7 +1,8 @@
 """The plain training loop in which SparseML's golden data was recorded (tests/golden/README.md), with our manager."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ class Replay:
         weights: file to start from.
         with_teacher: whether the golden teacher is asked.
         skip_update: steps at which the manager is not updated.
+        lose_gradients: steps whose gradients are lost after the update, so that the optimizer moves nothing.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Replay:
         weights: str = "model_student",
         with_teacher: bool = False,
         skip_update: Callable[[int], bool] = lambda step: False,
+        lose_gradients: Callable[[int], bool] = lambda step: False,
     ):
         self.case = case
         self.model = load_model(weights)
         self.teacher = load_model("model_teacher").eval() if with_teacher else None
         self.manager = ScheduledModifierManager.from_yaml(case["recipe"])
         self.manager.initialize(self.model)
+        self.manager.sample_with(self._sample_gradients)
         settings = case["optimizer"]
         parameters = list(self.model.parameters())
         if settings["type"] == "adamw":
@@ -68,16 +72,25 @@ class Replay:
                 parameters, settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
             )
         self._skip_update = skip_update
+        self._lose_gradients = lose_gradients
+        self._batches = load_file(GOLDEN / "batches.safetensors")
+        self._samples = itertools.count()  # SparseML's sampler goes on where it stopped
+
+    def _batch(self, number: int) -> dict[str, torch.Tensor]:
+        return {name: tensor[number % 10] for name, tensor in self._batches.items()}
+
+    def _sample_gradients(self, parameters, count, batch_size, moment) -> Iterator[Sequence[torch.Tensor]]:
+        for number in itertools.islice(self._samples, count):
+            yield torch.autograd.grad(self.model(**self._batch(number)).loss, parameters)
 
     def steps(self) -> Iterator[tuple[dict, float, float]]:
         """Train, and yield after each step: SparseML's record of it, our task loss and our total loss."""
-        batches = load_file(GOLDEN / "batches.safetensors")
         base = self.case["optimizer"]["lr"]
         self.manager.begin(Clock(0, STEPS_PER_EPOCH))
         for record in self.case["steps"]:
             step = record["step"]
             clock = Clock(step, STEPS_PER_EPOCH)
-            inputs = {name: tensor[step % 10] for name, tensor in batches.items()}
+            inputs = self._batch(step)
             self.optimizer.zero_grad()
             outputs = self.model(**inputs)
             loss = outputs.loss
@@ -89,6 +102,8 @@ class Replay:
             self.manager.after_backward()
             if not self._skip_update(step):
                 self.manager.update(clock, self.optimizer)
+            if self._lose_gradients(step):
+                self.optimizer.zero_grad()
             for index, group in enumerate(self.optimizer.param_groups):
                 group["lr"] = self.manager.learning_rate(clock, index, base)
             self.optimizer.step()

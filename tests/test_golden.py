@@ -38,6 +38,9 @@ def assert_same_weights(model, name: str) -> None:
 # SparseML compares epochs in float arithmetic and so skips updates (2.2 + 0.1 > 2.3 at frequency 0.1: 37 of 41). Ours
 # counts optimizer steps and skips none. To compare everything else, the test leaves out the updates that it left out.
 SKIPPING = {"gmp/gmp_cubic_f0.1", "gmp/gmp_block14", "gmp/gmp_block4"}
+# SparseML's sampler of gradients clears those of the training step that it interrupts: the optimizer moves nothing in a
+# step with new masks. Ours leaves them alone. To compare everything else, the test loses them too.
+LOSING = {"variants/obs", "variants/obs_local_b50", "variants/mfac"}
 PRUNING = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in [*GOLDEN.glob("gmp/*.json"), *GOLDEN.glob("variants/*.json")]
@@ -49,7 +52,7 @@ PRUNING = sorted(
 
 
 def test_the_golden_pruning_cases_are_there():
-    assert len(PRUNING) == 15
+    assert len(PRUNING) == 20
 
 
 @pytest.mark.parametrize("name", PRUNING)
@@ -58,7 +61,8 @@ def test_pruning_follows_sparseml_step_by_step(name):
     updates = {step["step"] for step in case["steps"] if "target" in step}
     skip = (lambda step: step not in updates) if name in SKIPPING else (lambda step: False)
     weights = "gmp/gmp_cubic_f0.5.final" if "from_sparse" in name else "model_student"
-    replay = Replay(case, weights, skip_update=skip)
+    lose = (lambda step: step in updates) if name in LOSING else (lambda step: False)
+    replay = Replay(case, weights, skip_update=skip, lose_gradients=lose)
     (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_model]
     order = case["mask_param_order"]
     assert list(pruning.masked.weights) == order

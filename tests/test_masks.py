@@ -99,3 +99,28 @@ def test_no_pruned_score_is_above_a_kept_one(values, sparsity):
 def test_unknown_mask_type_is_named(mask_type):
     with pytest.raises(ValueError, match="is none of"):
         parse_mask_type(mask_type)
+
+
+@pytest.mark.parametrize("mask_type", ["block4", [1, 4], [2, 4]])
+def test_blocks_of_all_weights_are_ranked_together(mask_type):
+    generator = torch.Generator().manual_seed(5)
+    scores = [torch.rand(4, 16, generator=generator), 0.5 * torch.rand(8, 8, generator=generator)]
+    masks = global_masks(scores, 0.5, mask_type)
+    rows, columns = [1, 4] if mask_type == "block4" else mask_type
+    means, kept = [], []
+    for score, mask in zip(scores, masks, strict=True):
+        for i in range(0, score.shape[0], rows):
+            for j in range(0, score.shape[1], columns):
+                tile = mask[i : i + rows, j : j + columns]
+                assert tile.all() or not tile.any()
+                means.append(score[i : i + rows, j : j + columns].mean().item())
+                kept.append(bool(tile.all()))
+    assert sum(kept) == len(kept) // 2
+    threshold = sorted(means)[len(means) // 2]
+    assert kept == [mean >= threshold for mean in means]
+    assert masks[0].float().mean() > masks[1].float().mean()
+
+
+def test_patterns_with_their_own_number_of_zeros_are_not_ranked_together():
+    with pytest.raises(ValueError, match="nothing to rank globally"):
+        global_masks([torch.rand(4, 4)], 0.5, "2:4")

@@ -11,7 +11,13 @@ from test_sparse_trainer import SparseTrainer, arguments, make_data
 from transformers import BertConfig, BertForQuestionAnswering
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock, EpochRangeModifier, LearningRateBase, QuantizationModifier
+from sparsification.modifiers import (
+    Clock,
+    EpochRangeModifier,
+    LearningRateBase,
+    OBSPruningModifier,
+    QuantizationModifier,
+)
 from sparsification.quantized_modules import is_quantizing, quantized_modules, quantizers
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
@@ -36,10 +42,11 @@ class Promise:
         self.loaded = 6 if self.minilm else 12
         self.kept = range(6) if self.minilm else KEPT[self.layers]
         self.quantized = "quant" in path.stem
-        percent = re.search(r"(\d+)$", path.stem)
+        percent = re.search(r"(\d+)(_block4)?$", path.stem)
         self.sparsity = int(percent[1]) / 100 if percent else 0.0
-        self.in_blocks = self.quantized and self.sparsity > 0
-        self.in_one_ranking = "_gmp" in path.stem
+        self.in_blocks = self.quantized and self.sparsity > 0 or "_block4" in path.stem
+        self.by_curvature = "_obert" in path.stem
+        self.in_one_ranking = "_gmp" in path.stem or self.by_curvature
         self.distills = path.stem not in ("bert-base-12layers", "minilm-6layers")
 
 
@@ -72,7 +79,9 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
     model = thin_bert(promise.loaded)
     kept = [model.bert.encoder.layer[index] for index in promise.kept]
     full = ScheduledModifierManager.from_yaml(path)
-    manager = ScheduledModifierManager.from_yaml(path, {"num_epochs": min(full.max_epochs, 4.0)})
+    short = {"num_epochs": min(full.max_epochs, 4.0)} | ({"num_grads": 4} if promise.by_curvature else {})
+    manager = ScheduledModifierManager.from_yaml(path, short)
+    assert any(isinstance(modifier, OBSPruningModifier) for modifier in manager.modifiers) == promise.by_curvature
     teacher = thin_bert(promise.loaded) if manager.distills else None
     assert manager.distills == promise.distills
     trainer = SparseTrainer(
@@ -88,11 +97,13 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
     assert model.config.num_hidden_layers == promise.layers if not promise.minilm else 6
     weights = {name: weight for name, weight in model.named_parameters() if "encoder" in name and weight.dim() == 2}
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
+    group = 4 if promise.in_blocks else 1  # neighbours in a row that are pruned together
     if promise.in_one_ranking:
         total = sum(weight.numel() for weight in weights.values())
-        assert sum(zeros.values()) == pytest.approx(promise.sparsity * total, abs=1)
+        assert sum(zeros.values()) == pytest.approx(promise.sparsity * total, abs=group)
+        for weight in weights.values():
+            assert set((weight.view(-1, group) == 0).sum(dim=1).tolist()) <= {0, group}
     else:
-        group = 4 if promise.in_blocks else 1  # neighbours in a row that are pruned together
         for name, weight in weights.items():
             assert zeros[name] == group * round(weight.numel() / group * promise.sparsity), name
     for name, weight in model.named_parameters():

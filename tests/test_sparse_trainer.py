@@ -67,18 +67,65 @@ quantization_modifiers:
     start_epoch: 0.5
     disable_quantization_observer_epoch: 1.75
 """
+PRUNE_BY_CURVATURE = (
+    PRUNE.replace("GMPruning", "OBSPruning")
+    + """
+    num_grads: 3
+    fisher_block_size: 8
+    mask_type: block4
+    num_recomputations: 2
+    grad_sampler_kwargs: {batch_size: 2}
+"""
+)
+COMPRESS_NOW_AND_THEN = f"""
+pruning_modifiers:
+  - !ACDCPruningModifier
+    params: ['{LINEAR}']
+    compression_sparsity: 0.8
+    start_epoch: 0.25
+    end_epoch: 2.5
+    update_frequency: 0.5
+"""
+SET = """
+modifiers:
+  - !SetParamModifier
+    params: ['re:.*LayerNorm.bias']
+    val: 0.0
+    start_epoch: 1.0
+  - !GradualParamModifier
+    params: [qa_outputs.bias]
+    init_val: 0.0
+    final_val: [0.5, -0.5]
+    start_epoch: 0.5
+    end_epoch: 2.0
+    update_frequency: 0.25
+  - !SparsificationLoggingModifier
+    update_frequency: 0.1
+"""
+DISTILL_LAYERS = """
+  - !PerLayerDistillationModifier
+    student_layer_names: [bert.encoder.layer.0, bert.encoder.layer.2, bert.embeddings]
+    end_epoch: 1.75
+"""
+PRUNE_BY_WIDE_CURVATURE = (
+    PRUNE.replace("GMPruning", "MFACPruning")
+    + """
+    num_grads: {0.0: 2, 0.5: 3}
+    fisher_block_size: 100
+"""
+)
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
     pass
 
 
-def make_model(seed: int = 0, layers: int = 3, vocab_size: int = 50) -> BertForQuestionAnswering:
+def make_model(seed: int = 0, layers: int = 3, vocab_size: int = 50, hidden: int = 16) -> BertForQuestionAnswering:
     torch.manual_seed(seed)
     return BertForQuestionAnswering(
         BertConfig(
             vocab_size=vocab_size,
-            hidden_size=16,
+            hidden_size=hidden,
             num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=32,
@@ -122,7 +169,8 @@ def make_trainer(output_dir, recipe: str | None, trainer_class=SparseTrainer, ev
     extra = {"eval_dataset": eval_dataset}
     if trainer_class is SparseTrainer:
         extra["manager"] = ScheduledModifierManager.from_yaml(recipe) if recipe is not None else None
-        extra["teacher"] = make_model(seed=9) if recipe and "Distillation" in recipe else None
+        wide = 24 if recipe and "PerLayer" in recipe else 16
+        extra["teacher"] = make_model(seed=9, hidden=wide) if recipe and "Distillation" in recipe else None
     return trainer_class(model=model, args=arguments(output_dir, **changes), train_dataset=make_data(), **extra)
 
 
@@ -157,6 +205,12 @@ EVERYTHING = {
     "prune without keeping masks": PRUNE + "    leave_enabled: False\n",
     "prune globally from what is there": PRUNE.replace("init_sparsity: 0.1", "init_sparsity: __FROM_PARAM__")
     + "    global_sparsity: True\n",
+    "prune by curvature": PRUNE_BY_CURVATURE,
+    "prune by movement": PRUNE.replace("GMPruning", "MovementPruning"),
+    "prune now and then": COMPRESS_NOW_AND_THEN,
+    "set parameters": SET,
+    "distill layers": DROP + DISTILL + DISTILL_LAYERS,
+    "prune by wide curvature": PRUNE_BY_WIDE_CURVATURE,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,

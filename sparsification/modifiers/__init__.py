@@ -1,9 +1,13 @@
 """Which techniques does a recipe have to choose from?"""
 
+from sparsification.modifiers.acdc_pruning import ACDCPruningModifier
 from sparsification.modifiers.base import Clock, Modifier
 from sparsification.modifiers.constant_pruning import ConstantPruningModifier
 from sparsification.modifiers.distillation import DistillationModifier
 from sparsification.modifiers.epoch_range import EpochRangeModifier
+from sparsification.modifiers.gradient_samples import GradientSampledPruning, GradientSampler
+from sparsification.modifiers.gradual_pruning import GradualPruning
+from sparsification.modifiers.layer_distillation import PerLayerDistillationModifier
 from sparsification.modifiers.layer_pruning import LayerPruningModifier
 from sparsification.modifiers.learning_rate import (
     LearningRateBase,
@@ -16,7 +20,12 @@ from sparsification.modifiers.magnitude_pruning import (
     GMPruningModifier,
     MagnitudePruningModifier,
 )
+from sparsification.modifiers.mfac_pruning import MFACPruningModifier
+from sparsification.modifiers.movement_pruning import MovementPruningModifier
+from sparsification.modifiers.obs_pruning import OBSPruningModifier
 from sparsification.modifiers.quantization import QuantizationModifier
+from sparsification.modifiers.set_params import GradualParamModifier, SetParamModifier
+from sparsification.modifiers.sparsification_logging import SparsificationLoggingModifier
 from sparsification.modifiers.trainable_params import TrainableParamsModifier
 from sparsification.modifiers.weight_decay import SetWeightDecayModifier
 
@@ -29,14 +38,31 @@ MODIFIERS: dict[str, type[Modifier]] = {
         LearningRateModifier,
         SetWeightDecayModifier,
         TrainableParamsModifier,
+        SetParamModifier,
+        GradualParamModifier,
         GMPruningModifier,
         MagnitudePruningModifier,
         GlobalMagnitudePruningModifier,
+        ACDCPruningModifier,
+        MovementPruningModifier,
+        OBSPruningModifier,
+        MFACPruningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
         QuantizationModifier,
         DistillationModifier,
+        PerLayerDistillationModifier,
+        SparsificationLoggingModifier,
     )
 }
 
-__all__ = ["MODIFIERS", "Clock", "LearningRateBase", "Modifier", *MODIFIERS]
+__all__ = [
+    "MODIFIERS",
+    "Clock",
+    "GradientSampledPruning",
+    "GradientSampler",
+    "GradualPruning",
+    "LearningRateBase",
+    "Modifier",
+    *MODIFIERS,
+]

@@ -30,6 +30,16 @@ class MaskedWeights:
         self._masks[name] = keep.to(weight.dtype)
         weight.detach().masked_fill_(~keep, 0.0)
 
+    def apply(self, name: str, values: Tensor) -> Tensor:
+        """``values``, shaped like a weight, with zeros where it is pruned."""
+        return values * self._masks[name] if name in self._masks else values
+
+    def kept(self, name: str) -> Tensor:
+        """Bool mask of a weight, False where pruned."""
+        if name in self._masks:
+            return self._masks[name].bool()
+        return torch.ones_like(self.weights[name], dtype=torch.bool)
+
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights, so that they count neither in clipping nor in momentum."""
         masked = [name for name in self._masks if self.weights[name].grad is not None]

@@ -1,0 +1,121 @@
+"""Distillation of hidden states, against Transformers' own hidden states."""
+
+import datasets
+import pytest
+import torch
+from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, make_data, make_model, make_trainer
+
+from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.modifiers.layer_distillation import feature_loss
+from sparsification.recipe import RecipeError
+
+LAYERS = r"""
+modifiers:
+  - !PerLayerDistillationModifier
+    student_layer_names: ['re:bert\.encoder\.layer\.[02]$']
+"""
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {key: torch.stack([row[key] for row in make_data(4)]) for key in make_data(1)[0]}
+
+
+def trainer_of(tmp_path, recipe: str, teacher_width: int = 16, **settings) -> SparseTrainer:
+    return SparseTrainer(
+        model=make_model(),
+        args=arguments(tmp_path),
+        train_dataset=make_data(),
+        manager=ScheduledModifierManager.from_yaml(recipe),
+        teacher=make_model(seed=9, hidden=teacher_width),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_loss_is_the_mean_squared_difference_of_transformers_hidden_states(tmp_path, normalize):
+    trainer = trainer_of(tmp_path, LAYERS + f"    gain: 0.5\n    normalize: {normalize}\n")
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.model.train()
+    total = trainer.compute_loss(trainer.model, batch())
+    student = trainer.model(**batch(), output_hidden_states=True)
+    with torch.no_grad():
+        teacher = trainer.teacher(**batch(), output_hidden_states=True)
+    expected = student.loss
+    for layer in (0, 2):
+        own, goal = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
+        loss = torch.nn.functional.mse_loss(own, goal)
+        expected = expected + 0.5 * (loss / ((goal**2).mean() + 1e-6) if normalize else loss)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_the_projections(tmp_path):
+    trainer = make_trainer(tmp_path, "modifiers:" + DISTILL_LAYERS.replace("    end_epoch: 1.75\n", ""))
+    assert trainer.teacher.config.hidden_size == 24
+    keys = set(trainer.model.state_dict())
+    trainer.train()
+    log = [entry["PerLayerDistillationModifier/distillation_loss"] for entry in trainer.state.log_history[:-1]]
+    assert sum(log[-4:]) < 0.9 * sum(log[:4])
+    assert set(trainer.model.state_dict()) == keys
+    assert sum(name.endswith(".weight") for name in trainer.manager.state_dict()) == 3
+
+
+def test_projection_alone_finds_a_linear_map():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(64, 8, generator=generator)
+    goal = features @ torch.randn(8, 12, generator=generator)
+    module = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(8, 8))
+    names = "    student_layer_names: ['0']\n    teacher_layer_names: ['0']\n"
+    manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n" + names)
+    manager.initialize(module)
+    teacher = torch.nn.Sequential(torch.nn.Identity())
+    manager.attach_teacher(teacher)
+    (distillation,) = manager.modifiers
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.03)
+    for _ in range(400):
+        module(features), teacher(goal)
+        loss = distillation.update_loss(torch.zeros(()), {}, {})
+        loss.backward()
+        distillation.update(None, optimizer)
+    assert loss.item() < 1e-3
+
+
+def test_layers_keep_the_names_of_the_model_as_it_was_loaded(tmp_path):
+    trainer = trainer_of(tmp_path, DROP.replace("layer_modifiers", "first_modifiers") + LAYERS)
+    (distillation,) = (m for m in trainer.manager.modifiers if "PerLayer" in type(m).__name__)
+    assert list(distillation._student) == ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+    assert list(distillation._student.values()) == list(trainer.model.bert.encoder.layer)
+
+
+def test_logits_that_are_kept_are_not_used(tmp_path, caplog):
+    data = datasets.Dataset.from_list([{k: v.tolist() for k, v in row.items()} for row in make_data()])
+    trainer = SparseTrainer(
+        model=make_model(),
+        args=arguments(tmp_path, num_train_epochs=1),
+        train_dataset=data.with_format("torch"),
+        manager=ScheduledModifierManager.from_yaml(LAYERS),
+        teacher=make_model(seed=9),
+        teacher_cache=tmp_path / "cache",
+    )
+    assert "The recipe compares layers with the teacher's" in caplog.text
+    trainer.train()
+
+
+def test_feature_loss_of_equal_and_of_zero_features():
+    ones = torch.ones(2, 3)
+    assert feature_loss(ones, ones).item() == 0.0
+    assert feature_loss(torch.zeros(2, 3), ones).item() == pytest.approx(1.0, rel=1e-5)
+    assert feature_loss(ones, torch.zeros(2, 3), epsilon=0.5).item() == pytest.approx(2.0)
+
+
+def test_what_does_not_fit_is_said(tmp_path):
+    with pytest.raises(RecipeError, match="student_layer_names says whose outputs to compare"):
+        ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n    gain: 2.0\n")
+    with pytest.raises(ManagerError, match="no module matches 'bert.encoder.layer.7'; did you mean"):
+        trainer_of(tmp_path, LAYERS.replace(r"'re:bert\.encoder\.layer\.[02]$'", "bert.encoder.layer.7"))
+    with pytest.raises(ManagerError, match=r"2 layers of the student .* are compared with 1 of the teacher"):
+        trainer_of(tmp_path, LAYERS + "    teacher_layer_names: [bert.encoder.layer.1]\n")
+    narrow = trainer_of(tmp_path, LAYERS + "    project_features: False\n", teacher_width=24)
+    with pytest.raises(ManagerError, match="project_features bridges only different widths"):
+        narrow.train()
