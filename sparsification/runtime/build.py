@@ -1,0 +1,164 @@
+"""How does the runtime's library come to be? ``python -m sparsification.runtime.build`` compiles it, once.
+
+The library is built from the C++ files beside this one by GCC or Clang: CXX, CC, or what PATH has. The kernels' file is
+compiled once for each instruction set, with the flags below; the library picks one when it is loaded. The result is
+kept under a name that is a hash of the sources, the flags and the compiler's version: beside the sources where one
+may write there, else in the user's cache.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parent
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",  # the same bits from every instruction set
+    "-Wno-psabi",
+)
+# The instruction sets that the kernels are compiled for, beside the plain one. A compiler that does not know one's
+# flags builds the library without it.
+VARIANTS = {
+    "x86_64": {
+        "avx512_vnni": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma".split(),
+        "avx_vnni": "-mavx2 -mfma -mavxvnni".split(),
+        "avx2": "-mavx2 -mfma".split(),
+    },
+    "aarch64": {"dotprod": ["-march=armv8.2-a+dotprod"]},
+}
+_MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
+
+
+class BuildError(RuntimeError):
+    """There is no compiler, or it failed."""
+
+
+def find_compiler(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The C++ compiler's command.
+
+    Raises:
+        BuildError: there is none.
+    """
+    for variable, names in (("CXX", ()), ("CC", ()), ("", ("c++", "g++", "clang++"))):
+        for command in (shlex.split(environment.get(variable, "")), *([name] for name in names)):
+            if command and shutil.which(command[0], path=environment.get("PATH", "")):
+                return command
+    raise BuildError(
+        "the sparse runtime needs a C++ compiler once, and there is none: install g++ or clang, or set CXX. "
+        "Everything else works without it."
+    )
+
+
+def library_path(compiler: Sequence[str]) -> Path:
+    """Where the library of the present sources, flags and compiler is, or will be."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [version, shlex.join(compiler), platform.machine(), repr((FLAGS, VARIANTS))]
+    parts += [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in _files()]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    suffix = ".dylib" if sys.platform == "darwin" else ".so"
+    return _folder() / f"sparse-{digest}{suffix}"
+
+
+def build(force: bool = False) -> Path:
+    """Compile the library, if there is none for the present sources.
+
+    Returns:
+        Its file.
+
+    Raises:
+        BuildError: there is no compiler, or it failed; the message has what it said.
+    """
+    compiler = find_compiler()
+    path = library_path(compiler)
+    if path.exists() and not force:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may build at once: each in its own folder, and the last rename wins.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
+        made = compile_sources(compiler, Path(scratch), FLAGS, "weight.cpp", "operators.cpp")
+        library = Path(scratch) / path.name
+        # A C compiler that CC names does not link C++ by itself.
+        _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
+        os.replace(library, path)
+    for old in path.parent.glob(f"sparse-*{path.suffix}"):
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str], *names: str) -> list[Path]:
+    """Compile the kernels for each instruction set, and the other files.
+
+    Args:
+        compiler: its command.
+        folder: of the object files.
+        flags: for all files.
+        names: the other files, in this folder or with their own.
+
+    Returns:
+        The object files.
+
+    Raises:
+        BuildError: the compiler failed.
+    """
+    variants = {"plain": []}
+    for name, extra in VARIANTS.get(_MACHINES.get(platform.machine(), platform.machine()), {}).items():
+        probe = [*compiler, *extra, "-x", "c++", "-E", os.devnull]
+        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+            variants[name] = extra
+    have = [f"-DHAVE_{name}" for name in variants]
+    jobs = [(SOURCES / "kernels.cpp", [f"-DVARIANT={name}", *extra], name) for name, extra in variants.items()]
+    jobs += [(SOURCES / name, have, Path(name).stem) for name in names]
+
+    def compile_one(job: tuple[Path, list[str], str]) -> Path:
+        source, extra, name = job
+        made = folder / f"{name}.o"
+        # GCC 12 takes its own AVX-512 header for uninitialized.
+        command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-w", "-c", str(source), "-o", str(made)]
+        _run(command)
+        return made
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(compile_one, jobs))
+
+
+def _files() -> list[Path]:
+    return sorted(path for path in SOURCES.iterdir() if path.suffix in (".h", ".cpp"))
+
+
+def _folder() -> Path:
+    beside = SOURCES / "build"
+    if beside.is_dir() or os.access(SOURCES, os.W_OK):
+        return beside
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsification-runtime"
+
+
+def _run(command: Sequence[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise BuildError(f"the sparse runtime did not build: {shlex.join(command)}\n{result.stderr.strip()}")
+
+
+def main() -> int:
+    """Build, and say where the library is."""
+    try:
+        print(build())
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+// Runs the kernels of every instruction set here, over random and hostile input, on memory of the exact size. Built
+// with the address and undefined-behaviour sanitizers by test_runtime.py; prints "ok" and how many weights were
+// refused.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "weight.h"
+
+static std::mt19937 generator(0);
+
+static int64_t random_between(int64_t least, int64_t most) {
+  return std::uniform_int_distribution<int64_t>(least, most)(generator);
+}
+static float random_number() { return std::normal_distribution<float>()(generator); }
+
+// Memory whose ends the sanitizer watches: a vector's spare room it would not.
+template <typename T>
+struct Exact {
+  std::unique_ptr<T[]> data;
+  size_t size;
+  explicit Exact(size_t size) : data(new T[size]()), size(size) {}
+  T& operator[](size_t index) { return data[index]; }
+  T* get() { return data.get(); }
+};
+
+static void fail(const char* what) {
+  std::printf("%s: %s\n", kernels().name, what);
+  std::exit(1);
+}
+
+struct RandomWeight {
+  int64_t inputs, outputs, groups;
+  Exact<uint16_t> counts, indices;
+  Exact<int8_t> values;
+
+  static int64_t blocks_of(Exact<uint16_t>& counts, int64_t groups) {
+    int64_t blocks = 0;
+    for (size_t row = 0; row < counts.size; row++)
+      blocks += counts[row] = (uint16_t)random_between(0, random_between(0, 3) ? groups / 4 : groups);
+    return blocks;
+  }
+
+  RandomWeight(int64_t inputs, int64_t outputs)
+      : inputs(inputs), outputs(outputs), groups((inputs + 3) / 4), counts(outputs),
+        indices(blocks_of(counts, groups)), values(4 * indices.size) {
+    for (size_t block = 0; block < indices.size; block++) indices[block] = (uint16_t)random_between(0, groups - 1);
+    for (size_t index = 0; index < values.size; index++) values[index] = (int8_t)random_between(-128, 127);
+  }
+
+  WeightFile file() {
+    return {inputs, outputs, (int64_t)indices.size, counts.get(), indices.get(), values.get()};
+  }
+};
+
+static void test_linear() {
+  RandomWeight weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150));
+  PackedWeight packed(weight.file());
+  int64_t tokens = random_between(1, 80), size = packed.padded_outputs();
+  std::vector<float> scale(size), bias(size);
+  std::vector<Grid> grids(size, make_grid(1.0f, 0));
+  for (int64_t row = 0; row < weight.outputs; row++) {
+    scale[row] = 1e-3f * random_number();
+    bias[row] = random_number();
+    grids[row] = make_grid(std::exp(random_number()), (int)random_between(0, 255));
+  }
+  Exact<uint8_t> x(tokens * weight.inputs), integers(tokens * weight.outputs);
+  for (size_t index = 0; index < x.size; index++) x[index] = (uint8_t)random_between(0, 255);
+  Exact<float> numbers(tokens * weight.outputs);
+  bool gelu = random_between(0, 1);
+  int input_zero = (int)random_between(0, 255);
+  Linear linear{packed.view(), {scale.data(), bias.data(), gelu, nullptr}, input_zero};
+  Linear quantized = linear;
+  quantized.epilogue.grids = grids.data();
+  int64_t parts = packed.view().parts, pieces = random_between(1, parts);
+  for (int64_t tile = 0; tile * kTokens < tokens; tile++)
+    for (int64_t piece = 0; piece < pieces; piece++) {
+      int64_t first = parts * piece / pieces, end = parts * (piece + 1) / pieces;
+      Exact<uint8_t> room(linear_scratch(packed.view(), end - first) + 64);
+      void* memory = room.get() + (64 - (uintptr_t)room.get() % 64);
+      kernels().linear(linear, x.get(), tokens, tile, first, end, numbers.get(), memory);
+      kernels().linear(quantized, x.get(), tokens, tile, first, end, integers.get(), memory);
+    }
+  int64_t block = 0;
+  for (int64_t row = 0; row < weight.outputs; row++) {
+    for (int64_t token = 0; token < tokens; token++) {
+      int64_t sum = 0;
+      for (int64_t k = 0; k < weight.counts[row]; k++)
+        for (int64_t i = 0; i < 4 && 4 * weight.indices[block + k] + i < weight.inputs; i++)
+          sum += (x[token * weight.inputs + 4 * weight.indices[block + k] + i] - input_zero) *
+                 weight.values[4 * (block + k) + i];
+      volatile float product = (float)sum * scale[row];
+      float expected = product + bias[row], actual = numbers[token * weight.outputs + row];
+      if (!gelu && actual != expected) fail("a Linear layer's output is wrong");
+      float integer = std::nearbyint(actual / grids[row].scale) + grids[row].zero;
+      if (integers[token * weight.outputs + row] != std::fmin(std::fmax(integer, 0.0f), 255.0f))
+        fail("a Linear layer's integer is wrong");
+    }
+    block += weight.counts[row];
+  }
+}
+
+static bool test_hostile_weight() {
+  RandomWeight weight(random_between(1, 100), random_between(1, 100));
+  WeightFile file = weight.file();
+  switch (random_between(0, 5)) {
+    case 0: weight.counts[random_between(0, weight.outputs - 1)] += (uint16_t)random_between(1, 65535); break;
+    case 1:
+      if (file.blocks) weight.indices[random_between(0, file.blocks - 1)] = (uint16_t)random_between(0, 65535);
+      break;
+    case 2: file.blocks -= file.blocks ? random_between(0, file.blocks) : 0; break;
+    case 3: file.inputs = random_between(-10, weight.inputs); break;
+    case 4: file.outputs = random_between(-10, weight.outputs); break;
+    case 5: for (int64_t row = 0; row < weight.outputs; row++) weight.counts[row] = (uint16_t)random_between(0, 65535);
+  }
+  try {
+    PackedWeight packed(file);
+    return false;
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+}
+
+static void test_attention() {
+  Attention a{};
+  int64_t batch = random_between(1, 3);
+  a.length = random_between(1, 70);
+  a.heads = random_between(1, 3);
+  a.head_size = random_between(1, 40);
+  int64_t width = a.heads * a.head_size;
+  a.query_stride = width + random_between(0, 5);
+  a.key_stride = width + random_between(0, 5);
+  a.value_stride = width + random_between(0, 5);
+  // The last row ends with the last head.
+  Exact<uint8_t> query((batch * a.length - 1) * a.query_stride + width);
+  Exact<uint8_t> key((batch * a.length - 1) * a.key_stride + width);
+  Exact<uint8_t> value((batch * a.length - 1) * a.value_stride + width);
+  for (auto* tensor : {&query, &key, &value})
+    for (size_t index = 0; index < tensor->size; index++) (*tensor)[index] = (uint8_t)random_between(0, 255);
+  bool each = random_between(0, 1);
+  Exact<float> mask(batch * (each ? a.length : 1) * a.length);
+  for (size_t index = 0; index < mask.size; index++) mask[index] = random_between(0, 1) ? 0.0f : -3.402823466e38f;
+  a.query = query.get();
+  a.key = key.get();
+  a.value = value.get();
+  a.key_flip = random_between(0, 1) ? 0x80 : 0;
+  a.value_flip = random_between(0, 1) ? 0x80 : 0;
+  a.mask = mask.get();
+  a.mask_query_stride = each ? a.length : 0;
+  a.mask_batch_stride = (each ? a.length : 1) * a.length;
+  a.query_zero = (int)random_between(0, 255);
+  a.key_zero = (int)random_between(-128, 127);
+  a.value_zero = (int)random_between(-128, 127);
+  a.score_scale = 1e-4f;
+  a.probability_grid = make_grid(1.0f / 255, (int)random_between(0, 3));
+  a.context_scale = 1e-4f;
+  a.output_grid = make_grid(0.01f, (int)random_between(0, 255));
+  Exact<uint8_t> output(batch * a.length * width);
+  a.output = output.get();
+  Exact<uint8_t> room(attention_scratch(a) + 64);
+  void* memory = room.get() + (64 - (uintptr_t)room.get() % 64);
+  for (int64_t row = 0; row < batch; row++)
+    for (int64_t head = 0; head < a.heads; head++) kernels().attention(a, row, head, memory);
+}
+
+static void test_add_norm() {
+  int64_t rows = random_between(1, 5), size = random_between(1, 100), rest = random_between(1, rows);
+  Exact<float> a(rows * size), b(rest * size), gamma(size), beta(size), output(rows * size);
+  Exact<uint8_t> integers(rows * size);
+  for (auto* tensor : {&a, &b, &gamma, &beta})
+    for (size_t index = 0; index < tensor->size; index++) (*tensor)[index] = random_number();
+  if (!random_between(0, 9)) a[0] = NAN;
+  if (!random_between(0, 9)) a[0] = INFINITY;
+  AddNorm norm{a.get(), b.get(), rest, gamma.get(), beta.get(), size, 1e-12f, output.get(), integers.get(),
+               make_grid(0.02f, 120)};
+  kernels().add_norm(norm, 0, rows);
+}
+
+int main() {
+  int refused = 0;
+  std::string names = available_kernels();
+  for (size_t start = 0, end; (end = names.find(' ', start)) != std::string::npos; start = end + 1) {
+    if (!select_kernels(names.substr(start, end - start).c_str())) fail("cannot be selected");
+    for (int round = 0; round < 10; round++) {
+      test_linear();
+      test_attention();
+      test_add_norm();
+      for (int weight = 0; weight < 30; weight++) refused += test_hostile_weight();
+    }
+  }
+  std::printf("ok %d\n", refused);
+}
