@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-qa runtime bench-sparse optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -58,6 +58,19 @@ bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BEN
 bench-step: $(VENV)/installed  ## minutes: a training step with masks, a teacher, int8, against the plain Trainer
 	$(VENV)/bin/python -m benchmarks.training_step
 
+BENCH_QA ?=
+
+bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up beside the well-known loops; BENCH_QA=options
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.qa_pipeline $(BENCH_QA)
+
+runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
+	$(VENV)/bin/python -m sparsification.runtime.build
+
+BENCH_SPARSE ?=
+
+bench-sparse: runtime  ## minutes: sparse int8 models against dense ones; BENCH_SPARSE=options, e.g. "--profile"
+	$(VENV)/bin/python -m benchmarks.sparse_runtime --work_dir benchmarks/out/sparse_runtime $(BENCH_SPARSE)
+
 EXPORTED ?= quickstart/out/student/onnx
 
 .venv-optimum/installed: tests/optimum/requirements-optimum.txt
@@ -70,4 +83,5 @@ optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answ
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
 
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse quickstart/out benchmarks/out/onnx_engines
+	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse quickstart/out benchmarks/out/onnx_engines \
+		benchmarks/out/sparse_runtime sparsification/runtime/build

@@ -8,6 +8,7 @@ makes answers of its logits and ``compute_metrics`` scores these. Timing, loggin
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer
@@ -108,17 +109,21 @@ class QuestionAnsweringTrainer(Trainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         compute_metrics, self.compute_metrics = self.compute_metrics, None
+        # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
+        concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
         finally:
             self.compute_metrics = compute_metrics
+            self.args.eval_do_concat_batches = concatenates
         if output.predictions is None:
             return output  # asked for the loss alone
 
         # On every process, not on the first alone: each needs the metrics to choose the best checkpoint.
-        answers = self.post_process_function(*self._answering[:2], output.predictions, self._answering[2])
+        logits = join_batches(output.predictions)
+        answers = self.post_process_function(*self._answering[:2], logits, self._answering[2])
         metrics = dict(output.metrics)
         for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
             metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
@@ -132,3 +137,31 @@ class QuestionAnsweringTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_eval_sampler(eval_dataset)
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def join_batches(batches: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Put the outputs of all batches into one array each, letting go of every batch once it is copied.
+
+    Args:
+        batches: outputs of each batch, [batch, its own tokens] each; the list is empty afterwards.
+
+    Returns:
+        The outputs, [all rows, tokens of the longest] each, with -100 after a batch's own tokens.
+
+    Raises:
+        ValueError: the model gives something else than start logits and end logits.
+    """
+    if not isinstance(batches[0], tuple) or any(not isinstance(output, np.ndarray) for output in batches[0]):
+        raise ValueError("expected start logits and end logits of the model, one array each")
+    row = sum(len(batch[0]) for batch in batches)
+    width = max(batch[0].shape[1] for batch in batches)
+    # Memory that is not yet written to costs nothing: each batch is there once only.
+    joined = tuple(np.empty((row, width), output.dtype) for output in batches[0])
+    while batches:
+        batch = batches.pop()  # the last one leaves without moving the others
+        rows = slice(row - len(batch[0]), row)
+        for whole, part in zip(joined, batch, strict=True):
+            whole[rows, : part.shape[1]] = part
+            whole[rows, part.shape[1] :] = -100
+        row = rows.start
+    return joined

@@ -13,17 +13,37 @@ import os
 import re
 import string
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from json.encoder import encode_basestring_ascii as encode_text
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
 
 from data_qa import DataError
 
 logger = logging.getLogger(__name__)
+
+CHUNK = 256  # features whose answers are looked for at once
+ARROW_TYPES = {
+    "example_id": pa.string(),
+    "offset_mapping": pa.list_(pa.list_(pa.int64())),
+    "cls_index": pa.int64(),
+}
+# What stands before the values of one candidate in the file of n-best lists.
+N_BEST_END = "\n        },"
+N_BEST_KEYS = (
+    f'{N_BEST_END}\n        {{\n            "text": ',
+    ',\n            "probability": ',
+    ',\n            "start_logit": ',
+    ',\n            "end_logit": ',
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Features
@@ -36,7 +56,7 @@ def prepare_train_features(
     doc_stride: int = 128,
     pad_to_max_length: bool = True,
     length_column: str | None = None,
-) -> BatchEncoding:
+) -> pa.Table:
     """Cut questions and contexts into features, each labelled with the tokens where its answer starts and ends.
 
     A feature whose window does not hold the whole answer, or whose question has none, is labelled with the CLS token.
@@ -56,19 +76,17 @@ def prepare_train_features(
     Raises:
         DataError: a question leaves no room for its context.
     """
-    features = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
-    owners = features.pop("overflow_to_sample_mapping")
-    offset_mapping = features.pop("offset_mapping")
-    spans = []
-    for index, (owner, offsets) in enumerate(zip(owners, offset_mapping, strict=True)):
-        window = _context_window(features, index, tokenizer)
-        span = _answer_span(examples["answers"][owner], offsets, window)
-        spans.append(span or (_cls_index(features["input_ids"][index], tokenizer),) * 2)
-    features["start_positions"] = [start for start, _ in spans]
-    features["end_positions"] = [end for _, end in spans]
+    features, owners, columns = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
+    answers = examples["answers"]
+    spans = [
+        _answer_span(answers[owner], feature, tokenizer) or (_cls_index(feature.ids, tokenizer),) * 2
+        for feature, owner in zip(features, owners, strict=True)
+    ]
+    columns["start_positions"] = pa.array([start for start, _ in spans], pa.int64())
+    columns["end_positions"] = pa.array([end for _, end in spans], pa.int64())
     if length_column is not None:
-        features[length_column] = [sum(mask) for mask in features["attention_mask"]]
-    return features
+        columns[length_column] = pa.array([sum(feature.attention_mask) for feature in features], pa.int64())
+    return pa.table(columns)
 
 
 def prepare_validation_features(
@@ -77,7 +95,7 @@ def prepare_validation_features(
     max_seq_length: int = 384,
     doc_stride: int = 128,
     pad_to_max_length: bool = True,
-) -> BatchEncoding:
+) -> pa.Table:
     """Cut questions and contexts into features that remember where in the context each of their tokens stands.
 
     The arguments are those of :func:`prepare_train_features`.
@@ -86,20 +104,12 @@ def prepare_validation_features(
         The tokenizer's columns, ``example_id``, and ``offset_mapping``, which is None for tokens outside the context.
         Where the tokenizer pads on the left, also ``cls_index``: the CLS token is not the first one there.
     """
-    features = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
-    owners = features.pop("overflow_to_sample_mapping")
-    context_index = 1 if tokenizer.padding_side == "right" else 0
-    features["example_id"] = [examples["id"][owner] for owner in owners]
-    features["offset_mapping"] = [
-        [
-            offset if sequence == context_index else None
-            for offset, sequence in zip(offsets, features.sequence_ids(index), strict=True)
-        ]
-        for index, offsets in enumerate(features["offset_mapping"])
-    ]
+    features, owners, columns = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
+    columns["offset_mapping"] = _offset_mapping(features, owners, examples["context"], tokenizer)
+    columns["example_id"] = pa.array([examples["id"][owner] for owner in owners], pa.string())
     if tokenizer.padding_side == "left":
-        features["cls_index"] = [_cls_index(input_ids, tokenizer) for input_ids in features["input_ids"]]
-    return features
+        columns["cls_index"] = pa.array([_cls_index(feature.ids, tokenizer) for feature in features], pa.int64())
+    return pa.table(columns)
 
 
 def _windows(
@@ -108,27 +118,71 @@ def _windows(
     max_seq_length: int,
     doc_stride: int,
     pad_to_max_length: bool,
-) -> BatchEncoding:
+) -> tuple[list[Encoding], list[int], dict[str, pa.Array]]:
+    """Give all features of a batch, the row of the question that each belongs to, and the tokenizer's columns."""
     # Some of SQuAD's questions begin with many blanks.
     questions = [question.lstrip() for question in examples["question"]]
-    contexts = examples["context"]
-    _check_room(examples, questions, tokenizer, max_seq_length, doc_stride)
-    context_last = tokenizer.padding_side == "right"
-    return tokenizer(
-        questions if context_last else contexts,
-        contexts if context_last else questions,
-        truncation="only_second" if context_last else "only_first",
-        max_length=max_seq_length,
-        stride=doc_stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        padding="max_length" if pad_to_max_length else False,
-    )
+    # SQuAD asks five questions about a context, and tokenizing takes most of the time: do it once.
+    contexts = list(dict.fromkeys(examples["context"]))
+    encoded_questions, encoded_contexts = _encode(questions, contexts, tokenizer)
+    context_of = dict(zip(contexts, encoded_contexts, strict=True))
+    encoded_contexts = [context_of[context] for context in examples["context"]]
+    _check_room(examples, encoded_questions, encoded_contexts, tokenizer, max_seq_length, doc_stride)
+
+    cutting: dict[str, Any] = {
+        "max_length": max_seq_length,
+        "stride": doc_stride,
+        "return_overflowing_tokens": True,
+        "padding": "max_length" if pad_to_max_length else False,
+    }
+    if tokenizer.padding_side == "right":
+        # Of no interest in itself: it tells the backend how pairs are cut and padded.
+        tokenizer([""], [""], truncation="only_second", **cutting)
+        join = tokenizer.backend_tokenizer.post_process
+        joined = list(map(join, encoded_questions, encoded_contexts))
+        features = [window for first in joined for window in (first, *first.overflowing)]
+        owners = [row for row, first in enumerate(joined) for _ in range(1 + len(first.overflowing))]
+    else:
+        # The usual way: as first of a pair, a context that was encoded apart would lose sight of its tokens.
+        pairs = tokenizer(examples["context"], questions, truncation="only_first", **cutting)
+        features, owners = pairs.encodings, pairs["overflow_to_sample_mapping"]
+
+    bounds = _bounds([len(feature) for feature in features])
+    columns = {
+        "input_ids": np.fromiter(chain.from_iterable([feature.ids for feature in features]), np.int32, bounds[-1])
+    }
+    for name, attribute in (("token_type_ids", "type_ids"), ("attention_mask", "attention_mask")):
+        if name in tokenizer.model_input_names:
+            rows = [bytes(getattr(feature, attribute)) for feature in features]
+            columns[name] = np.frombuffer(b"".join(rows), np.int8)
+    return features, owners, {name: pa.ListArray.from_arrays(bounds, values) for name, values in columns.items()}
+
+
+def _encode(
+    questions: list[str], contexts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Encoding], list[Encoding]]:
+    """Tokenize texts as the tokenizer does before it joins them to pairs: questions as first, contexts as second."""
+    tokenizer([""])  # of no interest in itself: it tells the backend neither to cut nor to pad
+    backend = tokenizer.backend_tokenizer
+    # It has its turn where the texts are joined; here it would change offsets and types once too often.
+    post_processor, backend.post_processor = backend.post_processor, None
+    try:
+        return backend.encode_batch(questions), backend.encode_batch([("", context) for context in contexts])
+    finally:
+        backend.post_processor = post_processor
+
+
+def _bounds(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Say where rows of these lengths begin when they stand one after the other, and where the last one ends."""
+    bounds = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
 
 
 def _check_room(
     examples: Mapping[str, list],
-    questions: list[str],
+    questions: list[Encoding],
+    contexts: list[Encoding],
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     doc_stride: int,
@@ -140,47 +194,49 @@ def _check_room(
             f"--doc_stride {doc_stride} has to be less than the {max_seq_length - special} tokens that "
             f"--max_seq_length {max_seq_length} leaves for question and context"
         )
-    encoded = tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    for index, question_ids in enumerate(encoded["input_ids"]):
-        room = max_seq_length - special - len(question_ids)
-        if room > doc_stride:
-            continue
-        context_ids = tokenizer(examples["context"][index], add_special_tokens=False, verbose=False)["input_ids"]
-        if len(context_ids) > room:
+    for index, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+        room = max_seq_length - special - len(question)
+        if room <= doc_stride and len(context) > room:
             name = examples["id"][index] if "id" in examples else index
             raise DataError(
-                f"question '{name}' has {len(question_ids)} tokens: of --max_seq_length {max_seq_length} it leaves "
-                f"{max(room, 0)} for a context of {len(context_ids)}, and --doc_stride {doc_stride} has to be less"
+                f"question '{name}' has {len(question)} tokens: of --max_seq_length {max_seq_length} it leaves "
+                f"{max(room, 0)} for a context of {len(context)}, and --doc_stride {doc_stride} has to be less"
             )
 
 
-def _context_window(features: BatchEncoding, index: int, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
+def _context_window(feature: Encoding, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
     """Give the first and the last token of the context in a feature, or None where no token is left of it."""
-    sequence_ids = features.sequence_ids(index)
+    sequence_ids = feature.sequence_ids
     context_index = 1 if tokenizer.padding_side == "right" else 0
     if context_index not in sequence_ids:
         return None
     first = sequence_ids.index(context_index)
-    return first, len(sequence_ids) - 1 - sequence_ids[::-1].index(context_index)
+    return first, first + sequence_ids.count(context_index) - 1
 
 
 def _answer_span(
-    answers: Mapping[str, list], offsets: list[tuple[int, int]], window: tuple[int, int] | None
+    answers: Mapping[str, list], feature: Encoding, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int] | None:
     """Give the first and the last token of the first answer, or None where the window does not hold all of it."""
+    window = _context_window(feature, tokenizer)
     if window is None or not answers["answer_start"]:
         return None
     first, last = window
     start_char = answers["answer_start"][0]
     end_char = start_char + len(answers["text"][0])
-    if offsets[first][0] > start_char or offsets[last][1] < end_char:
+
+    def begins(token: int) -> int:
+        return feature.token_to_chars(token)[0]
+
+    def ends(token: int) -> int:
+        return feature.token_to_chars(token)[1]
+
+    if begins(first) > start_char or ends(last) < end_char:
         return None
-    inside = offsets[first : last + 1]
+    inside = range(first, last + 1)
     # The last token that begins at or before the answer; the first that ends at or after it. The search stays inside
     # the window, so an answer in a window's last token keeps its label.
-    start = first + bisect_right(inside, start_char, key=lambda offset: offset[0]) - 1
-    end = first + bisect_left(inside, end_char, key=lambda offset: offset[1])
-    return start, end
+    return first + bisect_right(inside, start_char, key=begins) - 1, first + bisect_left(inside, end_char, key=ends)
 
 
 def _cls_index(input_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
@@ -188,6 +244,30 @@ def _cls_index(input_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
         if token is not None and token in input_ids:
             return input_ids.index(token)
     return 0
+
+
+def _offset_mapping(
+    features: list[Encoding], owners: list[int], contexts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> pa.ListArray:
+    """Give each token's first character and the one after its last, as pairs, and None outside the context."""
+    bounds, windows_of = _bounds([len(feature) for feature in features]), collections.Counter(owners)
+    outside, inside, known = np.ones(bounds[-1], bool), [np.zeros(0, np.int64)], {}
+    position, last_owner = 0, None
+    for feature, owner, begin in zip(features, owners, bounds.tolist(), strict=False):
+        position, last_owner = (position + 1 if owner == last_owner else 0), owner
+        window = _context_window(feature, tokenizer)
+        if window is None:
+            continue
+        first, last = window
+        outside[begin + first : begin + last + 1] = False
+        # All that decides which of a context's tokens these are: most questions share theirs with four others.
+        key = contexts[owner], windows_of[owner], position, last - first
+        if key not in known:
+            pairs = chain.from_iterable(feature.offsets[first : last + 1])
+            known[key] = np.fromiter(pairs, np.int64, 2 * (last - first + 1))
+        inside.append(known[key])
+    pairs = pa.ListArray.from_arrays(_bounds(np.where(outside, 0, 2)), np.concatenate(inside), mask=pa.array(outside))
+    return pa.ListArray.from_arrays(bounds, pairs)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -235,110 +315,239 @@ def postprocess_qa_predictions(
     """
     if len(predictions) != 2:
         raise ValueError(f"expected start logits and end logits, got {len(predictions)} arrays")
-    all_start_logits, all_end_logits = predictions
-    if len(all_start_logits) != len(features):
-        raise ValueError(f"got the logits of {len(all_start_logits)} features for {len(features)} features")
+    if len(predictions[0]) != len(features):
+        raise ValueError(f"got the logits of {len(predictions[0])} features for {len(features)} features")
     logger.setLevel(log_level)
     logger.info(f"Finding the answers of {len(examples)} questions in {len(features)} features")
 
-    features_of = collections.defaultdict(list)
-    for index, example_id in enumerate(_column(features, "example_id")):
-        features_of[example_id].append(index)
-    cls_indices = _column(features, "cls_index", default=0)
-    offsets_of = _column(features, "offset_mapping")
+    ids = list(_column(examples, "id"))
+    spans, nulls = _all_spans(ids, features, predictions, n_best_size, max_answer_length)
+    if version_2_with_negative:
+        spans = _Spans.concatenate([spans, nulls])  # last, so that of equal scores an answer's comes first
+    # Stable: by question, then by score, then in the order of the features.
+    spans = spans.take(np.lexsort((-spans.scores, spans.questions)))
+    bounds = np.searchsorted(spans.questions, np.arange(len(ids) + 1)).tolist()
+    null_of = dict(zip(nulls.questions.tolist(), zip(nulls.start_logits, nulls.end_logits, strict=True), strict=True))
 
     answers: dict[str, str] = {}
-    n_best: dict[str, list[dict[str, Any]]] = {}
     null_odds: dict[str, float] = {}
-    for example_id, context in zip(_column(examples, "id"), _column(examples, "context"), strict=True):
-        candidates, null = [], None
-        for index in features_of[example_id]:
-            offsets, cls_index = offsets_of[index], cls_indices[index]
-            start_logits = np.asarray(all_start_logits[index])[: len(offsets)]
-            end_logits = np.asarray(all_end_logits[index])[: len(offsets)]
-            if null is None or start_logits[cls_index] + end_logits[cls_index] < null["score"]:
-                null = _candidate((0, 0), start_logits[cls_index], end_logits[cls_index])
-            candidates += _feature_candidates(offsets, start_logits, end_logits, n_best_size, max_answer_length)
-        null = null or _candidate((0, 0), 0.0, 0.0)  # a question without features
-        best = _rank(candidates, null if version_2_with_negative else None, context, n_best_size)
-        n_best[example_id] = best
-        answers[example_id] = best[0]["text"]
-        if version_2_with_negative:
-            answer = next(found for found in best if found["text"])
-            null_odds[example_id] = float(null["score"] - answer["start_logit"] - answer["end_logit"])
-            answers[example_id] = "" if null_odds[example_id] > null_score_diff_threshold else answer["text"]
+    written = _NBestText() if output_dir is not None else None
+    for number, (example_id, context) in enumerate(zip(ids, _column(examples, "context"), strict=True)):
+        best = slice(bounds[number], min(bounds[number + 1], bounds[number] + n_best_size))
+        null = null_of.get(number, (0.0, 0.0)) if version_2_with_negative else None
+        texts, starts, ends, scores = _named(spans, best, context, null)
+        answers[example_id] = texts[0]
+        if null is not None:
+            first = next(place for place, text in enumerate(texts) if text)
+            null_odds[example_id] = float((null[0] + null[1]) - starts[first] - ends[first])
+            answers[example_id] = "" if null_odds[example_id] > null_score_diff_threshold else texts[first]
+        if written is not None:
+            exponentials = np.exp(scores - scores.max())
+            written.add(example_id, texts, exponentials / exponentials.sum(), starts, ends)
 
-    if output_dir is not None:
+    if written is not None:
         os.makedirs(output_dir, exist_ok=True)
-        written = {"predictions.json": answers, "nbest_predictions.json": n_best}
+        contents = {"predictions.json": answers, "nbest_predictions.json": written}
         if version_2_with_negative:
-            written["null_odds.json"] = null_odds
-        for name, content in written.items():
+            contents["null_odds.json"] = null_odds
+        for name, content in contents.items():
             path = os.path.join(output_dir, name if prefix is None else f"{prefix}_{name}")
             logger.info(f"Writing {path}")
             write_json(path, content)
     return answers
 
 
-def _column(rows: Dataset | Sequence[Mapping[str, Any]], name: str, default: Any = None) -> Sequence[Any]:
-    """Give one column; of a data set lazily, because offset mappings are large."""
+def _column(rows: Dataset | Sequence[Mapping[str, Any]], name: str) -> Iterator[Any]:
+    """Yield one column; of a data set some rows at a time, because contexts are large."""
     if isinstance(rows, Dataset):
-        return rows[name] if name in rows.column_names else [default] * len(rows)
-    return [row.get(name, default) for row in rows]
+        for batch in rows.select_columns(name).with_format("arrow").iter(CHUNK):
+            yield from batch[name].to_pylist()
+    else:
+        yield from (row[name] for row in rows)
 
 
-def _feature_candidates(
-    offsets: list[tuple[int, int] | None],
+@dataclass
+class _Spans:
+    """Candidates, one row each: whose question's, from and to which character of its context, and their logits."""
+
+    questions: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    start_logits: np.ndarray
+    end_logits: np.ndarray
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["_Spans"]) -> "_Spans":
+        return cls(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+
+    def take(self, rows: np.ndarray | slice) -> "_Spans":
+        return _Spans(*(column[rows] for column in vars(self).values()))
+
+    @property
+    def scores(self) -> np.ndarray:
+        return self.start_logits + self.end_logits
+
+
+def _all_spans(
+    ids: list[str],
+    features: Dataset | Sequence[Mapping[str, Any]],
+    predictions: tuple[np.ndarray, np.ndarray],
+    n_best_size: int,
+    max_answer_length: int,
+) -> tuple[_Spans, _Spans]:
+    """Give the best spans of all features, in the features' order, and for each question the lowest score of none."""
+    number_of = {example_id: number for number, example_id in enumerate(ids)}
+    no_logits = np.zeros(0, np.float32)
+    spans = nulls = [_Spans(*[np.zeros(0, np.int32)] * 3, no_logits, no_logits)]
+    if len(features):
+        spans, nulls = [], []
+    if isinstance(features, Dataset):
+        names = [name for name in ARROW_TYPES if name in features.column_names]
+        features = features.select_columns(names).with_format("arrow")
+    for first in range(0, len(features), CHUNK):
+        rows = slice(first, first + CHUNK)
+        table = features[rows] if isinstance(features, Dataset) else _feature_table(features[rows])
+        owners = np.array([number_of.get(name, -1) for name in table["example_id"].to_pylist()], np.int32)
+        cls = table["cls_index"].to_numpy() if "cls_index" in table.column_names else np.zeros(len(owners), np.int64)
+        logits = [np.asarray(part[rows]) for part in predictions]
+        at_cls = [part[np.arange(len(cls)), cls] for part in logits]
+        nulls.append(_Spans(owners, np.zeros_like(owners), np.zeros_like(owners), *at_cls))
+        offsets = table["offset_mapping"].combine_chunks()
+        spans.append(_feature_spans(owners, offsets, *logits, n_best_size, max_answer_length))
+    lowest = _Spans.concatenate(nulls)
+    lowest = lowest.take(np.lexsort((lowest.scores, lowest.questions)))
+    return _Spans.concatenate(spans), lowest.take(np.unique(lowest.questions, return_index=True)[1])
+
+
+def _feature_table(features: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = {name: [row[name] for row in features] for name in ARROW_TYPES if name in features[0]}
+    return pa.table({name: pa.array(column, ARROW_TYPES[name]) for name, column in columns.items()})
+
+
+def _feature_spans(
+    owners: np.ndarray,
+    offset_mapping: pa.ListArray,
     start_logits: np.ndarray,
     end_logits: np.ndarray,
     n_best_size: int,
     max_answer_length: int,
-) -> list[dict[str, Any]]:
-    """Give a feature's best spans, best first; equal ones in the order of their start's rank, then their end's."""
-    starts = np.argsort(start_logits)[-1 : -n_best_size - 1 : -1]
-    ends = np.argsort(end_logits)[-1 : -n_best_size - 1 : -1]
-    # Tokens outside the context take part in the ranking above, and leave it here.
-    starts = starts[[offsets[index] is not None for index in starts]]
-    ends = ends[[offsets[index] is not None for index in ends]]
-    length = ends[None, :] - starts[:, None] + 1
-    rows, columns = np.nonzero((length >= 1) & (length <= max_answer_length))
-    starts, ends = starts[rows], ends[columns]
-    best = np.argsort(-(start_logits[starts] + end_logits[ends]), kind="stable")[:n_best_size]
-    return [
-        _candidate((offsets[start][0], offsets[end][1]), start_logits[start], end_logits[end])
-        for start, end in zip(starts[best].tolist(), ends[best].tolist(), strict=True)
-    ]
+) -> _Spans:
+    """Give each feature's best spans, best first; equal ones in the order of their start's rank, then their end's."""
+    lengths = np.minimum(offset_mapping.value_lengths().to_numpy(), start_logits.shape[1])
+    shape = (len(owners), min(n_best_size, lengths.max()) ** 2)
+    found = _Spans(
+        *(np.full((len(owners), min(n_best_size, shape[1])), -1, np.int32) for _ in range(3)),
+        *(np.zeros((len(owners), min(n_best_size, shape[1])), start_logits.dtype) for _ in range(2)),
+    )
+    for length in np.unique(lengths):  # a feature's padding takes no part in its ranking
+        rows = np.flatnonzero(lengths == length)
+        # The ranking is that of the plain rule's np.argsort, whose order of equal logits depends on all of the row.
+        starts = np.argsort(start_logits[rows, :length])[:, : -n_best_size - 1 : -1]
+        stops = np.argsort(end_logits[rows, :length])[:, : -n_best_size - 1 : -1]
+        picked = rows[:, None]
+        start_logit, end_logit = start_logits[picked, starts], end_logits[picked, stops]
+        begin, end = _characters(offset_mapping, rows, starts, 0), _characters(offset_mapping, rows, stops, 1)
+        # Tokens outside the context take part in the ranking above, and leave it here: NaN comes last, and goes.
+        missing = start_logits.dtype.type(np.nan)
+        start_key = np.where(begin >= 0, -start_logit, missing)
+        key = start_key[:, :, None] + np.where(end >= 0, -end_logit, missing)[:, None, :]
+        tokens = stops.astype(np.int32)[:, None, :] - starts.astype(np.int32)[:, :, None]
+        key[tokens.view(np.uint32) >= max_answer_length] = missing  # an end before its start is a huge number there
+        key = key.reshape(len(rows), -1)
+        best = np.argsort(key)[:, : n_best_size + 1]
+        ranked = np.take_along_axis(key, best, 1)
+        tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # only then does the slower, stable way give anything else
+        best[tied] = np.argsort(key[tied], kind="stable")[:, : n_best_size + 1]
+        best = best[:, :n_best_size]
+        kept = ~np.isnan(np.take_along_axis(key, best, 1))
+        start_rank, end_rank = np.divmod(best, starts.shape[1])
+        own = np.arange(len(rows))[:, None]
+        columns = slice(best.shape[1])
+        found.questions[rows, columns] = np.where(kept, owners[picked], -1)
+        found.begins[rows, columns], found.ends[rows, columns] = begin[own, start_rank], end[own, end_rank]
+        found.start_logits[rows, columns] = start_logit[own, start_rank]
+        found.end_logits[rows, columns] = end_logit[own, end_rank]
+    return found.take(found.questions >= 0)
 
 
-def _candidate(offsets: tuple[int, int], start_logit: np.floating, end_logit: np.floating) -> dict[str, Any]:
-    return {"offsets": offsets, "score": start_logit + end_logit, "start_logit": start_logit, "end_logit": end_logit}
+def _characters(offset_mapping: pa.ListArray, rows: np.ndarray, tokens: np.ndarray, end: int) -> np.ndarray:
+    """Give the characters where tokens begin (``end`` 0) or end (1), [rows, n] as ``tokens``; -1 outside the context.
+
+    The mapping's own arrays are looked up: making one of all tokens would take longer than finding the spans.
+    """
+    pairs = offset_mapping.values
+    place = offset_mapping.offsets.to_numpy()[rows][:, None] + tokens
+    where = pairs.offsets.to_numpy()
+    inside = where[place] < where[place + 1]
+    characters = pairs.values.to_numpy()
+    if len(characters) == 0:
+        return np.full(tokens.shape, -1)
+    return np.where(inside, characters[np.where(inside, where[place] + end, 0)], -1)
 
 
-def _rank(
-    candidates: list[dict[str, Any]], null: dict[str, Any] | None, context: str, n_best_size: int
-) -> list[dict[str, Any]]:
-    """Keep the best candidates, ``null`` (no answer) always among them, and give them text and probability."""
-    if null is not None:
-        candidates = [*candidates, null]
-    best = sorted(candidates, key=lambda candidate: candidate["score"], reverse=True)[:n_best_size]
-    if null is not None and all(found["offsets"] != (0, 0) for found in best):
-        best.append(null)
-    texts = [context[slice(*found["offsets"])] for found in best]
+def _named(
+    spans: _Spans, best: slice, context: str, null: tuple[np.floating, np.floating] | None
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Give a question's best spans their text, ``null`` (no answer) always among them: texts, logits and scores."""
+    begins, ends = spans.begins[best].tolist(), spans.ends[best].tolist()
+    texts = [context[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    start_logits, end_logits = spans.start_logits[best], spans.end_logits[best]
+    if null is not None and (0, 0) not in zip(begins, ends, strict=True):
+        texts.append("")
+        start_logits, end_logits = np.append(start_logits, null[0]), np.append(end_logits, null[1])
+    scores = start_logits + end_logits
     # Nothing in the context can be the answer: put a word there, so that there is something to say.
-    if not best or ((null is not None or len(best) == 1) and not any(texts)):
-        best.insert(0, _candidate((0, 0), 0.0, 0.0))
+    if not texts or ((null is not None or len(texts) == 1) and not any(texts)):
         texts.insert(0, "empty")
-    scores = np.array([found["score"] for found in best])
-    exponentials = np.exp(scores - np.max(scores))
-    return [
-        {
-            "text": text,
-            "probability": float(probability),
-            "start_logit": float(found["start_logit"]),
-            "end_logit": float(found["end_logit"]),
-        }
-        for found, text, probability in zip(best, texts, exponentials / exponentials.sum(), strict=True)
-    ]
+        start_logits, end_logits, scores = (
+            np.insert(part.astype(float), 0, 0.0) for part in (start_logits, end_logits, scores)
+        )
+    return texts, start_logits, end_logits, scores
+
+
+class _NBestText:
+    """The n-best lists as the JSON text that will be written: as objects they would take ten times the memory."""
+
+    def __init__(self) -> None:
+        self.blocks: list[str] = []
+        self.waiting: list[tuple[str, list[str], np.ndarray]] = []
+
+    def add(self, name: str, texts: list[str], probabilities: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Append one question's list, best first."""
+        self.waiting.append((name, texts, np.array([probabilities, starts, ends], float)))
+        if len(self.waiting) == CHUNK:
+            self._format()
+
+    def _format(self) -> None:
+        """Write down what waits: many numbers at once take a third of the time."""
+        numbers = iter(_json_numbers(np.concatenate([values.ravel() for _, _, values in self.waiting])))
+        for name, texts, _ in self.waiting:
+            columns = [map(encode_text, texts), *(list(islice(numbers, len(texts))) for _ in range(3))]
+            keyed = chain.from_iterable((repeat(key), column) for key, column in zip(N_BEST_KEYS, columns, strict=True))
+            records = "".join(chain.from_iterable(zip(*keyed, strict=False))).removeprefix(N_BEST_END)
+            self.blocks.append(f"    {encode_text(name)}: [{records}{N_BEST_END[:-1]}\n    ]")
+        self.waiting = []
+
+    def write_to(self, file: TextIO) -> None:
+        """Write what json.dump with an indent of 4 would."""
+        if self.waiting:
+            self._format()
+        file.write("{\n" if self.blocks else "{")
+        for number, block in enumerate(self.blocks):
+            file.write((",\n" if number else "") + block)
+        file.write("\n}" if self.blocks else "}")
+
+
+def _json_numbers(values: np.ndarray) -> list[str]:
+    """Write numbers as json does: the fewest digits that say which number is meant."""
+    texts = pa.array(values).cast(pa.string()).to_pylist()
+    size = np.abs(values)
+    alike = (
+        (size >= 1e-4) & (size < 1e9) & (size != np.floor(size))
+    )  # others get an exponent or a ".0", or are no number
+    for index in np.flatnonzero(~alike):
+        texts[index] = json.dumps(float(values[index]))
+    return texts
 
 
 def write_json(path: str, content: Any) -> None:
@@ -346,7 +555,10 @@ def write_json(path: str, content: Any) -> None:
     unfinished = f"{path}.{os.getpid()}.tmp"
     try:
         with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=4)
+            if isinstance(content, _NBestText):
+                content.write_to(file)
+            else:
+                json.dump(content, file, indent=4)
             file.write("\n")
         os.replace(unfinished, path)
     finally:

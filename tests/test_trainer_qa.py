@@ -1,7 +1,9 @@
 """Does the trainer score answers, in the right order, however features are batched, and leave the rest to Trainer?"""
 
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -13,10 +15,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
+    trainer_pt_utils,
 )
+from transformers.trainer_pt_utils import nested_concat
 
 from data_qa import load_squad_files
-from trainer_qa import QuestionAnsweringTrainer
+from trainer_qa import QuestionAnsweringTrainer, join_batches
 from utils_qa import postprocess_qa_predictions, prepare_train_features, prepare_validation_features, squad_metrics
 
 
@@ -176,3 +180,37 @@ def test_failed_evaluation_leaves_the_trainer_usable(examples, tiny_tokenizer, t
         trainer.evaluate()
     trainer.post_process_function = post_process
     assert "eval_f1" in trainer.evaluate()
+
+
+def test_batches_are_joined_as_trainer_joins_them_and_held_once():
+    rng = np.random.default_rng(0)
+    shapes = [(8, 300), (8, 384), (8, 128), (3, 200)] * 40
+    batches = [tuple(rng.normal(size=shape).astype(np.float32) for _ in range(2)) for shape in shapes]
+    expected = batches[0]
+    for batch in batches[1:]:
+        expected = nested_concat(expected, batch, padding_index=-100)
+    copies = [tuple(part.copy() for part in batch) for batch in batches]
+    parts = [weakref.ref(part) for batch in copies for part in batch]
+    joined = join_batches(copies)
+    assert all(np.array_equal(found, part) for found, part in zip(joined, expected, strict=True))
+    assert [found.dtype for found in joined] == [np.float32] * 2
+    assert copies == []
+    assert all(part() is None for part in parts)
+
+
+def test_other_outputs_than_two_arrays_are_refused():
+    with pytest.raises(ValueError, match="start logits and end logits"):
+        join_batches([(np.zeros((2, 3)), (np.zeros((2, 3)),))])
+    with pytest.raises(ValueError, match="start logits and end logits"):
+        join_batches([np.zeros((2, 3))])
+
+
+def test_logits_of_an_evaluation_are_not_concatenated_batch_after_batch(
+    examples, tiny_tokenizer, tiny_model_dir, tmp_path, monkeypatch
+):
+    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
+    concatenated = []
+    monkeypatch.setattr(trainer_pt_utils, "nested_concat", lambda *_, **__: concatenated.append(1))
+    assert "eval_f1" in trainer.evaluate()
+    assert not concatenated
+    assert trainer.args.eval_do_concat_batches

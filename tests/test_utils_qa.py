@@ -1,6 +1,7 @@
 """Do features carry the right answers, and do logits come back as the right answers and scores?"""
 
 import collections
+import io
 import json
 import math
 import random
@@ -15,9 +16,12 @@ from conftest import PLACES, build_tiny_tokenizer, squad_json
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from data_qa import DataError, load_squad_files
 from utils_qa import (
+    _NBestText,
     f1_score,
     normalize_answer,
     postprocess_qa_predictions,
@@ -51,8 +55,8 @@ def window_of(offsets: list, sequence_ids: list, context_index: int) -> tuple[in
 def test_labelled_tokens_are_the_answer(long_examples, padding_side, pad_to_max_length):
     tokenizer = build_tiny_tokenizer(padding_side)
     cutting = {"max_seq_length": 48, "doc_stride": 16, "pad_to_max_length": pad_to_max_length}
-    features = prepare_train_features(long_examples, tokenizer, **cutting)
-    mapped = prepare_validation_features(long_examples, tokenizer, **cutting)
+    features = prepare_train_features(long_examples, tokenizer, **cutting).to_pydict()
+    mapped = prepare_validation_features(long_examples, tokenizer, **cutting).to_pydict()
     assert features["input_ids"] == mapped["input_ids"]
     by_id = {name: index for index, name in enumerate(long_examples["id"])}
     answered = collections.Counter()
@@ -82,13 +86,13 @@ def test_answer_in_the_last_token_of_a_window_is_labelled(tiny_tokenizer):
         "context": ["The capital of Peru is Lima"],
         "answers": [{"text": ["Lima"], "answer_start": [23]}],
     }
-    features = prepare_train_features(examples, tiny_tokenizer, max_seq_length=64, doc_stride=16)
+    features = prepare_train_features(examples, tiny_tokenizer, max_seq_length=64, doc_stride=16).to_pydict()
     start, end = features["start_positions"][0], features["end_positions"][0]
     assert tiny_tokenizer.decode(features["input_ids"][0][start : end + 1]) == "lima"
 
 
 def test_windows_cover_the_context_and_overlap_by_the_stride(long_examples, tiny_tokenizer):
-    features = prepare_validation_features(long_examples, tiny_tokenizer, 48, 16, pad_to_max_length=False)
+    features = prepare_validation_features(long_examples, tiny_tokenizer, 48, 16, pad_to_max_length=False).to_pydict()
     windows = collections.defaultdict(list)
     for name, offsets in zip(features["example_id"], features["offset_mapping"], strict=True):
         windows[name].append([tuple(offset) for offset in offsets if offset is not None])
@@ -107,14 +111,14 @@ def test_blanks_before_a_question_change_nothing_and_batches_are_left_alone(tiny
         "answers": [{"text": [], "answer_start": []}] * 2,
     }
     before = json.dumps(examples)
-    features = prepare_train_features(examples, tiny_tokenizer, 32, 8)
+    features = prepare_train_features(examples, tiny_tokenizer, 32, 8).to_pydict()
     assert features["input_ids"][0] == features["input_ids"][1]
     assert json.dumps(examples) == before
 
 
 def test_length_column_counts_real_tokens(long_examples, tiny_tokenizer):
-    padded = prepare_train_features(long_examples, tiny_tokenizer, 48, 16, True, length_column="length")
-    bare = prepare_train_features(long_examples, tiny_tokenizer, 48, 16, False, length_column="length")
+    padded = prepare_train_features(long_examples, tiny_tokenizer, 48, 16, True, length_column="length").to_pydict()
+    bare = prepare_train_features(long_examples, tiny_tokenizer, 48, 16, False, length_column="length").to_pydict()
     assert padded["length"] == bare["length"] == [len(ids) for ids in bare["input_ids"]]
 
 
@@ -125,8 +129,63 @@ def test_context_without_a_token_is_labelled_with_cls(tiny_tokenizer):
         "context": [" "],
         "answers": [{"text": ["x"], "answer_start": [0]}],
     }
-    features = prepare_train_features(examples, tiny_tokenizer, 32, 8)
+    features = prepare_train_features(examples, tiny_tokenizer, 32, 8).to_pydict()
     assert (features["start_positions"], features["end_positions"]) == ([0], [0])
+
+
+def byte_tokenizer(template: bool, prefix_space: bool) -> PreTrainedTokenizerFast:
+    """Build a tokenizer of single bytes, whose offsets leave out blanks only once pairs are joined."""
+    letters = ["<s>", "</s>", "<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    if template:
+        backend.post_processor = processors.RobertaProcessing(
+            ("</s>", 1), ("<s>", 0), trim_offsets=True, add_prefix_space=prefix_space
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", cls_token="<s>")
+
+
+TOKENIZERS = {
+    "WordPiece": build_tiny_tokenizer,
+    "WordPiece, padding on the left": lambda: build_tiny_tokenizer("left"),
+    "bytes, as RoBERTa": lambda: byte_tokenizer(True, False),
+    "bytes, as RoBERTa with a blank before": lambda: byte_tokenizer(True, True),
+    "bytes, no special tokens": lambda: byte_tokenizer(False, False),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("pad", [True, False])
+def test_features_are_those_of_every_pair_tokenized_by_itself(long_examples, name, pad):
+    tokenizer = TOKENIZERS[name]()
+    length, stride = (48, 16) if "WordPiece" in name else (150, 40)
+    context_index = 1 if tokenizer.padding_side == "right" else 0
+    texts = [long_examples["question"], long_examples["context"]]
+    expected = tokenizer(
+        *(texts if context_index else texts[::-1]),
+        truncation="only_second" if context_index else "only_first",
+        max_length=length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        padding="max_length" if pad else False,
+    )
+    state = tokenizer.backend_tokenizer.to_str()
+    trained = prepare_train_features(long_examples, tokenizer, length, stride, pad).to_pydict()
+    mapped = prepare_validation_features(long_examples, tokenizer, length, stride, pad).to_pydict()
+    assert tokenizer.backend_tokenizer.to_str() == state
+    for column in tokenizer.model_input_names:
+        assert trained[column] == mapped[column] == expected[column]
+    owners = expected["overflow_to_sample_mapping"]
+    assert mapped["example_id"] == [long_examples["id"][owner] for owner in owners]
+    assert mapped["offset_mapping"] == [
+        [
+            list(offset) if sequence == context_index else None
+            for offset, sequence in zip(offsets, expected.sequence_ids(index), strict=True)
+        ]
+        for index, offsets in enumerate(expected["offset_mapping"])
+    ]
 
 
 @pytest.mark.parametrize("words", [20, 40])
@@ -235,6 +294,64 @@ def test_answers_follow_the_plain_rule(question, n_best, longest, with_null, thr
     else:
         assert answers == {"q": expected[0][0]}
     assert written["predictions"] == answers["q"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(questions(), min_size=1, max_size=5), st.integers(1, 30), st.integers(1, 9), st.booleans(), st.randoms()
+)
+def test_answers_of_a_question_do_not_depend_on_the_others(asked, n_best, longest, with_null, shuffler):
+    rows, logits = [], ([], [])
+    for number, (own, *own_logits) in enumerate(asked):
+        for index, row in enumerate(own):
+            rows.append(row | {"example_id": str(number), "cls_index": row.get("cls_index", 0)})
+            for part, arrays in zip(logits, own_logits, strict=True):
+                part.append(np.pad(arrays[index], (0, 30 - arrays.shape[1]), constant_values=-100))
+    order = list(range(len(rows)))
+    shuffler.shuffle(order)
+    ranked = {str(n): [index for index in order if rows[index]["example_id"] == str(n)] for n in range(len(asked))}
+    shuffled = [rows[index] for index in order]
+    logits = tuple(np.array(part) for part in logits)
+    with tempfile.TemporaryDirectory() as folder:
+        postprocess_qa_predictions(
+            [{"id": name, "context": CONTEXT} for name in ranked],
+            shuffled if shuffler.random() < 0.5 else Dataset.from_list(shuffled),
+            tuple(part[order] for part in logits),
+            version_2_with_negative=with_null,
+            n_best_size=n_best,
+            max_answer_length=longest,
+            output_dir=folder,
+        )
+        text = Path(folder, "nbest_predictions.json").read_text()
+    found = json.loads(text)
+    assert text == json.dumps(found, indent=4) + "\n"
+    for name, indices in ranked.items():
+        starts, ends = ([part[index] for index in indices] for part in logits)
+        expected = plain_answer([rows[index] for index in indices], starts, ends, n_best, longest, with_null)
+        scores = np.array([score for _, score, _, _ in expected])
+        weights = np.exp(scores - scores.max())
+        assert [tuple(record.values()) for record in found[name]] == [
+            (text, float(weight), float(start), float(end))
+            for (text, _, start, end), weight in zip(expected, weights / weights.sum(), strict=True)
+        ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=5), st.floats(), st.floats(width=32)), min_size=1, max_size=5))
+def test_n_best_lists_are_written_as_json_writes_them(rows):
+    content = _NBestText()
+    texts, numbers, others = [text for text, _, _ in rows], [row[1] for row in rows], [row[2] for row in rows]
+    for name in texts:
+        content.add(name, texts, np.array(numbers), np.array(others), np.array(others))
+    written = io.StringIO()
+    content.write_to(written)
+    keys = ("text", "probability", "start_logit", "end_logit")
+    records = [
+        dict(zip(keys, (text, one, other, other), strict=True))
+        for text, one, other in zip(texts, numbers, others, strict=True)
+    ]
+    lists = [json.dumps({name: records}, indent=4)[2:-2] for name in texts]
+    assert written.getvalue() == "{\n" + ",\n".join(lists) + "\n}"
 
 
 def two_questions() -> tuple[list[dict], list[dict], tuple[np.ndarray, np.ndarray]]:
