@@ -296,6 +296,12 @@ def test_answers_follow_the_plain_rule(question, n_best, longest, with_null, thr
     assert written["predictions"] == answers["q"]
 
 
+def test_a_data_set_with_no_token_of_a_context_has_the_empty_answer():
+    features = Dataset.from_list([{"example_id": "q", "offset_mapping": [None, None]}])
+    logits = np.zeros((1, 2), np.float32)
+    assert postprocess_qa_predictions([{"id": "q", "context": CONTEXT}], features, (logits, logits)) == {"q": "empty"}
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(questions(), min_size=1, max_size=5), st.integers(1, 30), st.integers(1, 9), st.booleans(), st.randoms()
