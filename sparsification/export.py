@@ -32,12 +32,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.arguments import TARGETS
+from sparsification.errors import SparsificationError
 from sparsification.onnx_quantization import Recorder, has_vnni, module_differences, recorded_modules, tidy, to_int8
 from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized_modules, quantizers
 
 logger = logging.getLogger(__name__)
 
-TARGETS = {"onnxruntime": 20, "deepsparse": 18}  # engines, and the newest opset that one can be given
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
@@ -63,7 +64,7 @@ _KNOWN_WARNINGS = (
 )
 
 
-class ExportError(RuntimeError):
+class ExportError(SparsificationError, RuntimeError):
     """The export failed, or the exported model is not the PyTorch model. Nothing is left under the final name."""
 
 
