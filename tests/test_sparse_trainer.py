@@ -114,6 +114,17 @@ PRUNE_BY_WIDE_CURVATURE = (
     fisher_block_size: 100
 """
 )
+REGROW = f"""
+pruning_modifiers:
+  - !RigLPruningModifier
+    params: ['{LINEAR}']
+    final_sparsity: 0.8
+    start_epoch: 0.5
+    end_epoch: 2.0
+    update_frequency: 0.25
+    num_grads: 2
+    grad_sampler_kwargs: {{batch_size: 2}}
+"""
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
@@ -211,6 +222,7 @@ EVERYTHING = {
     "set parameters": SET,
     "distill layers": DROP + DISTILL + DISTILL_LAYERS,
     "prune by wide curvature": PRUNE_BY_WIDE_CURVATURE,
+    "regrow": REGROW,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,

@@ -24,6 +24,7 @@ from sparsification.modifiers.mfac_pruning import MFACPruningModifier
 from sparsification.modifiers.movement_pruning import MovementPruningModifier
 from sparsification.modifiers.obs_pruning import OBSPruningModifier
 from sparsification.modifiers.quantization import QuantizationModifier
+from sparsification.modifiers.rigl_pruning import RigLPruningModifier
 from sparsification.modifiers.set_params import GradualParamModifier, SetParamModifier
 from sparsification.modifiers.sparsification_logging import SparsificationLoggingModifier
 from sparsification.modifiers.trainable_params import TrainableParamsModifier
@@ -47,6 +48,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         MovementPruningModifier,
         OBSPruningModifier,
         MFACPruningModifier,
+        RigLPruningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
         QuantizationModifier,

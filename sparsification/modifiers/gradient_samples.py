@@ -33,13 +33,13 @@ class GradientSampledPruning(GradualPruning):
             raise ValueError(f"grad_sampler_kwargs: batch_size {size!r} is no number of features, 1 or more")
 
     def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
-        """Gradients of ``count`` batches, by weight, zero where it is pruned; each is valid until the next."""
+        """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""
         if self.sampler is None:
             raise ValueError("gradients are needed: give the manager a sampler, ScheduledModifierManager.sample_with")
         weights = self.masked.weights
         size = self.grad_sampler_kwargs.get("batch_size")
         for gradients in self.sampler(list(weights.values()), count, size, moment):
-            yield {name: self.masked.apply(name, grad) for name, grad in zip(weights, gradients, strict=True)}
+            yield dict(zip(weights, gradients, strict=True))
 
 
 def from_first_process(tensor: Tensor) -> Tensor:
