@@ -553,7 +553,7 @@ training_modifiers:
     end_epoch: abc
   - !GMPrunningModifier
     start_epoch: 0
-  - !TopKASTPruningModifier {}
+  - !LayerThinningModifier {}
   - !!python/object/apply:os.system ["true"]
   - SetLearningRateModifier
 pruning_modifiers:
@@ -575,7 +575,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "1: 'eval(b)': there is no variable 'b'; there are 'a'",
         "4: EpochRangeModifier: end_epoch must be a number, not 'abc'",
         "5: there is no modifier 'GMPrunningModifier'; did you mean 'GMPruningModifier'?",
-        "7: TopKASTPruningModifier is a SparseML modifier that is not available here (yet)",
+        "7: LayerThinningModifier is a SparseML modifier that is not available here (yet)",
         "8: modifiers stand here in a list",
         "9: modifiers stand here in a list",
         "13: GMPruningModifier has no key 'final_sparcity'; did you mean 'final_sparsity'?",

@@ -125,6 +125,16 @@ pruning_modifiers:
     num_grads: 2
     grad_sampler_kwargs: {{batch_size: 2}}
 """
+EXPLORE = f"""
+pruning_modifiers:
+  - !TopKASTPruningModifier
+    params: ['{LINEAR}']
+    forward_sparsity: 0.8
+    backward_sparsity: 0.5
+    start_epoch: 0.5
+    end_epoch: 2.0
+    active_weight_decay: 0.1
+"""
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
@@ -223,6 +233,7 @@ EVERYTHING = {
     "distill layers": DROP + DISTILL + DISTILL_LAYERS,
     "prune by wide curvature": PRUNE_BY_WIDE_CURVATURE,
     "regrow": REGROW,
+    "explore": EXPLORE,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,

@@ -27,6 +27,7 @@ from sparsification.modifiers.quantization import QuantizationModifier
 from sparsification.modifiers.rigl_pruning import RigLPruningModifier
 from sparsification.modifiers.set_params import GradualParamModifier, SetParamModifier
 from sparsification.modifiers.sparsification_logging import SparsificationLoggingModifier
+from sparsification.modifiers.topkast_pruning import TopKASTPruningModifier
 from sparsification.modifiers.trainable_params import TrainableParamsModifier
 from sparsification.modifiers.weight_decay import SetWeightDecayModifier
 
@@ -49,6 +50,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         OBSPruningModifier,
         MFACPruningModifier,
         RigLPruningModifier,
+        TopKASTPruningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
         QuantizationModifier,

@@ -114,15 +114,15 @@ class GradualPruning(PruningBase):
 
     def _mask(self, goals: dict[str, float], step: int) -> None:
         """Make new masks of these sparsities."""
+        self._set_masks(self._keeps(goals))
+        self._goals = goals
+
+    def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
+        """Bool masks of these sparsities."""
         if self.global_sparsity:
             scores = [self._score(name) for name in goals]
-            keeps = masks.global_masks(scores, self._mean(goals), self.mask_type)
-            self._set_masks(dict(zip(goals, keeps, strict=True)))
-        else:
-            self._set_masks(
-                {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
-            )
-        self._goals = goals
+            return dict(zip(goals, masks.global_masks(scores, self._mean(goals), self.mask_type), strict=True))
+        return {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
 
     def _set_masks(self, keeps: dict[str, Tensor]) -> None:
         """Zero what the bool masks leave out, and hold it there."""
