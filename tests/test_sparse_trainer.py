@@ -135,6 +135,14 @@ pruning_modifiers:
     end_epoch: 2.0
     active_weight_decay: 0.1
 """
+POWER = f"""
+modifiers:
+  - !PowerpropagationModifier
+    params: ['{LINEAR}']
+    alpha: 2.0
+    start_epoch: 0.25
+    end_epoch: 1.75
+"""
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
@@ -233,6 +241,7 @@ EVERYTHING = {
     "distill layers": DROP + DISTILL + DISTILL_LAYERS,
     "prune by wide curvature": PRUNE_BY_WIDE_CURVATURE,
     "regrow": REGROW,
+    "powers, prune": POWER + PRUNE,
     "explore": EXPLORE,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,

@@ -23,6 +23,7 @@ from sparsification.modifiers.magnitude_pruning import (
 from sparsification.modifiers.mfac_pruning import MFACPruningModifier
 from sparsification.modifiers.movement_pruning import MovementPruningModifier
 from sparsification.modifiers.obs_pruning import OBSPruningModifier
+from sparsification.modifiers.powerpropagation import PowerpropagationModifier
 from sparsification.modifiers.quantization import QuantizationModifier
 from sparsification.modifiers.rigl_pruning import RigLPruningModifier
 from sparsification.modifiers.set_params import GradualParamModifier, SetParamModifier
@@ -53,6 +54,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         TopKASTPruningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
+        PowerpropagationModifier,
         QuantizationModifier,
         DistillationModifier,
         PerLayerDistillationModifier,
