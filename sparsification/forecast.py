@@ -18,6 +18,7 @@ from sparsification.fake_quantize import FakeQuantize
 from sparsification.masks import MaskType, parse_mask_type
 from sparsification.modifiers import Clock, ConstantPruningModifier, GradualPruning, LayerPruningModifier
 from sparsification.modifiers.gradual_pruning import FROM_PARAM
+from sparsification.modifiers.structured_pruning import UNIT_DIMENSION
 from sparsification.name_doubts import patterns_of
 from sparsification.quantized_modules import AttentionQuantizers, is_quantizing, quantized_modules
 from sparsification.targets import ALL, TargetError, Targets
@@ -166,9 +167,12 @@ def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:
 
 
 def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
-    """How many weights of a tensor a mask zeroes: it rounds to single weights or to whole blocks, as ``masks`` does."""
-    pattern = parse_mask_type(mask_type)
+    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
     numel = shape.numel()
+    if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
+        size = shape[UNIT_DIMENSION[mask_type]]
+        return round(size * sparsity) * (numel // size)
+    pattern = parse_mask_type(mask_type)
     if pattern == "block4" and shape[1] % 4 == 0:
         pattern = (1, 4)
     block = math.prod(pattern) if isinstance(pattern, tuple) else 1

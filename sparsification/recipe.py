@@ -39,14 +39,6 @@ from sparsification.recipe_yaml import (
 
 __all__ = ["Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
 
-_SPARSEML = """
-    ACDCPruning ConstantPruning Distillation EpochRange GMPruning GlobalMagnitudePruning GradualParam LayerPruning
-    LayerThinning LearningRate LearningRateFunction MFACPruning MagnitudePruning MovementPruning OBSPruning
-    PerLayerDistillation Powerpropagation Quantization RigLPruning SetLearningRate SetParam SetWeightDecay
-    SparsificationLogging StructuredPruning TopKASTPruning TrainableParams
-"""
-SPARSEML_MODIFIERS = frozenset(f"{name}Modifier" for name in _SPARSEML.split())
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -255,11 +247,8 @@ class _Reader(ValueReader):
                 self.problem(item, "modifiers stand here in a list, each '- !Name' with its keys below")
             elif name in self.table:
                 self.read_modifier(name, item, scope)
-            elif name in SPARSEML_MODIFIERS:
-                self.problem(item, f"{name} is a SparseML modifier that is not available here (yet)")
             else:
-                near = did_you_mean(name, sorted({*self.table, *SPARSEML_MODIFIERS}))
-                self.problem(item, f"there is no modifier {show(name)}{near}")
+                self.problem(item, f"there is no modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
 
     def read_modifier(self, name: str, node: Node, scope: Scope) -> None:
         if not isinstance(node, MappingNode) and node.value != "":

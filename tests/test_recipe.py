@@ -575,7 +575,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "1: 'eval(b)': there is no variable 'b'; there are 'a'",
         "4: EpochRangeModifier: end_epoch must be a number, not 'abc'",
         "5: there is no modifier 'GMPrunningModifier'; did you mean 'GMPruningModifier'?",
-        "7: LayerThinningModifier is a SparseML modifier that is not available here (yet)",
+        "7: LayerThinningModifier needs param_group_dependency_map",
         "8: modifiers stand here in a list",
         "9: modifiers stand here in a list",
         "13: GMPruningModifier has no key 'final_sparcity'; did you mean 'final_sparsity'?",

@@ -143,6 +143,13 @@ modifiers:
     start_epoch: 0.25
     end_epoch: 1.75
 """
+PRUNE_ROWS = PRUNE.replace("GMPruning", "StructuredPruning").replace(LINEAR, r"re:.*\d\.intermediate\.dense\.weight")
+THIN = r"""
+  - !LayerThinningModifier
+    param_group_dependency_map:
+      're:(.*\.\d+)\.intermediate\.dense\.weight':
+        ['\1.intermediate.dense.bias', '\1.output.dense.weight']
+"""
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
@@ -243,6 +250,7 @@ EVERYTHING = {
     "regrow": REGROW,
     "powers, prune": POWER + PRUNE,
     "explore": EXPLORE,
+    "drop, prune rows, thin": DROP + PRUNE_ROWS + THIN,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,
