@@ -362,6 +362,7 @@ def test_impossible_recipes_are_refused_when_they_are_read(keys, message):
         ("submodules: [bert.encodr]", "no submodule matches 'bert.encodr'; did you mean 'bert.encoder'"),
         ("ignore: [LayerNrm]", "no module or module type matches 'LayerNrm'"),
         ("scheme_overrides: {Conv2d: default}", "scheme_overrides: no module or module type matches 'Conv2d'"),
+        ("custom_quantizable_module_types: [GELUActivation]", "there are modules of type GELUActivation, left as they"),
         ("submodules: [bert.embeddings.dropout]", "nothing is to be quantized"),
     ],
 )
