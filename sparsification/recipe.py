@@ -57,14 +57,15 @@ class Recipe:
         """Write the recipe as it was resolved; what is loaded from this text has equal modifiers.
 
         Stages are not shifted in time, so all modifiers are one list. What was not given and has its default is left
-        out.
+        out. Variables are told in the metadata: nothing here would read them.
         """
-        document: dict[str, object] = {"__metadata__": self.metadata} if self.metadata else {}
+        metadata = (self.metadata or {}) | ({"variables": self.variables} if self.variables else {})
+        document: dict[str, object] = {"__metadata__": metadata} if metadata else {}
         tagged = [
             Tagged(type(modifier).__name__, _values(modifier, given))
             for modifier, given in itertools.zip_longest(self.modifiers, self.given, fillvalue=())
         ]
-        return dump(document | self.variables | {"modifiers": tagged})
+        return dump(document | {"modifiers": tagged})
 
 
 def _values(modifier: Modifier, given: Sequence[str]) -> dict[str, object]:

@@ -80,6 +80,12 @@ def test_shipped_recipe_raises_no_doubts(path):
     assert "No warnings." in report
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_that_training_writes_raises_no_doubts(path, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(load_recipe(path).to_yaml(), encoding="utf-8")
+    assert main(["check", "--strict", str(tmp_path / "recipe.yaml")]) == 0
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_recipe_of_2021_is_doubted_for_its_dots_alone(name, tmp_path):
     path = tmp_path / "old.yaml"

@@ -251,9 +251,10 @@ def test_switches_are_functions_of_the_step_alone():
     assert [step for step, (_, observing) in seen.items() if observing] == [6, 7, 8, 9, 10]
 
 
-def test_at_least_one_step_is_observed_however_short_the_run():
+@pytest.mark.parametrize("frozen", [0.5, 0.55])
+def test_at_least_one_step_is_observed_however_short_the_run(frozen):
     model = load_model("model_student")
-    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=0.55))
+    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=frozen))
     manager.initialize(model)
     manager.begin(Clock(0, 10))
     seen = []

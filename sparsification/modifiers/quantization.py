@@ -90,9 +90,9 @@ class QuantizationModifier(Modifier):
         if self.end_epoch != -1:
             raise ValueError(f"end_epoch {self.end_epoch:g}: quantization has no end, leave it out or give -1")
         frozen = self.disable_quantization_observer_epoch
-        if frozen is not None and 0 <= frozen <= self.window[0]:
+        if frozen is not None and 0 <= frozen < self.window[0]:
             raise ValueError(
-                f"disable_quantization_observer_epoch {frozen:g} is not after start_epoch {self.window[0]:g}: "
+                f"disable_quantization_observer_epoch {frozen:g} is before start_epoch {self.window[0]:g}: "
                 "the observers would see no data"
             )
         if self.num_calibration_steps is not None and self.num_calibration_steps < 1:
