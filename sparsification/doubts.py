@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sparsification import masks
 from sparsification.modifiers import (
     ConstantPruningModifier,
     DistillationModifier,
@@ -131,7 +130,7 @@ def _pruning_in_one_stroke(asked: Questioned) -> Iterator[Doubt]:
 def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(GradualPruning):
         init = modifier.init_sparsity
-        pattern = masks.parse_mask_type(modifier.mask_type)
+        pattern = modifier.mask_type
         for final, _ in modifier.groups():
             if init != FROM_PARAM and final < init:
                 yield (

@@ -139,6 +139,12 @@ class FakeQuantize(nn.Module):
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
+    def select(self, channels: Tensor) -> None:
+        """Go on with some channels, given by their indices; a range of the whole tensor stays as it is."""
+        if self.grid.per_channel:
+            self.low, self.high = self.low[channels], self.high[channels]
+            self.scale, self.zero_point = self.scale[channels], self.zero_point[channels]
+
     def integers(self, x: Tensor) -> Tensor:
         """The integers that ``x`` is rounded to, int8 (symmetric) or uint8."""
         shape = (-1, *[1] * (x.dim() - 1)) if self.grid.per_channel else ()

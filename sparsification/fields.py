@@ -40,8 +40,8 @@ def show(value: object) -> str:
 def fit(value: object, annotation: Any) -> object:
     """Turn a value into what an annotation asks for.
 
-    Whole numbers become floats where floats are asked for; 64.0 becomes a whole number, and a text such as ``5e-5`` a
-    number, only where nothing else in the annotation takes them as they are.
+    Whole numbers become floats where floats are asked for; 64.0 becomes a whole number, a text such as ``5e-5`` a
+    number, and 0 and 1 become false and true, only where nothing else in the annotation takes them as they are.
 
     Args:
         value: numbers, strings, booleans, None, and lists and dicts of them.
@@ -100,6 +100,8 @@ def _fit(value: object, annotation: Any, lenient: bool) -> object:
         return None
     elif origin in (bool, str) and type(value) is origin:
         return value
+    elif origin is bool and lenient and type(value) is int and value in (0, 1):
+        return bool(value)
     elif origin in (int, float):
         return _fit_number(value, origin, lenient)
     raise _Misfit

@@ -16,8 +16,16 @@ from transformers.utils import logging
 
 from sparsification.fake_quantize import FakeQuantize
 from sparsification.masks import MaskType, parse_mask_type
-from sparsification.modifiers import Clock, ConstantPruningModifier, GradualPruning, LayerPruningModifier
+from sparsification.modifiers import (
+    Clock,
+    ConstantPruningModifier,
+    GradualPruning,
+    LayerPruningModifier,
+    LayerThinningModifier,
+    StructuredPruningModifier,
+)
 from sparsification.modifiers.gradual_pruning import FROM_PARAM
+from sparsification.modifiers.structured_pruning import UNIT_DIMENSION
 from sparsification.name_doubts import patterns_of
 from sparsification.quantized_modules import AttentionQuantizers, is_quantizing, quantized_modules
 from sparsification.targets import ALL, TargetError, Targets
@@ -115,7 +123,7 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
         if not isinstance(modifier, LayerPruningModifier)
         for pattern in patterns_of(modifier)
     ]
-    zeros = _zeros_at_end(timeline, targets)
+    zeros = _zeros_at_end(timeline, targets) | _thin(timeline)
     quantized: dict[str, int] = {}
     formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
     if is_quantizing(model):
@@ -166,9 +174,12 @@ def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:
 
 
 def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
-    """How many weights of a tensor a mask zeroes: it rounds to single weights or to whole blocks, as ``masks`` does."""
-    pattern = parse_mask_type(mask_type)
+    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
     numel = shape.numel()
+    if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
+        size = shape[UNIT_DIMENSION[mask_type]]
+        return round(size * sparsity) * (numel // size)
+    pattern = parse_mask_type(mask_type)
     if pattern == "block4" and shape[1] % 4 == 0:
         pattern = (1, 4)
     block = math.prod(pattern) if isinstance(pattern, tuple) else 1
@@ -178,6 +189,20 @@ def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
 def _match(number: int, pattern: str, targets: Targets) -> Match:
     matched = targets.parameters(pattern, strict=False)
     return Match(number, pattern, list(matched), sum(parameter.numel() for parameter in matched.values()))
+
+
+def _thin(timeline: Timeline) -> dict[str, int]:
+    """Take neurons out as the end of training will, and count the zeros that stay in what lost rows or columns."""
+    thinning = [modifier for modifier in timeline.modifiers if isinstance(modifier, LayerThinningModifier)]
+    pruning = [m for m in timeline.modifiers if isinstance(m, StructuredPruningModifier) and timeline.acts(m)]
+    if not thinning:
+        return {}
+    for modifier in pruning:
+        modifier.apply_once()
+    for modifier in thinning:
+        modifier.finalize()
+    weights = {name: weight for modifier in pruning for name, weight in modifier.masked.weights.items()}
+    return {name: int((weight == 0).sum()) for name, weight in weights.items() if weight.dim() == 2}
 
 
 def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:

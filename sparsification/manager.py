@@ -51,7 +51,13 @@ class ScheduledModifierManager:
         modifiers = list(recipe.modifiers) if recipe else []
         # SparseML's order: first what ends first, then what starts first.
         self.modifiers: list[Modifier] = sorted(
-            modifiers, key=lambda modifier: (modifier.window[1], modifier.window[0], type(modifier).__name__)
+            modifiers,
+            key=lambda modifier: (
+                modifier.around_optimizer,
+                modifier.window[1],
+                modifier.window[0],
+                type(modifier).__name__,
+            ),
         )
 
     @classmethod
@@ -217,8 +223,8 @@ class ScheduledModifierManager:
         return max(started, key=lambda modifier: modifier.window[0]).lr_at(clock) if started else base
 
     def after_optimizer_step(self) -> None:
-        """The optimizer has moved the weights, pruned ones too."""
-        for modifier in self.modifiers:
+        """The optimizer has moved the weights, pruned ones too: undo in reverse what ``update`` did for it."""
+        for modifier in reversed(self.modifiers):
             modifier.after_optimizer_step()
 
     def before_save(self) -> None:

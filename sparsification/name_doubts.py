@@ -13,6 +13,7 @@ from sparsification.modifiers import (
     GradualPruning,
     LayerPruningModifier,
     Modifier,
+    StructuredPruningModifier,
     TrainableParamsModifier,
 )
 from sparsification.targets import ALL, match_names
@@ -98,6 +99,8 @@ def _two_modifiers_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
 
 def _prunes_what_is_no_matrix(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(GradualPruning):
+        if isinstance(modifier, StructuredPruningModifier):
+            continue  # rows take their biases with them
         vectors = [name for name, weight in modifier.masked.weights.items() if weight.dim() < 2]
         if vectors:
             yield (

@@ -39,14 +39,6 @@ from sparsification.recipe_yaml import (
 
 __all__ = ["Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
 
-_SPARSEML = """
-    ACDCPruning ConstantPruning Distillation EpochRange GMPruning GlobalMagnitudePruning GradualParam LayerPruning
-    LayerThinning LearningRate LearningRateFunction MFACPruning MagnitudePruning MovementPruning OBSPruning
-    PerLayerDistillation Powerpropagation Quantization RigLPruning SetLearningRate SetParam SetWeightDecay
-    SparsificationLogging StructuredPruning TopKASTPruning TrainableParams
-"""
-SPARSEML_MODIFIERS = frozenset(f"{name}Modifier" for name in _SPARSEML.split())
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -65,14 +57,15 @@ class Recipe:
         """Write the recipe as it was resolved; what is loaded from this text has equal modifiers.
 
         Stages are not shifted in time, so all modifiers are one list. What was not given and has its default is left
-        out.
+        out. Variables are told in the metadata: nothing here would read them.
         """
-        document: dict[str, object] = {"__metadata__": self.metadata} if self.metadata else {}
+        metadata = (self.metadata or {}) | ({"variables": self.variables} if self.variables else {})
+        document: dict[str, object] = {"__metadata__": metadata} if metadata else {}
         tagged = [
             Tagged(type(modifier).__name__, _values(modifier, given))
             for modifier, given in itertools.zip_longest(self.modifiers, self.given, fillvalue=())
         ]
-        return dump(document | self.variables | {"modifiers": tagged})
+        return dump(document | {"modifiers": tagged})
 
 
 def _values(modifier: Modifier, given: Sequence[str]) -> dict[str, object]:
@@ -255,11 +248,8 @@ class _Reader(ValueReader):
                 self.problem(item, "modifiers stand here in a list, each '- !Name' with its keys below")
             elif name in self.table:
                 self.read_modifier(name, item, scope)
-            elif name in SPARSEML_MODIFIERS:
-                self.problem(item, f"{name} is a SparseML modifier that is not available here (yet)")
             else:
-                near = did_you_mean(name, sorted({*self.table, *SPARSEML_MODIFIERS}))
-                self.problem(item, f"there is no modifier {show(name)}{near}")
+                self.problem(item, f"there is no modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
 
     def read_modifier(self, name: str, node: Node, scope: Scope) -> None:
         if not isinstance(node, MappingNode) and node.value != "":

@@ -38,11 +38,11 @@ def load_teacher(
     """
     if name is None and manager.distills:
         raise ManagerError(
-            f"{manager.recipe.source} has a DistillationModifier: name its teacher with --distill_teacher "
+            f"{manager.recipe.source} distills: name its teacher with --distill_teacher "
             "(a path, a hub name or 'self'), or say --distill_teacher disable"
         )
     if name is not None and name != "disable" and not manager.distills:
-        logger.warning(f"--distill_teacher {name} is not used: no recipe with a DistillationModifier was given.")
+        logger.warning(f"--distill_teacher {name} is not used: no recipe that distills was given.")
         return None
     if name is None or name == "disable":
         return None

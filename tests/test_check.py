@@ -80,6 +80,12 @@ def test_shipped_recipe_raises_no_doubts(path):
     assert "No warnings." in report
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_that_training_writes_raises_no_doubts(path, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(load_recipe(path).to_yaml(), encoding="utf-8")
+    assert main(["check", "--strict", str(tmp_path / "recipe.yaml")]) == 0
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_recipe_of_2021_is_doubted_for_its_dots_alone(name, tmp_path):
     path = tmp_path / "old.yaml"
@@ -380,6 +386,23 @@ def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
     int8 = matrices + 4 * (after - matrices)
     assert entry(report, "ONNX, fp32").startswith(f"about {4 * after / 1e6:.3g} MB; gzipped about ")
     assert entry(report, "ONNX, int8").startswith(f"about {int8 / 1e6:.3g} MB; gzipped about ")
+
+
+def test_report_tells_what_is_left_of_a_thinned_model(model_dir):
+    report, doubts = check(str(ROOT / "recipes" / "bert-base-12layers_ffn50.md"), model_name=model_dir)
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
+    after = BertForQuestionAnswering(config).num_parameters()
+    assert entry(report, "Parameters").startswith(f"{after:,} at the end")
+    assert entry(report, "Zeros").startswith("0 at the end")
+    assert doubts == []
+
+
+def test_rows_and_columns_that_go_are_counted(tmp_path, model_dir):
+    for mask_type, zeros in (("filter", 13 * 16), ("channel", 6 * 32)):
+        recipe = RUN + PRUNING.replace("GMP", "StructuredP").replace("(query|key)", r"layer\.\d\.intermediate\.dense")
+        recipe = recipe.replace("0.8", "0.4") + f"    mask_type: {mask_type}\n"
+        report, _ = check(write(tmp_path, recipe), model_name=model_dir)
+        assert entry(report, "Zeros").startswith(f"{4 * zeros:,} at the end")
 
 
 def test_configuration_alone_will_do(tmp_path, model_dir):

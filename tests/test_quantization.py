@@ -251,9 +251,10 @@ def test_switches_are_functions_of_the_step_alone():
     assert [step for step, (_, observing) in seen.items() if observing] == [6, 7, 8, 9, 10]
 
 
-def test_at_least_one_step_is_observed_however_short_the_run():
+@pytest.mark.parametrize("frozen", [0.5, 0.55])
+def test_at_least_one_step_is_observed_however_short_the_run(frozen):
     model = load_model("model_student")
-    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=0.55))
+    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=frozen))
     manager.initialize(model)
     manager.begin(Clock(0, 10))
     seen = []
@@ -362,6 +363,7 @@ def test_impossible_recipes_are_refused_when_they_are_read(keys, message):
         ("submodules: [bert.encodr]", "no submodule matches 'bert.encodr'; did you mean 'bert.encoder'"),
         ("ignore: [LayerNrm]", "no module or module type matches 'LayerNrm'"),
         ("scheme_overrides: {Conv2d: default}", "scheme_overrides: no module or module type matches 'Conv2d'"),
+        ("custom_quantizable_module_types: [GELUActivation]", "there are modules of type GELUActivation, left as they"),
         ("submodules: [bert.embeddings.dropout]", "nothing is to be quantized"),
     ],
 )

@@ -43,7 +43,8 @@ class Promise:
         self.kept = range(6) if self.minilm else KEPT[self.layers]
         self.quantized = "quant" in path.stem
         percent = re.search(r"(\d+)(_block4)?$", path.stem)
-        self.sparsity = int(percent[1]) / 100 if percent else 0.0
+        self.thinned = "_ffn" in path.stem  # what is pruned is taken out
+        self.sparsity = int(percent[1]) / 100 if percent and not self.thinned else 0.0
         self.in_blocks = self.quantized and self.sparsity > 0 or "_block4" in path.stem
         self.by_curvature = "_obert" in path.stem
         self.in_one_ranking = "_gmp" in path.stem or self.by_curvature
@@ -95,6 +96,7 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
     assert trainer.state.epoch == pytest.approx(manager.max_epochs, abs=0.1)
     assert list(model.bert.encoder.layer) == kept
     assert model.config.num_hidden_layers == promise.layers if not promise.minilm else 6
+    assert model.config.intermediate_size == (32 if promise.thinned else 64)
     weights = {name: weight for name, weight in model.named_parameters() if "encoder" in name and weight.dim() == 2}
     zeros = {name: int((weight == 0).sum()) for name, weight in weights.items()}
     group = 4 if promise.in_blocks else 1  # neighbours in a row that are pruned together

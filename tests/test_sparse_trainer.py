@@ -114,6 +114,42 @@ PRUNE_BY_WIDE_CURVATURE = (
     fisher_block_size: 100
 """
 )
+REGROW = f"""
+pruning_modifiers:
+  - !RigLPruningModifier
+    params: ['{LINEAR}']
+    final_sparsity: 0.8
+    start_epoch: 0.5
+    end_epoch: 2.0
+    update_frequency: 0.25
+    num_grads: 2
+    grad_sampler_kwargs: {{batch_size: 2}}
+"""
+EXPLORE = f"""
+pruning_modifiers:
+  - !TopKASTPruningModifier
+    params: ['{LINEAR}']
+    forward_sparsity: 0.8
+    backward_sparsity: 0.5
+    start_epoch: 0.5
+    end_epoch: 2.0
+    active_weight_decay: 0.1
+"""
+POWER = f"""
+modifiers:
+  - !PowerpropagationModifier
+    params: ['{LINEAR}']
+    alpha: 2.0
+    start_epoch: 0.25
+    end_epoch: 1.75
+"""
+PRUNE_ROWS = PRUNE.replace("GMPruning", "StructuredPruning").replace(LINEAR, r"re:.*\d\.intermediate\.dense\.weight")
+THIN = r"""
+  - !LayerThinningModifier
+    param_group_dependency_map:
+      're:(.*\.\d+)\.intermediate\.dense\.weight':
+        ['\1.intermediate.dense.bias', '\1.output.dense.weight']
+"""
 
 
 class SparseTrainer(SparseTrainerMixin, Trainer):
@@ -211,6 +247,10 @@ EVERYTHING = {
     "set parameters": SET,
     "distill layers": DROP + DISTILL + DISTILL_LAYERS,
     "prune by wide curvature": PRUNE_BY_WIDE_CURVATURE,
+    "regrow": REGROW,
+    "powers, prune": POWER + PRUNE,
+    "explore": EXPLORE,
+    "drop, prune rows, thin": DROP + PRUNE_ROWS + THIN,
     "drop, prune": DROP + PRUNE,
     "drop late, prune": DROP_LATE + PRUNE,
     "drop for a while, prune": DROP_FOR_A_WHILE + PRUNE,

@@ -17,8 +17,13 @@ def load(name, manager, student=None, tokenizer=None):
     return load_teacher(name, AutoModelForQuestionAnswering, student or make_model(), tokenizer, manager)
 
 
-def test_missing_teacher_is_named(manager):
-    with pytest.raises(ManagerError, match="--distill_teacher"):
+LAYERS = "modifiers:\n  - !PerLayerDistillationModifier {student_layer_names: [bert.encoder.layer.0]}\n"
+
+
+@pytest.mark.parametrize("recipe", [DISTILL, LAYERS])
+def test_missing_teacher_is_named(recipe):
+    manager = ScheduledModifierManager.from_yaml(recipe)
+    with pytest.raises(ManagerError, match="<recipe> distills: name its teacher with --distill_teacher"):
         load(None, manager)
     assert load("disable", manager) is None
 

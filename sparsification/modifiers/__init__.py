@@ -9,6 +9,7 @@ from sparsification.modifiers.gradient_samples import GradientSampledPruning, Gr
 from sparsification.modifiers.gradual_pruning import GradualPruning
 from sparsification.modifiers.layer_distillation import PerLayerDistillationModifier
 from sparsification.modifiers.layer_pruning import LayerPruningModifier
+from sparsification.modifiers.layer_thinning import LayerThinningModifier
 from sparsification.modifiers.learning_rate import (
     LearningRateBase,
     LearningRateFunctionModifier,
@@ -23,9 +24,13 @@ from sparsification.modifiers.magnitude_pruning import (
 from sparsification.modifiers.mfac_pruning import MFACPruningModifier
 from sparsification.modifiers.movement_pruning import MovementPruningModifier
 from sparsification.modifiers.obs_pruning import OBSPruningModifier
+from sparsification.modifiers.powerpropagation import PowerpropagationModifier
 from sparsification.modifiers.quantization import QuantizationModifier
+from sparsification.modifiers.rigl_pruning import RigLPruningModifier
 from sparsification.modifiers.set_params import GradualParamModifier, SetParamModifier
 from sparsification.modifiers.sparsification_logging import SparsificationLoggingModifier
+from sparsification.modifiers.structured_pruning import StructuredPruningModifier
+from sparsification.modifiers.topkast_pruning import TopKASTPruningModifier
 from sparsification.modifiers.trainable_params import TrainableParamsModifier
 from sparsification.modifiers.weight_decay import SetWeightDecayModifier
 
@@ -47,8 +52,13 @@ MODIFIERS: dict[str, type[Modifier]] = {
         MovementPruningModifier,
         OBSPruningModifier,
         MFACPruningModifier,
+        RigLPruningModifier,
+        TopKASTPruningModifier,
+        StructuredPruningModifier,
+        LayerThinningModifier,
         ConstantPruningModifier,
         LayerPruningModifier,
+        PowerpropagationModifier,
         QuantizationModifier,
         DistillationModifier,
         PerLayerDistillationModifier,

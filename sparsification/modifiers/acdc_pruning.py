@@ -6,6 +6,7 @@ import torch
 
 from sparsification.modifiers.base import Clock
 from sparsification.modifiers.gradual_pruning import GradualPruning
+from sparsification.modifiers.masked_weights import first_moments
 
 
 @dataclass(kw_only=True)
@@ -55,9 +56,8 @@ class ACDCPruningModifier(GradualPruning):
     def _forget_momentum(self, optimizer: torch.optim.Optimizer) -> None:
         """Momentum of the compressed phase would decide where the pruned weights' neighbours go first."""
         for weight in self.masked.weights.values():
-            for moment in ("momentum_buffer", "exp_avg"):
-                if optimizer.state.get(weight, {}).get(moment) is not None:
-                    optimizer.state[weight][moment].zero_()
+            for moment in first_moments(optimizer, weight):
+                moment.zero_()
 
     def _score(self, name: str) -> torch.Tensor:
         return self.masked.weights[name].detach().abs()

@@ -46,6 +46,7 @@ class Modifier:
 
     changes_model: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
     layers_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
+    around_optimizer: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
 
     def __post_init__(self) -> None:
         if self.end_epoch != -1 and self.end_epoch < self.start_epoch:

@@ -1,7 +1,7 @@
 """Where do gradients come from that are not those of the training step?"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,29 @@ class GradientSampledPruning(GradualPruning):
     """Gradual pruning by scores that are made from gradients of single batches, sampled before each new mask."""
 
     update_frequency: float = 1.0  # epochs between new masks
-    grad_sampler_kwargs: dict[str, object] = field(default_factory=dict)  # batch_size; without it the training batch's
+    grad_sampler_kwargs: dict[str, object] | None = None  # batch_size; without it the training batch's
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.sampler: GradientSampler | None = None  # the manager's
         # SparseML passes them to its data loader; the last two change nothing.
-        unknown = self.grad_sampler_kwargs.keys() - {"batch_size", "num_workers", "pin_memory"}
+        given = self.grad_sampler_kwargs or {}
+        unknown = given.keys() - {"batch_size", "num_workers", "pin_memory"}
         if unknown:
             raise ValueError(f"grad_sampler_kwargs has no '{min(unknown)}', only batch_size")
-        size = self.grad_sampler_kwargs.get("batch_size")
-        if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(f"grad_sampler_kwargs: batch_size {size!r} is no number of features, 1 or more")
+        self._batch_size = given.get("batch_size")
+        if self._batch_size is not None and (type(self._batch_size) is not int or self._batch_size < 1):
+            raise ValueError(
+                f"grad_sampler_kwargs: batch_size {self._batch_size!r} is no number of features, 1 or more"
+            )
 
     def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
-        """Gradients of ``count`` batches, by weight, zero where it is pruned; each is valid until the next."""
+        """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""
         if self.sampler is None:
             raise ValueError("gradients are needed: give the manager a sampler, ScheduledModifierManager.sample_with")
         weights = self.masked.weights
-        size = self.grad_sampler_kwargs.get("batch_size")
-        for gradients in self.sampler(list(weights.values()), count, size, moment):
-            yield {name: self.masked.apply(name, grad) for name, grad in zip(weights, gradients, strict=True)}
+        for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
+            yield dict(zip(weights, gradients, strict=True))
 
 
 def from_first_process(tensor: Tensor) -> Tensor:

@@ -39,9 +39,7 @@ class GradualPruning(PruningBase):
         super().__post_init__()
         if self.end_epoch == -1:
             raise ValueError("gradual pruning needs an end_epoch, the moment at which final_sparsity is reached")
-        pattern = masks.parse_mask_type(self.mask_type)
-        if self.global_sparsity and isinstance(pattern, str) and ":" in pattern:
-            raise ValueError(f"mask_type '{pattern}' prunes all weights alike: it needs global_sparsity False")
+        self._check_mask_type()
         if isinstance(self.init_sparsity, str) and self.init_sparsity != FROM_PARAM:
             raise ValueError(f"init_sparsity '{self.init_sparsity}' is neither a number nor {FROM_PARAM}")
         groups = self.groups()
@@ -51,6 +49,16 @@ class GradualPruning(PruningBase):
         for sparsity in sparsities:
             if not 0 <= sparsity <= 1:
                 raise ValueError(f"a sparsity of {sparsity} is no fraction between 0 and 1")
+
+    def _check_mask_type(self) -> None:
+        """Raise a ValueError for a pattern that is not one of this technique's."""
+        pattern = masks.parse_mask_type(self.mask_type)
+        if self.global_sparsity and isinstance(pattern, str) and ":" in pattern:
+            raise ValueError(f"mask_type '{pattern}' prunes all weights alike: it needs global_sparsity False")
+
+    def _check_shape(self, weight: Tensor, final: float) -> None:
+        """Raise a ValueError for a weight to which the pattern cannot be applied with its final sparsity."""
+        masks.keep_mask(weight.abs(), final, self.mask_type)
 
     def groups(self) -> list[tuple[float, list[str]]]:
         """The final sparsities, each with the patterns that it is for."""
@@ -87,7 +95,7 @@ class GradualPruning(PruningBase):
         self._goals: dict[str, float] = {}  # the sparsities of the last masks, by weight
         for name, weight in weights.items():
             try:
-                masks.keep_mask(weight.detach().abs(), self._final[name], self.mask_type)
+                self._check_shape(weight.detach(), self._final[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
@@ -114,15 +122,15 @@ class GradualPruning(PruningBase):
 
     def _mask(self, goals: dict[str, float], step: int) -> None:
         """Make new masks of these sparsities."""
+        self._set_masks(self._keeps(goals))
+        self._goals = goals
+
+    def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
+        """Bool masks of these sparsities."""
         if self.global_sparsity:
             scores = [self._score(name) for name in goals]
-            keeps = masks.global_masks(scores, self._mean(goals), self.mask_type)
-            self._set_masks(dict(zip(goals, keeps, strict=True)))
-        else:
-            self._set_masks(
-                {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
-            )
-        self._goals = goals
+            return dict(zip(goals, masks.global_masks(scores, self._mean(goals), self.mask_type), strict=True))
+        return {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
 
     def _set_masks(self, keeps: dict[str, Tensor]) -> None:
         """Zero what the bool masks leave out, and hold it there."""

@@ -1,6 +1,7 @@
 """Which weights go: the smallest ones."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,6 +15,11 @@ class GMPruningModifier(GradualPruning):
     Zhu & Gupta 2017, arXiv:1710.01878. A weight that was pruned can come back only through a later mask, and since it
     is zero it does not: masks only grow.
     """
+
+    phased: Literal[False] = False  # SparseML's, once: use ACDCPruningModifier
+    score_type: Literal["magnitude"] = (
+        "magnitude"  # SparseML's, once: use MovementPruningModifier or MFACPruningModifier
+    )
 
     def _score(self, name: str) -> Tensor:
         return self.masked.weights[name].detach().abs()

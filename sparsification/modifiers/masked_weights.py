@@ -86,6 +86,12 @@ class MaskedWeights:
             self._masks[name] = torch.from_numpy(bits).view(weight.shape).to(weight.device, weight.dtype)
 
 
+def first_moments(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[Tensor]:
+    """The optimizer's running means of a weight's gradients: SGD's momentum or Adam's, where it has any yet."""
+    state = optimizer.state.get(weight, {})
+    return [state[key] for key in ("momentum_buffer", "exp_avg") if state.get(key) is not None]
+
+
 @dataclass(kw_only=True)
 class PruningBase(Modifier):
     """What every technique that masks weights does around the optimizer's step; ``initialize`` sets ``masked``."""

@@ -54,7 +54,9 @@ class MFACPruningModifier(GradientSampledPruning):
     damp: float = 1e-5  # added to the diagonal of the Fisher matrix
     fisher_block_size: int = 2000
     num_pages: int = 1  # SparseML's, without effect: a few blocks at a time are on the weights' device
-    grads_device: str = "cpu"  # where the gradients wait
+    grads_device: str | int = "cpu"  # where the gradients wait
+    use_gradient_buffering: bool | None = None  # SparseML's, without effect: gradients are always sampled
+    available_devices: list[str] | None = None  # SparseML's, without effect: computed where the weights are
 
     def __post_init__(self) -> None:
         super().__post_init__()

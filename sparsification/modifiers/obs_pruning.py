@@ -67,7 +67,7 @@ class OBSPruningModifier(GradientSampledPruning):
         }
         for gradients in self._gradients(self.num_grads, moment):
             for name, gradient in gradients.items():
-                fisher.add_gradient_(self._inverses[name], gradient, self.num_grads)
+                fisher.add_gradient_(self._inverses[name], self.masked.apply(name, gradient), self.num_grads)
         for name, inverse in self._inverses.items():
             if not inverse.diagonal(dim1=1, dim2=2).isfinite().all():
                 raise ValueError(

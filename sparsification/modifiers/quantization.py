@@ -40,7 +40,9 @@ _LEGACY_KEYS = (
     "activation_bits",
     "weight_bits",
     "tensorrt",
-    "model_fuse_fn_name",
+    "custom_quantizable_module_types",
+    "activation_qconfig_kwargs",
+    "weight_qconfig_kwargs",
 )
 _SCHEME_KEYS = ("scheme", "scheme_overrides", "ignore", "strict")
 
@@ -57,6 +59,8 @@ class QuantizationModifier(Modifier):
     disable_quantization_observer_epoch: float | None = None  # ranges are frozen from here on; None: at the end
     freeze_bn_stats_epoch: float | None = None  # BERT-like models have no batch normalization
     num_calibration_steps: int | None = None  # batches that set the ranges in one shot; None: all
+    model_fuse_fn_name: str | None = "conv_bn_relus"  # BERT-like models have nothing to fuse
+    model_fuse_fn_kwargs: dict[str, object] | None = None  # BERT-like models have nothing to fuse
     quantize_outputs: bool = False  # of all that is quantized, and of LayerNorm: SparseML's way
     # The form of 2021
     submodules: list[str] | None = None  # None: the whole model
@@ -70,7 +74,9 @@ class QuantizationModifier(Modifier):
     activation_bits: int = 8
     weight_bits: int = 8
     tensorrt: bool = False  # symmetric activations
-    model_fuse_fn_name: str | None = "conv_bn_relus"  # BERT-like models have nothing to fuse
+    custom_quantizable_module_types: list[str] | None = None  # the model must have none of these types
+    activation_qconfig_kwargs: dict[str, object] | None = None  # of torch's observers, which are not used: empty
+    weight_qconfig_kwargs: dict[str, object] | None = None  # of torch's observers, which are not used: empty
     # The scheme form
     scheme: str | dict[str, object] | None = None  # default, deepsparse, tensorrt or a mapping
     scheme_overrides: dict[str, object] | None = None  # schemes by module type or name
@@ -84,9 +90,9 @@ class QuantizationModifier(Modifier):
         if self.end_epoch != -1:
             raise ValueError(f"end_epoch {self.end_epoch:g}: quantization has no end, leave it out or give -1")
         frozen = self.disable_quantization_observer_epoch
-        if frozen is not None and 0 <= frozen <= self.window[0]:
+        if frozen is not None and 0 <= frozen < self.window[0]:
             raise ValueError(
-                f"disable_quantization_observer_epoch {frozen:g} is not after start_epoch {self.window[0]:g}: "
+                f"disable_quantization_observer_epoch {frozen:g} is before start_epoch {self.window[0]:g}: "
                 "the observers would see no data"
             )
         if self.num_calibration_steps is not None and self.num_calibration_steps < 1:
@@ -98,6 +104,11 @@ class QuantizationModifier(Modifier):
             if mixed:
                 raise ValueError(
                     f"{mixed[0]} belongs to the form of 2021, {', '.join(_SCHEME_KEYS)} to the later one: use one"
+                )
+        for key in ("activation_qconfig_kwargs", "weight_qconfig_kwargs"):
+            if getattr(self, key):
+                raise ValueError(
+                    f"{key} is for torch's observers, which are not used here: see activation_bits, scheme"
                 )
         check_bits("activation_bits", self.activation_bits, (8,))
         check_bits("weight_bits", self.weight_bits, range(2, 9))
@@ -191,8 +202,13 @@ class QuantizationModifier(Modifier):
         for submodule in self.submodules or ():
             if not match_names(submodule, names):
                 raise ValueError(no_match("submodule", submodule, names))
+        types = {_type_name(module) for module in modules.values()} | {_MATMUL_TYPE}
+        for custom in self.custom_quantizable_module_types or ():
+            if custom in types:
+                raise ValueError(
+                    f"custom_quantizable_module_types: there are modules of type {custom}, left as they are"
+                )
         if self._uses_schemes and self.strict:
-            types = {_type_name(module) for module in modules.values()} | {_MATMUL_TYPE}
             for key in ("ignore", "scheme_overrides"):
                 for word in getattr(self, key) or ():
                     if word not in types and not match_names(word, names):

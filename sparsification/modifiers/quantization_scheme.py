@@ -49,7 +49,7 @@ def read_scheme(value: object, where: str) -> Scheme:
 
 def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
     """Read ``{num_bits: 8, symmetric: true, strategy: tensor}``."""
-    if value is None:
+    if value in (None, "null"):  # SparseML writes the word into its own recipes
         return None
     known = {"num_bits": 8, "symmetric": tensor == "weights", "strategy": "tensor", "kwargs": {}}
     if not isinstance(value, dict) or not set(value) <= set(known):
