@@ -55,7 +55,14 @@ from utils_qa import (
 
 # isort: split
 # [sparsification]
-from sparse_trainer import SPARSIFICATION_ERRORS, SparseTrainerMixin, SparsificationArguments, load_manager
+from sparse_trainer import (
+    SPARSE_FILE,
+    SPARSIFICATION_ERRORS,
+    SparseTrainerMixin,
+    SparsificationArguments,
+    load_manager,
+    prepare_export,
+)
 from sparsification.flags import translate_flags
 from sparsification.teacher import load_teacher
 
@@ -187,6 +194,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_up_logging(training_args)
     # [sparsification]
     manager = load_manager(sparse_args)  # first of all: a wrong recipe should cost no time
+    prepare_export(sparse_args)
     if sparse_args.one_shot:
         refuse_used_folder(data_args, training_args)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
@@ -248,6 +256,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 onnx_metrics["eval_onnx_max_difference"] = exported.max_difference
                 onnx_metrics["eval_onnx_mean_difference"] = exported.mean_difference
             metrics |= report(trainer, "eval_onnx", onnx_metrics, data_args.max_eval_samples, eval_dataset)
+            if (Path(sparse_args.onnx_export_path) / SPARSE_FILE).is_file():
+                sparse_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path, SPARSE_FILE, "eval_onnx_sparse")
+                metrics |= report(trainer, "eval_onnx_sparse", sparse_metrics, data_args.max_eval_samples, eval_dataset)
     # [/sparsification]
     describe(trainer, model_args, data_args)
     return metrics
