@@ -201,7 +201,7 @@ def test_dense_model_has_no_sparse_file_and_one_line_says_why(target, tiny_model
         *("--model_name_or_path", tiny_model_dir, "--do_eval", "--output_dir", tmp_path / "out"),
         *("--onnx_export_path", tmp_path / "onnx", "--onnx_target", target),
     )
-    reason = "has no Linear layer in int8: quantize the model first"
+    reason = "has no Linear layer in int8 with symmetric weights: quantize the model first"
     if target == "all":
         metrics = run_qa.main(arguments)
         assert f"There is no {SPARSE_FILE}: " in caplog.text and reason in caplog.text
