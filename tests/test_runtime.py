@@ -529,6 +529,20 @@ def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_al
         np.testing.assert_array_equal(one, other)
 
 
+@needs_compiler
+def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypatch):
+    _export(_quantize(_prune(_bert(1))), tmp_path)
+    convert(tmp_path / "model.onnx")
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match="install g.. or clang, or set CXX"):
+        runtime.load(tmp_path)
+    assert runtime.load(tmp_path / "model.onnx").get_outputs()
+    with pytest.raises(FileNotFoundError):
+        runtime.load(tmp_path / "nothing.onnx")
+
+
 # The library
 
 

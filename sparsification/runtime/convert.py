@@ -88,7 +88,8 @@ def convert(source: str | Path, target: str | Path | None = None, break_even: fl
     linears = _find_linears(graph)
     if not linears:
         raise ConversionError(
-            f"{source} has no Linear layer in int8: quantize the model first, see recipes/quantize.md"
+            f"{source} has no Linear layer in int8 with symmetric weights: quantize the model first, see "
+            "recipes/quantize.md"
         )
     sparse = {name for name, linear in linears.items() if linear.density <= break_even}
     if not sparse:
