@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-qa runtime bench-break-even bench-sparse optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-break-even bench-sparse optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -57,6 +57,14 @@ bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BEN
 
 bench-step: $(VENV)/installed  ## minutes: a training step with masks, a teacher, int8, against the plain Trainer
 	$(VENV)/bin/python -m benchmarks.training_step
+
+bench-scale: $(VENV)/installed  ## half an hour: steps, new masks and memory from MiniLM to BERT-large, one and two processes
+	$(VENV)/bin/python -m benchmarks.scale
+
+PADDING_MODEL ?= benchmarks/out/minilm-nodrop
+
+bench-padding: $(VENV)/installed  ## minutes: padding to 384 tokens or to the longest; PADDING_MODEL=folder of any BERT
+	$(VENV)/bin/python -m benchmarks.padding --data $(NEWWIKI) --model $(PADDING_MODEL)
 
 BENCH_QA ?=
 

@@ -20,9 +20,10 @@ import datasets
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 
+from arguments_qa import EXTENSIONS, QAError
+
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = ("csv", "json", "jsonl", "parquet")
 QA_FEATURES = Features(
     {
         "id": Value("string"),
@@ -35,10 +36,6 @@ QA_FEATURES = Features(
 # The hub's short names of 2021; only the names with an owner are sure to be found today.
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 SPLIT_PREFIXES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
-
-
-class QAError(Exception):
-    """Something the user can put right; the message alone says what."""
 
 
 class DataError(QAError):

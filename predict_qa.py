@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from data_qa import QAError
+from arguments_qa import QAError
 from sparsification import runtime
-from sparsification.quantized_modules import QuantizationError, load_quantization
-from sparsification.runtime.build import BuildError
+from sparsification.errors import SparsificationError
+from sparsification.quantized_modules import load_quantization
 from sparsification.runtime.convert import SPARSE_FILE
 from utils_qa import Spans, all_spans, prepare_validation_features
 
@@ -141,7 +141,7 @@ def load(path: str | Path) -> Model:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         logits = _onnx_logits(path) if is_onnx else _torch_logits(folder)
-    except (OSError, ValueError, SafetensorError, QuantizationError, BuildError, *runtime.ENGINE_ERRORS) as error:
+    except (OSError, ValueError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
         raise PredictError(f"{path}: {error}") from error
     if not tokenizer.is_fast:
         raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")

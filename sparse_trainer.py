@@ -12,7 +12,6 @@ import math
 import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -24,94 +23,27 @@ from transformers import (
     TrainerCallback,
 )
 
-from sparsification.export import TARGETS, ExportError, ExportReport, OnnxModel, export_onnx
-from sparsification.flags import FlagError
+from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.export import ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
-    QuantizationError,
     load_quantization,
     save_quantization,
     set_quantizing,
 )
-from sparsification.recipe import RecipeError
-from sparsification.runtime.build import BuildError, build
+from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import SPARSE_FILE, ConversionError
 from sparsification.runtime.export import export_sparse
 from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
 
-# What a user can do something about.
-SPARSIFICATION_ERRORS = (
-    FlagError,
-    RecipeError,
-    ManagerError,
-    QuantizationError,
-    ExportError,
-    BuildError,
-    ConversionError,
-)
-SPARSE_TARGET = "onnxruntime-sparse"
-ALL_TARGETS = "all"
 ONNX_FILE = "model.onnx"
 RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
 ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
-
-
-@dataclass
-class SparsificationArguments:
-    """What to prune, quantize, drop and distill, and where to export."""
-
-    recipe: str | None = field(
-        default=None, metadata={"help": "Recipe file (YAML, or Markdown with YAML front matter) to train by."}
-    )
-    recipe_args: str | None = field(
-        default=None, metadata={"help": "Variables of the recipe to override, as JSON or as k=v,k=v."}
-    )
-    distill_teacher: str | None = field(
-        default=None,
-        metadata={
-            "help": "Teacher for the recipe's distillation: a path, a hub name, 'self' for the model as it is before "
-            "training, or 'disable'."
-        },
-    )
-    teacher_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder in which the teacher's logits are kept, so that it is asked once and not in every epoch; "
-            "'off' for data that changes between epochs. Default: in --cache_dir, or beside the cached data sets."
-        },
-    )
-    onnx_export_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Directory for the checked ONNX file of the model as it is at the end.",
-            "aliases": ["--export_onnx_path"],
-        },
-    )
-    onnx_target: str = field(
-        default="onnxruntime",
-        metadata={
-            "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, "
-            "onnxruntime-sparse, which adds model.sparse.onnx for sparse operators of our own, or all, which puts "
-            "DeepSparse's file into a folder 'deepsparse' beside the others.",
-            "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],
-        },
-    )
-    onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
-    best_model_after_epoch: float | None = field(
-        default=None,
-        metadata={
-            "help": "Only checkpoints after this epoch can be the best one. Default: after the recipe's last change "
-            "of masks or layers."
-        },
-    )
-    one_shot: bool = field(
-        default=False, metadata={"help": "Apply the recipe at one stroke, without training, and save the model."}
-    )
 
 
 class RecipeScheduler(LRScheduler):
@@ -472,28 +404,3 @@ class SparseTrainerMixin:
                 f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
             )
         super()._issue_warnings_after_load(load_result)
-
-
-def load_manager(arguments: SparsificationArguments) -> ScheduledModifierManager:
-    """Read the recipe that the arguments name, if they do.
-
-    Raises:
-        RecipeError: the recipe is wrong.
-        ManagerError: arguments that mean nothing without a recipe.
-    """
-    if arguments.recipe is not None:
-        return ScheduledModifierManager.from_yaml(Path(arguments.recipe), arguments.recipe_args)
-    for name in ("recipe_args", "one_shot"):
-        if getattr(arguments, name):
-            raise ManagerError(f"--{name} needs a --recipe to apply")
-    return ScheduledModifierManager()
-
-
-def prepare_export(arguments: SparsificationArguments) -> None:
-    """Compile what the export will need, so that a missing compiler costs no training.
-
-    Raises:
-        BuildError: there is none, or it failed.
-    """
-    if arguments.onnx_export_path is not None and arguments.onnx_target == SPARSE_TARGET:
-        build()

@@ -483,9 +483,8 @@ Where the time goes, and what limits it:
 - **Overlap.** Tokenizing, forward and post-processing stay one after the other: by the rows above the first and last
   take about 0.3 ms a feature, and a 6-layer model's forward pass at length 128 takes 31 ms on one core
   (onnx_engines.md). Hiding them behind it could save 1 %, and would take a core from it. This is reckoned, not tried.
-- **Start-up.** `TrainingArguments` alone imports torch and takes 3.0 s here; the rest is what `sparse_trainer.py`
-  imports at its top (Transformers' models and Trainer with scipy, onnxruntime, datasets), and its arguments are needed
-  for the help. With these arguments in a file of their own the bar can be met; until then it is not.
+- **Start-up.** Nearly all of it is the import of torch and of Transformers' `TrainingArguments`, whose flags are the
+  help. Models, Trainer, datasets and onnxruntime are imported once flags and recipe are known to be right.
 """
 
 

@@ -118,7 +118,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     # The engine knows no task: this is the script's part, beside the package.
-    from data_qa import QAError
+    from arguments_qa import QAError
     from predict_qa import load
 
     try:

@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.arguments import TARGETS
 from sparsification.export_check import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
 from sparsification.onnx_quantization import Recorder, module_differences, recorded_modules, tidy, to_int8
 from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized_modules, quantizers
@@ -36,7 +37,6 @@ from sparsification.runtime.convert import SPARSE_FILE
 
 logger = logging.getLogger(__name__)
 
-TARGETS = {"onnxruntime": 20, "deepsparse": 18}  # engines, and the newest opset that one can be given
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparsification import runtime
+from sparsification.errors import SparsificationError
 from sparsification.onnx_quantization import has_vnni
 from sparsification.quantized_modules import quantizers
 
@@ -23,7 +24,7 @@ from sparsification.quantized_modules import quantizers
 MEAN_LIMIT = 0.25
 
 
-class ExportError(RuntimeError):
+class ExportError(SparsificationError, RuntimeError):
     """The export failed, or the exported model is not the PyTorch model. Nothing is left under the final name."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsification.errors import SparsificationError
+
 Settings = Mapping[str, Any]  # flags without dashes, and their values; True is a flag that stands alone
 New = list[tuple[str, Any]]  # flags and values of today in the place of one of 2021; [] if it is dropped
 
@@ -71,7 +73,7 @@ REFUSED = {
 OPTIMIZERS = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
 
 
-class FlagError(ValueError):
+class FlagError(SparsificationError, ValueError):
     """Flags that cannot be translated without changing what they mean, one a line."""
 
 

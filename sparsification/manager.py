@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from sparsification.errors import SparsificationError
 from sparsification.modifiers import (
     Clock,
     DistillationModifier,
@@ -29,7 +30,7 @@ from sparsification.targets import Targets
 _TAUGHT = (DistillationModifier, PerLayerDistillationModifier)
 
 
-class ManagerError(ValueError):
+class ManagerError(SparsificationError, ValueError):
     """A recipe does not fit the model, its teacher or the run; the message has one line per problem."""
 
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparsification.errors import SparsificationError
 from sparsification.fake_quantize import FakeQuantize, Grid
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ ATTENTION = "fake_quantized"  # the name of our attention function in Transforme
 QUANTIZATION_FILE = "quantization.safetensors"
 
 
-class QuantizationError(ValueError):
+class QuantizationError(SparsificationError, ValueError):
     """A quantized model, or the file of its ranges, is not what it should be."""
 
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 import yaml
 
 from sparsification.arithmetic import FLOAT, INT
+from sparsification.errors import SparsificationError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 10_000
@@ -22,7 +23,7 @@ TOO_LARGE = f"the recipe is too large: more than {MAX_NODES} values, or nested m
 CORE = "tag:yaml.org,2002:"
 
 
-class RecipeError(ValueError):
+class RecipeError(SparsificationError, ValueError):
     """Everything that is wrong with a recipe, one problem a line."""
 
     def __init__(self, *problems: str) -> None:

@@ -14,6 +14,7 @@ from test_tutorial import save_model
 from transformers import AutoModelForQuestionAnswering
 
 import run_qa
+from arguments_qa import UsageError
 from sparsification.export import ExportError
 from sparsification.quantized_modules import QUANTIZATION_FILE, QuantizationError
 
@@ -116,7 +117,7 @@ def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tin
         *("--do_eval", "--output_dir", tmp_path / "out"),
     )
     del arguments[:2]  # --train_file
-    with pytest.raises(run_qa.UsageError, match="--one_shot .* sets .* ranges on training data: .* --train_file"):
+    with pytest.raises(UsageError, match="--one_shot .* sets .* ranges on training data: .* --train_file"):
         run_qa.main(arguments)
     assert not (tmp_path / "out").exists()
 

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import run_qa
-from data_qa import DataError, QAError
-from run_qa import DataTrainingArguments, ModelArguments, UsageError, main, parse_arguments
+import stages_qa
+from arguments_qa import DataTrainingArguments, ModelArguments, QAError, UsageError, parse_arguments
+from data_qa import DataError
+from run_qa import main
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
@@ -164,7 +166,7 @@ def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squ
         path.write_text(
             "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "\nlearning_rate: 3e-5"
         )
-    model_args, data_args, sparse_args, training_args = parse_arguments([str(path)])
+    model_args, data_args, sparse_args, training_args, _ = parse_arguments([str(path)])
     assert (model_args, data_args, sparse_args) == expected[:3]
     assert training_args.to_dict() == expected[3].to_dict()
 
@@ -180,7 +182,7 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
     (cut / "checkpoint-6/trainer_state.json").unlink()
     flags = ["--do_train", "--num_train_epochs", "2", "--save_strategy", "epoch", "--eval_strategy", "epoch"]
     flags += ["--do_eval", "--per_device_train_batch_size", "6"]
-    run_qa.logger.propagate = True
+    stages_qa.logger.propagate = True
     main(command(tiny_model_dir, tiny_squad, cut, *flags))
     assert f"{cut / 'checkpoint-6'} was not saved to its end" in caplog.text
     assert f"Going on from {cut / 'checkpoint-3'}" in caplog.text
@@ -194,8 +196,8 @@ def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_pat
 
     def found(folder: Path, *flags: str) -> str | None:
         given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
-        _, data_args, _, training_args = parse_arguments(given)
-        return run_qa.find_checkpoint(data_args, training_args)
+        _, data_args, _, training_args, _ = parse_arguments(given)
+        return stages_qa.find_checkpoint(data_args, training_args)
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
     assert found(out, "--overwrite_output_dir") is None
@@ -295,6 +297,21 @@ def test_errors_of_use_end_in_one_message(monkeypatch, capsys, error, status, me
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [("--doc_strode", "3", "did you mean --doc_stride?"), ("--recipe", "nowhere.yaml", "nowhere.yaml")],
+)
+def test_what_is_wrong_is_said_before_anything_slow_is_imported(tmp_path, flag, value, message):
+    argv = ["run_qa.py", *command(tmp_path, tmp_path, tmp_path / "out"), flag, value]
+    code = (
+        f"import sys; sys.argv = {argv}; import run_qa; print(run_qa.run()); "
+        "print({'datasets', 'onnxruntime', 'transformers.trainer'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\nset()\n"
+    assert message in done.stderr
+
+
 def test_too_large_a_batch_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(run_qa, "main", lambda: torch.empty(10**15))
     assert run_qa.run() == 1
@@ -322,17 +339,20 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
         text=True,
     ) as process:
         deadline = time.monotonic() + 100
-        while run_qa.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
+        while (
+            stages_qa.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline
+        ):
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "run_qa.py: error: interrupted; " in errors
-    AutoModelForQuestionAnswering.from_pretrained(run_qa.last_complete_checkpoint(out))
+    AutoModelForQuestionAnswering.from_pretrained(stages_qa.last_complete_checkpoint(out))
 
 
-def test_what_is_added_to_the_well_known_script_stands_in_five_marked_places():
-    lines = [line.strip() for line in (ROOT / "run_qa.py").read_text().splitlines()]
-    marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
-    assert marks == ["# [sparsification]", "# [/sparsification]"] * 5
+def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():
+    for name, places in (("run_qa.py", 4), ("arguments_qa.py", 3), ("stages_qa.py", 1)):
+        lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
+        marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
+        assert marks == ["# [sparsification]", "# [/sparsification]"] * places

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sparsification.errors import SparsificationError
+
 SOURCES = Path(__file__).resolve().parent
 FLAGS = (
     "-std=c++17",
@@ -40,7 +42,7 @@ VARIANTS = {
 _MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
 
 
-class BuildError(RuntimeError):
+class BuildError(SparsificationError, RuntimeError):
     """There is no compiler, or it failed."""
 
 

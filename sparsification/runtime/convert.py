@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from sparsification.errors import SparsificationError
 from sparsification.runtime.graph import Graph
 
 DOMAIN = "sparsification"
@@ -32,7 +33,7 @@ BREAK_EVEN = 0.6
 SPARSE_FILE = "model.sparse.onnx"
 
 
-class ConversionError(ValueError):
+class ConversionError(SparsificationError, ValueError):
     """The file is no int8 graph of the export, or nothing in it is sparse enough."""
 
 

@@ -1,0 +1,426 @@
+"""Which steps does a run of the script consist of? Its data, its model, its features, training, and what is written."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
+from data_qa import DataError, check_answers, check_ids, load_qa_dataset
+from trainer_qa import QuestionAnsweringTrainer
+from utils_qa import (
+    postprocess_qa_predictions,
+    prepare_train_features,
+    prepare_validation_features,
+    squad_metrics,
+    squad_v2_metrics,
+)
+
+# isort: split
+# [sparsification]
+from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
+from sparsification.arguments import SparsificationArguments
+from sparsification.export import ExportReport
+from sparsification.manager import ScheduledModifierManager
+from sparsification.teacher import load_teacher
+
+
+class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):
+    """Trains by a recipe, evaluates by answers."""
+
+
+def pick_teacher(
+    model_args: ModelArguments,
+    sparse_args: SparsificationArguments,
+    training_args: TrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    manager: ScheduledModifierManager,
+) -> PreTrainedModel | None:
+    """Load the teacher, where there is anything to be learnt."""
+    name = sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable"
+    return load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, manager, **hub_settings(model_args))
+
+
+def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
+    """Give the folder in which the teacher's logits are kept, None where they are not to be."""
+    if sparse_args.teacher_cache == "off":
+        return None
+    return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
+
+
+def evaluate_exported(
+    trainer: SparseQuestionAnsweringTrainer,
+    exported: ExportReport | None,
+    sparse_args: SparsificationArguments,
+    data_args: DataTrainingArguments,
+) -> dict[str, float]:
+    """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json (eval_onnx_sparse_)."""
+    folder = Path(sparse_args.onnx_export_path)
+    metrics = trainer.evaluate_onnx(folder)
+    if exported is not None:  # on the process that has exported it
+        metrics["eval_onnx_max_difference"] = exported.max_difference
+        metrics["eval_onnx_mean_difference"] = exported.mean_difference
+    limit = data_args.max_eval_samples
+    metrics = report(trainer, "eval_onnx", metrics, limit, trainer.eval_dataset)
+    if (folder / SPARSE_FILE).is_file():
+        sparse = trainer.evaluate_onnx(folder, SPARSE_FILE, "eval_onnx_sparse")
+        metrics |= report(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
+    return metrics
+
+
+# [/sparsification]
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(training_args: TrainingArguments) -> None:
+    """Log to standard output, on the level that the arguments name (info where they do not)."""
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    if training_args.should_log:
+        transformers.utils.logging.set_verbosity_info()  # what the level "passive" then means
+    level = training_args.get_process_log_level()
+    logger.setLevel(level)
+    datasets.utils.logging.set_verbosity(level)
+    transformers.utils.logging.set_verbosity(level)
+    transformers.utils.logging.enable_default_handler()
+    transformers.utils.logging.enable_explicit_format()
+    logger.warning(
+        f"Process {training_args.process_index} of {training_args.world_size} on {training_args.device}, "
+        f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}"
+    )
+    logger.info(f"Arguments: {training_args}")
+
+
+def find_checkpoint(data_args: DataTrainingArguments, training_args: TrainingArguments) -> str | None:
+    """Find the checkpoint that training goes on from.
+
+    Raises:
+        UsageError: there is none where one was named, or the output folder holds other things.
+    """
+    if not training_args.do_train:
+        return None
+    output_dir = Path(training_args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
+    named = training_args.resume_from_checkpoint
+    found = last_complete_checkpoint(output_dir)
+    if str(named).lower() == "false":
+        named = None
+    if str(named).lower() == "true":
+        if found is None:
+            raise UsageError(f"--resume_from_checkpoint {named}: no complete checkpoint in {output_dir}")
+        return found
+    if named is not None:
+        if not (Path(named) / "trainer_state.json").is_file():
+            raise UsageError(f"--resume_from_checkpoint {named}: no such folder, or no trainer_state.json in it")
+        return named
+    if data_args.overwrite_output_dir:
+        return None
+    if found is not None:
+        logger.info(
+            f"Going on from {found}. To train from the start instead, name another --output_dir "
+            "or add --overwrite_output_dir"
+        )
+    else:
+        refuse_used_folder(data_args, training_args)
+    return found
+
+
+def refuse_used_folder(data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+    """Make sure that no work of another run would be overwritten.
+
+    Raises:
+        UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
+    """
+    output_dir = Path(training_args.output_dir)
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not data_args.overwrite_output_dir:
+        raise UsageError(
+            f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
+            "name another one, or add --overwrite_output_dir"
+        )
+
+
+def last_complete_checkpoint(output_dir: Path) -> str | None:
+    """Find the newest checkpoint that was saved to its end: trainer_state.json is what Trainer writes last."""
+    steps = {}
+    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if step.isdecimal() and path.is_dir():
+            steps[int(step)] = path
+    for _, path in sorted(steps.items(), reverse=True):
+        if (path / "trainer_state.json").is_file():
+            return os.fspath(path)
+        logger.warning(f"{path} was not saved to its end: passed over")
+    return None
+
+
+def load_data(
+    model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
+) -> DatasetDict:
+    """Load the splits, and check that those that are asked for are there.
+
+    Raises:
+        DataError: data that is missing or wrong.
+    """
+    with training_args.main_process_first(desc="loading the data"):
+        raw_datasets = load_qa_dataset(
+            data_args.dataset_name,
+            data_args.dataset_config_name,
+            data_args.data_files,
+            cache_dir=model_args.cache_dir,
+            token=model_args.token,
+        )
+    needed = {
+        "train": ("--do_train", training_args.do_train),
+        "validation": ("--do_eval", training_args.do_eval),
+        "test": ("--do_predict", training_args.do_predict),
+    }
+    if not any(wanted for _, wanted in needed.values()):
+        logger.warning(f"None of {', '.join(flag for flag, _ in needed.values())} is given")
+    for split, (flag, wanted) in needed.items():
+        if wanted and split not in raw_datasets:
+            raise DataError(
+                f"{flag} needs {split} data: name it with --{split}_file or a --dataset_name that has it "
+                f"(there is {', '.join(raw_datasets) or 'none'})"
+            )
+        if wanted and len(raw_datasets[split]) == 0:
+            raise DataError(f"{flag}: the {split} data holds no question")
+    return raw_datasets
+
+
+def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Load the tokenizer and the model.
+
+    Raises:
+        UsageError: they are not there, cannot answer questions, or do not fit each other.
+    """
+    shared = hub_settings(model_args) | {"revision": model_args.model_revision}
+    name = model_args.model_name_or_path
+    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise UsageError(f"--model_name_or_path {name}: no such folder")
+    try:
+        config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
+        tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
+        model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"--model_name_or_path {name}: {error}") from error
+    if not tokenizer.is_fast:
+        raise UsageError(
+            f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is no fast tokenizer, so it cannot say "
+            "where in the text its tokens stand; take a model that has a fast one"
+        )
+    embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > embeddings:
+        raise UsageError(
+            f"the tokenizer of {model_args.tokenizer_name or name} has {len(tokenizer)} tokens, "
+            f"the model {name} embeddings for {embeddings}: they do not belong together"
+        )
+    return tokenizer, model
+
+
+def hub_settings(model_args: ModelArguments) -> dict[str, Any]:
+    """What every download from the hub wants to know."""
+    return {
+        "cache_dir": model_args.cache_dir,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+
+
+def build_features(
+    raw_datasets: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    data_args: DataTrainingArguments,
+    training_args: TrainingArguments,
+) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
+    """Make the features of the splits that are asked for.
+
+    Returns:
+        Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
+        asked for.
+    """
+    cutting = {
+        "tokenizer": tokenizer,
+        "max_seq_length": usable_length(tokenizer, model, data_args.max_seq_length),
+        "doc_stride": data_args.doc_stride,
+        "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
+    }
+
+    def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
+        examples = raw_datasets[split]
+        if limit is not None:
+            examples = examples.select(range(min(limit, len(examples))))
+        with training_args.main_process_first(desc=f"features of the {split} data"):
+            features = examples.map(
+                prepare,
+                batched=True,
+                num_proc=data_args.preprocessing_num_workers,
+                remove_columns=examples.column_names,
+                load_from_cache_file=not data_args.overwrite_cache,
+                fn_kwargs=cutting | more,
+                desc=f"Making features of the {split} data",
+            )
+        return examples, features
+
+    train_dataset = eval_dataset = predict_dataset = eval_examples = predict_examples = None
+    if training_args.do_train:
+        limit = data_args.max_train_samples
+        by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        length_column = training_args.length_column_name if by_length else None
+        train_examples, train_dataset = make("train", prepare_train_features, limit, length_column=length_column)
+        check_answers(train_examples, data_args.version_2_with_negative)
+        if limit is not None:
+            train_dataset = train_dataset.select(range(min(limit, len(train_dataset))))
+    # The limits below count questions. All their features stay: a question without its last windows would get a wrong
+    # answer.
+    if training_args.do_eval:
+        eval_examples, eval_dataset = make("validation", prepare_validation_features, data_args.max_eval_samples)
+        check_ids(eval_examples)
+    if training_args.do_predict:
+        predict_examples, predict_dataset = make("test", prepare_validation_features, data_args.max_predict_samples)
+        check_ids(predict_examples)
+    return train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples
+
+
+def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
+    """Give ``max_seq_length``, or the length that tokenizer and model are made for where that is less."""
+    limit = tokenizer.model_max_length
+    if limit > 1_000_000:  # the tokenizer does not know: ask the model, which would fail on its missing positions
+        limit = getattr(model.config, "max_position_embeddings", None) or asked
+    if asked > limit:
+        logger.warning(f"--max_seq_length {asked} is more than the model's {limit}: using {limit}")
+    return min(asked, limit)
+
+
+def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments) -> bool:
+    """Tell whether features are padded when they are made.
+
+    Padding on the left moves every token, so a batch-wise padding there would part logits from their positions.
+    """
+    return data_args.pad_to_max_length or tokenizer.padding_side == "left"
+
+
+def pick_collator(
+    tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, training_args: TrainingArguments
+) -> Callable:
+    """Pad in the collator where the features are not padded yet."""
+    if pads_to_max_length(tokenizer, data_args):
+        return default_data_collator
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None)
+
+
+def make_post_process_function(
+    data_args: DataTrainingArguments, training_args: TrainingArguments
+) -> Callable[[Dataset, Dataset, Any, str], EvalPrediction]:
+    """Make the function that turns logits into answers and, on the main process, writes them to the output folder."""
+
+    def post_process(examples: Dataset, features: Dataset, predictions: Any, stage: str = "eval") -> EvalPrediction:
+        answers = postprocess_qa_predictions(
+            examples,
+            features,
+            predictions,
+            version_2_with_negative=data_args.version_2_with_negative,
+            n_best_size=data_args.n_best_size,
+            max_answer_length=data_args.max_answer_length,
+            null_score_diff_threshold=data_args.null_score_diff_threshold,
+            output_dir=training_args.output_dir if training_args.should_save else None,
+            prefix=stage,
+            log_level=training_args.get_process_log_level(),
+        )
+        extra = {"no_answer_probability": 0.0} if data_args.version_2_with_negative else {}
+        predicted = [{"id": name, "prediction_text": text, **extra} for name, text in answers.items()]
+        references = [
+            {"id": name, "answers": truth} for name, truth in zip(examples["id"], examples["answers"], strict=True)
+        ]
+        return EvalPrediction(predictions=predicted, label_ids=references)
+
+    return post_process
+
+
+def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Make the function that scores answers: EM and F1, in SQuAD's first or second version."""
+
+    def compute_metrics(outcome: EvalPrediction) -> dict[str, float]:
+        if data_args.version_2_with_negative:
+            return squad_v2_metrics(outcome.predictions, outcome.label_ids)
+        if not any(reference["answers"]["text"] for reference in outcome.label_ids):
+            logger.warning("No question comes with its answer: there is nothing to score")
+            return {}
+        return squad_metrics(outcome.predictions, outcome.label_ids)
+
+    return compute_metrics
+
+
+def train(
+    trainer: QuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
+) -> dict[str, float]:
+    """Train, save the model with its tokenizer, and write train_results.json and trainer_state.json."""
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    trainer.save_model()
+    report(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
+    trainer.save_state()
+    return metrics
+
+
+def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments) -> dict[str, float]:
+    """Evaluate and write eval_results.json."""
+    logger.info("*** Evaluate ***")
+    return report(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
+
+
+def predict(
+    trainer: QuestionAnsweringTrainer, features: Dataset, examples: Dataset, data_args: DataTrainingArguments
+) -> dict[str, float]:
+    """Answer the test questions and write predict_results.json."""
+    logger.info("*** Predict ***")
+    metrics = trainer.predict(features, examples).metrics
+    return report(trainer, "predict", metrics, data_args.max_predict_samples, features)
+
+
+def report(
+    trainer: QuestionAnsweringTrainer, stage: str, metrics: dict[str, float], limit: int | None, features: Dataset
+) -> dict[str, float]:
+    """Count the samples as the well-known script does (features, or the limit if that is less), log and save."""
+    metrics[f"{stage}_samples"] = len(features) if limit is None else min(limit, len(features))
+    trainer.log_metrics(stage, metrics)
+    trainer.save_metrics(stage, metrics)
+    return metrics
+
+
+def describe(trainer: QuestionAnsweringTrainer, model_args: ModelArguments, data_args: DataTrainingArguments) -> None:
+    """Write the model card, or push model and card to the hub."""
+    facts: dict[str, str] = {"finetuned_from": model_args.model_name_or_path, "tasks": "question-answering"}
+    if data_args.dataset_name is not None:
+        facts["dataset_tags"] = facts["dataset"] = data_args.dataset_name
+        if data_args.dataset_config_name is not None:
+            facts["dataset_args"] = data_args.dataset_config_name
+            facts["dataset"] += f" {data_args.dataset_config_name}"
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(**facts)
+    else:
+        trainer.create_model_card(**facts)
