@@ -74,7 +74,7 @@ def evaluate_exported(
     sparse_args: SparsificationArguments,
     data_args: DataTrainingArguments,
 ) -> dict[str, float]:
-    """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json (eval_onnx_sparse_)."""
+    """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json and eval_onnx_sparse_results.json."""
     folder = Path(sparse_args.onnx_export_path)
     metrics = trainer.evaluate_onnx(folder)
     if exported is not None:  # on the process that has exported it

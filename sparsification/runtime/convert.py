@@ -27,8 +27,8 @@ from sparsification.runtime.graph import Graph
 
 DOMAIN = "sparsification"
 BLOCK = 4  # neighbouring inputs of one output
-# Up to this share of non-zero blocks our product is the faster one. Of the layers of BERT base and MiniLM, 128 and 384
-# tokens, it is up to 65 to 74 % on AMD Zen 4 with VNNI (benchmarks/break_even.md).
+# Up to this share of non-zero blocks our product is the faster one. For the layers of BERT base and MiniLM, at 128 and
+# 384 tokens, the two are equal at 63 to 72 % on AMD Zen 4 with VNNI (benchmarks/break_even.md).
 BREAK_EVEN = 0.6
 SPARSE_FILE = "model.sparse.onnx"
 
