@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-sparse optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-break-even bench-sparse optimum clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -73,6 +73,9 @@ bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up 
 
 runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
 	$(VENV)/bin/python -m sparsification.runtime.build
+
+bench-break-even: runtime  ## minutes: from how many zeros on a sparse layer is faster than a dense one
+	$(VENV)/bin/python -m benchmarks.break_even
 
 BENCH_SPARSE ?=
 

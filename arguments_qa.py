@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 # isort: split
 # [sparsification]
-from sparsification.arguments import SparsificationArguments, load_manager
+from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
 from sparsification.flags import translate_flags
 from sparsification.manager import ScheduledModifierManager
 
@@ -151,7 +151,7 @@ def parse_arguments(
 
     Raises:
         UsageError: an unknown flag or key, or a value that is refused.
-        SparsificationError: a flag of 2021 that has no equal today, or a wrong recipe.
+        SparsificationError: a flag of 2021 that has no equal today, a wrong recipe, or no compiler for the export.
     """
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         argv = read_config_file(argv[0])
@@ -171,6 +171,7 @@ def parse_arguments(
         raise UsageError(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     # [sparsification]
     manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
+    prepare_export(values.onnx_export_path, values.onnx_target)
     # [/sparsification]
     # Last, because Transformers' arguments look at the machine, which takes seconds.
     try:

@@ -91,11 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if sparse_args.onnx_export_path is not None:
         exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
         if training_args.do_eval:
-            onnx_metrics = trainer.evaluate_onnx(sparse_args.onnx_export_path)
-            if exported is not None:
-                onnx_metrics["eval_onnx_max_difference"] = exported.max_difference
-                onnx_metrics["eval_onnx_mean_difference"] = exported.mean_difference
-            metrics |= stages.report(trainer, "eval_onnx", onnx_metrics, data_args.max_eval_samples, eval_dataset)
+            metrics |= stages.evaluate_exported(trainer, exported, sparse_args, data_args)
     # [/sparsification]
     stages.describe(trainer, model_args, data_args)
     return metrics

@@ -23,7 +23,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from sparsification.arguments import ALL_TARGETS, TARGETS
+from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.export import ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -32,6 +32,9 @@ from sparsification.quantized_modules import (
     save_quantization,
     set_quantizing,
 )
+from sparsification.runtime.build import BuildError
+from sparsification.runtime.convert import SPARSE_FILE, ConversionError
+from sparsification.runtime.export import export_sparse
 from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -275,14 +278,17 @@ class SparseTrainerMixin:
 
         Args:
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
-            target: engine that a quantized model is written for; with ``all`` DeepSparse's goes to a folder of its own.
+            target: engine that a quantized model is written for; with ``onnxruntime-sparse`` there is a
+                ``model.sparse.onnx``, too, with ``all`` also DeepSparse's file, in a folder of its own.
             opset: ONNX operator set.
 
         Returns:
             The report of the check, of the first file; None on all processes but the first, which does the work.
 
         Raises:
-            ExportError: the file would not be the model; nothing is left under its name.
+            ExportError: a file would not be the model; nothing is left under its name.
+            ConversionError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
+            BuildError: there is no compiler for its operators, likewise.
         """
         reports = []
         if self.is_world_process_zero():
@@ -293,7 +299,7 @@ class SparseTrainerMixin:
             model = self.accelerator.unwrap_model(self.model).eval()
             with torch.no_grad():
                 outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
-            first, *others = TARGETS if target == ALL_TARGETS else [target]
+            first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
             folders = {first: Path(output_dir)} | {other: Path(output_dir) / other for other in others}
             for engine, folder in folders.items():
                 report = export_onnx(
@@ -308,20 +314,30 @@ class SparseTrainerMixin:
                     file_name=ONNX_FILE,
                 )
                 reports.append(report)
+            if target in (SPARSE_TARGET, ALL_TARGETS):
+                try:
+                    export_sparse(reports[0].path, batches)
+                except (BuildError, ConversionError) as error:
+                    if target == SPARSE_TARGET:
+                        raise
+                    logger.warning(f"There is no {SPARSE_FILE}: {error}")
         self.accelerator.wait_for_everyone()
         return reports[0] if reports else None
 
-    def evaluate_onnx(self, directory: str | Path, metric_key_prefix: str = "eval_onnx") -> dict[str, float]:
+    def evaluate_onnx(
+        self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
+    ) -> dict[str, float]:
         """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
 
         Args:
             directory: where ``export_onnx`` put the file.
+            file_name: which one, ``model.sparse.onnx`` if it is there.
             metric_key_prefix: put before every metric's name.
 
         Returns:
             The metrics that ``evaluate`` gives.
         """
-        self._onnx_model = OnnxModel(Path(directory) / ONNX_FILE)
+        self._onnx_model = OnnxModel(Path(directory) / file_name)
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:

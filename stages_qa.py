@@ -37,8 +37,9 @@ from utils_qa import (
 
 # isort: split
 # [sparsification]
-from sparse_trainer import SparseTrainerMixin
+from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
+from sparsification.export import ExportReport
 from sparsification.manager import ScheduledModifierManager
 from sparsification.teacher import load_teacher
 
@@ -65,6 +66,26 @@ def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationAr
     if sparse_args.teacher_cache == "off":
         return None
     return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
+
+
+def evaluate_exported(
+    trainer: SparseQuestionAnsweringTrainer,
+    exported: ExportReport | None,
+    sparse_args: SparsificationArguments,
+    data_args: DataTrainingArguments,
+) -> dict[str, float]:
+    """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json and eval_onnx_sparse_results.json."""
+    folder = Path(sparse_args.onnx_export_path)
+    metrics = trainer.evaluate_onnx(folder)
+    if exported is not None:  # on the process that has exported it
+        metrics["eval_onnx_max_difference"] = exported.max_difference
+        metrics["eval_onnx_mean_difference"] = exported.mean_difference
+    limit = data_args.max_eval_samples
+    metrics = report(trainer, "eval_onnx", metrics, limit, trainer.eval_dataset)
+    if (folder / SPARSE_FILE).is_file():
+        sparse = trainer.evaluate_onnx(folder, SPARSE_FILE, "eval_onnx_sparse")
+        metrics |= report(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
+    return metrics
 
 
 # [/sparsification]

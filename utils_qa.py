@@ -321,9 +321,9 @@ def postprocess_qa_predictions(
     logger.info(f"Finding the answers of {len(examples)} questions in {len(features)} features")
 
     ids = list(_column(examples, "id"))
-    spans, nulls = _all_spans(ids, features, predictions, n_best_size, max_answer_length)
+    spans, nulls = all_spans(ids, features, predictions, n_best_size, max_answer_length)
     if version_2_with_negative:
-        spans = _Spans.concatenate([spans, nulls])  # last, so that of equal scores an answer's comes first
+        spans = Spans.concatenate([spans, nulls])  # last, so that of equal scores an answer's comes first
     # Stable: by question, then by score, then in the order of the features.
     spans = spans.take(np.lexsort((-spans.scores, spans.questions)))
     bounds = np.searchsorted(spans.questions, np.arange(len(ids) + 1)).tolist()
@@ -367,7 +367,7 @@ def _column(rows: Dataset | Sequence[Mapping[str, Any]], name: str) -> Iterator[
 
 
 @dataclass
-class _Spans:
+class Spans:
     """Candidates, one row each: whose question's, from and to which character of its context, and their logits."""
 
     questions: np.ndarray
@@ -377,28 +377,28 @@ class _Spans:
     end_logits: np.ndarray
 
     @classmethod
-    def concatenate(cls, parts: Sequence["_Spans"]) -> "_Spans":
+    def concatenate(cls, parts: Sequence["Spans"]) -> "Spans":
         return cls(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
 
-    def take(self, rows: np.ndarray | slice) -> "_Spans":
-        return _Spans(*(column[rows] for column in vars(self).values()))
+    def take(self, rows: np.ndarray | slice) -> "Spans":
+        return Spans(*(column[rows] for column in vars(self).values()))
 
     @property
     def scores(self) -> np.ndarray:
         return self.start_logits + self.end_logits
 
 
-def _all_spans(
+def all_spans(
     ids: list[str],
     features: Dataset | Sequence[Mapping[str, Any]],
     predictions: tuple[np.ndarray, np.ndarray],
     n_best_size: int,
     max_answer_length: int,
-) -> tuple[_Spans, _Spans]:
+) -> tuple[Spans, Spans]:
     """Give the best spans of all features, in the features' order, and for each question the lowest score of none."""
     number_of = {example_id: number for number, example_id in enumerate(ids)}
     no_logits = np.zeros(0, np.float32)
-    spans = nulls = [_Spans(*[np.zeros(0, np.int32)] * 3, no_logits, no_logits)]
+    spans = nulls = [Spans(*[np.zeros(0, np.int32)] * 3, no_logits, no_logits)]
     if len(features):
         spans, nulls = [], []
     if isinstance(features, Dataset):
@@ -411,13 +411,13 @@ def _all_spans(
         cls = table["cls_index"].to_numpy() if "cls_index" in table.column_names else np.zeros(len(owners), np.int64)
         logits = [np.asarray(part[rows]) for part in predictions]
         at_cls = [part[np.arange(len(cls)), cls] for part in logits]
-        nulls.append(_Spans(owners, np.zeros_like(owners), np.zeros_like(owners), *at_cls))
+        nulls.append(Spans(owners, np.zeros_like(owners), np.zeros_like(owners), *at_cls))
         # A data set without one token of a context has guessed another type.
         offsets = table["offset_mapping"].combine_chunks().cast(ARROW_TYPES["offset_mapping"])
         spans.append(_feature_spans(owners, offsets, *logits, n_best_size, max_answer_length))
-    lowest = _Spans.concatenate(nulls)
+    lowest = Spans.concatenate(nulls)
     lowest = lowest.take(np.lexsort((lowest.scores, lowest.questions)))
-    return _Spans.concatenate(spans), lowest.take(np.unique(lowest.questions, return_index=True)[1])
+    return Spans.concatenate(spans), lowest.take(np.unique(lowest.questions, return_index=True)[1])
 
 
 def _feature_table(features: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -432,11 +432,11 @@ def _feature_spans(
     end_logits: np.ndarray,
     n_best_size: int,
     max_answer_length: int,
-) -> _Spans:
+) -> Spans:
     """Give each feature's best spans, best first; equal ones in the order of their start's rank, then their end's."""
     lengths = np.minimum(offset_mapping.value_lengths().to_numpy(), start_logits.shape[1])
     shape = (len(owners), min(n_best_size, lengths.max()) ** 2)
-    found = _Spans(
+    found = Spans(
         *(np.full((len(owners), min(n_best_size, shape[1])), -1, np.int32) for _ in range(3)),
         *(np.zeros((len(owners), min(n_best_size, shape[1])), start_logits.dtype) for _ in range(2)),
     )
@@ -487,7 +487,7 @@ def _characters(offset_mapping: pa.ListArray, rows: np.ndarray, tokens: np.ndarr
 
 
 def _named(
-    spans: _Spans, best: slice, context: str, null: tuple[np.floating, np.floating] | None
+    spans: Spans, best: slice, context: str, null: tuple[np.floating, np.floating] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """Give a question's best spans their text, ``null`` (no answer) always among them: texts, logits and scores."""
     begins, ends = spans.begins[best].tolist(), spans.ends[best].tolist()

@@ -5,11 +5,11 @@
 The first line out is the engine's version, then there is one line of JSON in and one out, ``onnx_engines.py``'s:
 
     {"do": "load", "name": NAME, "path": PATH, "batch": 1, "length": 128, "vocabulary": 30522}  ->  {"outputs": [...]}
+        with "threads": 2 it computes on as many; with "library": PATH ONNX Runtime gets these operators
     {"do": "time", "name": NAME, "seconds": 1.0}  ->  {"wall": [...], "cpu": [...]}
     {"do": "unload"}  ->  {}
 
 What the engine refuses ends the process, by an exception or by an abort of the engine's own; stderr says why.
-Everything computes on one thread.
 """
 
 import json
@@ -28,18 +28,20 @@ OUTPUTS = ("start_logits", "end_logits")
 Run = Callable[[], list[np.ndarray]]
 
 
-def onnxruntime_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
+def onnxruntime_run(path: str, inputs: dict[str, np.ndarray], threads: int, library: str | None) -> Run:
     """Load a model into ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if library is not None:
+        options.register_custom_ops_library(library)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {node.name: inputs[node.name] for node in session.get_inputs()}
     return lambda: session.run(OUTPUTS, feed)
 
 
-def openvino_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
+def openvino_run(path: str, inputs: dict[str, np.ndarray], threads: int, library: None) -> Run:
     """Load a model into OpenVINO, for these shapes and in true fp32: its own choice may be bf16."""
     import openvino
 
@@ -49,7 +51,7 @@ def openvino_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
     model.reshape({name: list(array.shape) for name, array in feed.items()})
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
@@ -62,7 +64,7 @@ def openvino_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
     return run
 
 
-def deepsparse_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
+def deepsparse_run(path: str, inputs: dict[str, np.ndarray], threads: int, library: None) -> Run:
     """Load a model into DeepSparse, for these shapes."""
     import deepsparse
     import onnx
@@ -72,7 +74,7 @@ def deepsparse_run(path: str, inputs: dict[str, np.ndarray]) -> Run:
     with tempfile.TemporaryDirectory() as scratch:
         copy = shutil.copy(path, Path(scratch) / "model.onnx")  # it writes the shapes into the file
         shapes = [list(array.shape) for array in feed]
-        engine = deepsparse.Engine(str(copy), batch_size=len(feed[0]), num_cores=1, input_shapes=shapes)
+        engine = deepsparse.Engine(str(copy), batch_size=len(feed[0]), num_cores=threads, input_shapes=shapes)
     order = [engine.output_names.index(name) for name in OUTPUTS]
 
     def run() -> list[np.ndarray]:
@@ -109,7 +111,7 @@ def obey(order: dict, engine: str, runs: dict[str, Run]) -> dict:
     match order["do"]:
         case "load":
             inputs = features(order["batch"], order["length"], order["vocabulary"])
-            run = LOADERS[engine](order["path"], inputs)
+            run = LOADERS[engine](order["path"], inputs, order.get("threads", 1), order.get("library"))
             outputs = np.concatenate([np.asarray(output, dtype=np.float32).ravel() for output in run()])
             runs[order["name"]] = run
             return {"outputs": [round(float(value), 5) for value in outputs]}

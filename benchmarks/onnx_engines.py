@@ -154,7 +154,10 @@ def main() -> None:
         for length in args.lengths:
             print(f"batch {batch}, length {length}", flush=True)
             shape = {"batch": batch, "length": length, "vocabulary": config.vocab_size}
-            results["cells"] += measure(workers, paths, args.rounds, args.seconds, shape)
+            entrants = [Entrant(name, worker, paths[name][worker.engine]) for name in paths for worker in workers]
+            results["cells"] += measure(entrants, args.rounds, args.seconds, shape)
+            for worker in workers:
+                worker.ask({"do": "unload"})
             # What is there is written, should the rest be interrupted.
             args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             args.output.write_text(report(results), encoding="utf-8")
@@ -314,50 +317,63 @@ class Worker:
             self._process = None
 
 
+@dataclass(frozen=True)
+class Entrant:
+    """A model in an engine."""
+
+    name: str
+    worker: Worker
+    path: Path
+    library: Path | None = None  # of operators that the model needs
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.worker.engine
+
+
 def measure(
-    workers: Sequence[Worker], paths: dict[str, dict[str, Path]], rounds: int, seconds: float, shape: dict[str, int]
+    entrants: Sequence[Entrant], rounds: int, seconds: float, shape: dict[str, int], threads: int = 1
 ) -> list[dict]:
-    """Time all models in all engines on features of one shape, in turns.
+    """Load all models and time them on features of one shape, in turns.
 
     Args:
-        workers: the engines, ONNX Runtime first: the others' outputs are compared with its.
-        paths: files by model and engine.
+        entrants: of one name the first one's outputs are what the others' are compared with.
         rounds: how often it is each one's turn.
         seconds: of one turn.
         shape: batch, length and vocabulary.
+        threads: that each may compute on.
 
     Returns:
         A cell for each model and engine: ``wall`` and ``cpu``, the rounds' medians in ms, and ``difference``, the mean
-        one from ONNX Runtime's outputs in their standard deviations; or ``refused``, the reason.
+        one from the first outputs for its name in their standard deviations; or ``refused``, the reason.
     """
     cells, reference = {}, {}
-    for name in paths:
-        for worker in workers:
-            cell = {"model": name, "engine": worker.engine, "batch": shape["batch"], "length": shape["length"]}
-            cells[name, worker.engine] = cell
-            path = str(paths[name][worker.engine])
-            answer = worker.ask({"do": "load", "name": name, "path": path} | shape)
-            if "error" in answer:
-                cell["refused"] = answer["error"].replace(path, name)
-                continue
-            outputs = np.array(answer["outputs"])
-            expected = reference.setdefault(name, outputs)
-            cell |= {"wall": [], "cpu": [], "difference": float(np.abs(outputs - expected).mean() / expected.std())}
-    turns = [(name, worker) for name in paths for worker in workers]
+    for entrant in entrants:
+        cell = {"model": entrant.name, "engine": entrant.worker.engine, "batch": shape["batch"]}
+        cell |= {"length": shape["length"], "threads": threads}
+        cells[entrant.key] = cell
+        order = {"do": "load", "name": entrant.name, "path": str(entrant.path), "threads": threads} | shape
+        if entrant.library is not None:
+            order["library"] = str(entrant.library)
+        answer = entrant.worker.ask(order)
+        if "error" in answer:
+            cell["refused"] = answer["error"].replace(str(entrant.path), entrant.name)
+            continue
+        outputs = np.array(answer["outputs"])
+        expected = reference.setdefault(entrant.name, outputs)
+        cell |= {"wall": [], "cpu": [], "difference": float(np.abs(outputs - expected).mean() / expected.std())}
     for number in range(rounds):
         # Forth and back, so that none always follows the same one.
-        for name, worker in turns if number % 2 == 0 else reversed(turns):
-            cell = cells[name, worker.engine]
+        for entrant in entrants if number % 2 == 0 else reversed(entrants):
+            cell = cells[entrant.key]
             if "refused" in cell:
                 continue
-            answer = worker.ask({"do": "time", "name": name, "seconds": seconds})
+            answer = entrant.worker.ask({"do": "time", "name": entrant.name, "seconds": seconds})
             if "error" in answer:
                 cell["refused"] = answer["error"]
                 continue
             for clock in ("wall", "cpu"):
                 cell[clock].append(statistics.median(answer[clock]))
-    for worker in workers:
-        worker.ask({"do": "unload"})
     return list(cells.values())
 
 

@@ -1,145 +1,200 @@
-"""How much faster is a sparse int8 model with our operators than without them? Latency in ONNX Runtime.
+"""How fast is a sparse int8 model with our operators, beside the engines that people run?
 
-    make bench-sparse, or python -m benchmarks.sparse_runtime --work_dir DIR [--shapes minilm bert-base] [--threads 1]
+    make bench-sparse, or python -m benchmarks.sparse_runtime --work_dir DIR [--quick] [--minutes 15]
 
-Models of random weights are pruned and quantized at one stroke and exported by the project's own export; ``convert``
-makes the sparse file. fp32, dense int8 and sparse int8 take turns in one process, and the medians are compared.
-``--profile`` adds where the time of the sparse model goes, by operator.
+Models of random weights are pruned and quantized at one stroke, exported by the project's own export and made sparse by
+``convert``. Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
+medians over the rounds are compared. The cells that matter most come first, batch 1 on one thread, and what is measured
+is written at once: the run may be ended at any time. All of it takes an hour or two.
 """
 
 import argparse
 import collections
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from benchmarks.engine_worker import OUTPUTS
 from benchmarks.engine_worker import features as fixed_features
 from benchmarks.machine import cpu_name
-from benchmarks.onnx_engines import INPUTS, PRUNING, QUANTIZATION, features
+from benchmarks.onnx_engines import (
+    INPUTS,
+    OUTPUTS,
+    PRUNING,
+    PYTHONS,
+    QUANTIZATION,
+    ROOT,
+    Entrant,
+    Worker,
+    features,
+    measure,
+)
+from benchmarks.sparse_runtime_report import DENSE, FP32, best, report, variant_name
 from sparsification.export import export_onnx
 from sparsification.manager import ScheduledModifierManager
-from sparsification.runtime import load
+from sparsification.onnx_quantization import has_vnni
 from sparsification.runtime.build import build
-from sparsification.runtime.convert import convert
+from sparsification.runtime.convert import SPARSE_FILE, convert
 
 SHAPES = {
-    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {},
+    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
+MASK_TYPES = {"1x4": "[1, 4]", "unstructured": "unstructured"}
+VOCABULARY = 30522
 EPOCHS = "training_modifiers:\n  - !EpochRangeModifier\n    start_epoch: 0.0\n    end_epoch: 1.0\n"
 
 
 def main() -> None:
-    """Make what is missing of the models, time them, and print a table."""
+    """Make what is missing of the models, time them, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work_dir", type=Path, required=True, help="models are kept there for the next time")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.8, 0.9])
-    parser.add_argument("--mask_types", nargs="+", default=["[1, 4]"], help='also "unstructured"')
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.8, 0.95])
+    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=list(MASK_TYPES))
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 384])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one model in one round")
-    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one model in one round, three runs at least")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu, on one thread: on a busy machine"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after so many no further cell is begun")
+    parser.add_argument("--quick", action="store_true", help="90 % of zeros only, in 3 short rounds")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "sparse_runtime.md")
     args = parser.parse_args()
+    if args.quick:
+        args.sparsities, args.rounds, args.seconds = [0.9], 3, 0.3
+    end = time.monotonic() + 60 * args.minutes
     torch.set_num_threads(1)
-    print(f"{cpu_name()}, ONNX Runtime {onnxruntime.__version__}; medians of {args.rounds} rounds in ms\n")
-    print("| model | zeros | batch x length | threads | fp32 | int8 dense | int8 sparse | to fp32 | to int8 |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for shape in args.shapes:
-        fp32 = export(shape, None, None, args.work_dir)
-        for mask_type in args.mask_types:
-            for sparsity in args.sparsities:
-                int8 = export(shape, sparsity, mask_type, args.work_dir)
-                sparse = convert(int8).path
-                for threads in args.threads:
-                    sessions = [load(path, threads) for path in (fp32, int8, sparse)]
-                    for batch in args.batches:
-                        for length in args.lengths:
-                            times = measure(sessions, fixed_features(batch, length, 30522), args.rounds, args.seconds)
-                            kind = "1x4" if "4" in mask_type else mask_type
-                            row = [shape, f"{sparsity:.0%} {kind}", f"{batch} x {length}", f"{threads}"]
-                            row += [f"{value:.2f}" for value in times]
-                            row += [f"{times[0] / times[2]:.1f}x", f"{times[1] / times[2]:.1f}x"]
-                            print("| " + " | ".join(row) + " |", flush=True)
-                if args.profile:
-                    for length in args.lengths:
-                        print(profile(sparse, length), flush=True)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    workers = {engine: Worker(engine, python, args.work_dir) for engine, python in PYTHONS.items()}
+    variants = list(itertools.product(args.mask_types, args.sparsities))
+    results = {
+        "date": str(date.today()),
+        "cpu": cpu_name(),
+        "vnni": has_vnni(),
+        "engines": {engine: worker.version for engine, worker in workers.items()},
+        "rounds": args.rounds,
+        "clock": args.clock,
+        "variants": [variant_name(*variant) for variant in variants],
+        "files": {},
+        "cells": [],
+        "profile": {},
+    }
+    cells = itertools.product(args.batches, args.threads, args.shapes, args.lengths)
+    for batch, threads, shape, length in cells:
+        if time.monotonic() > end:
+            print(f"{args.minutes:g} minutes are over")
+            break
+        print(f"{shape}: batch {batch}, length {length}, threads {threads}", flush=True)
+        entrants = make_entrants(shape, variants, workers, args.work_dir)
+        results["files"][shape] = {entrant.key[0]: entrant.path.stat().st_size for entrant in entrants[::-1]}
+        given = {"batch": batch, "length": length, "vocabulary": VOCABULARY}
+        measured = measure(entrants, args.rounds, args.seconds, given, threads)
+        results["cells"] += [{"shape": shape, **cell} for cell in measured]
+        for worker in workers.values():
+            worker.ask({"do": "unload"})
+        write(results, args.output)
+    for worker in workers.values():
+        worker.stop()
+    fastest = best(results)
+    if fastest is not None:
+        path = folder_of(fastest["shape"], fastest["model"], args.work_dir) / SPARSE_FILE
+        results["profile"] = {"of": fastest, "milliseconds": profile(path, fastest["length"])}
+        write(results, args.output)
+    print(args.output.read_text(encoding="utf-8"))
 
 
-def export(shape: str, sparsity: float | None, mask_type: str | None, work_dir: Path) -> Path:
-    """Write a model if it is not there yet: fp32 and dense, or int8 and pruned."""
-    name = f"{shape}-fp32" if sparsity is None else f"{shape}-{sparsity}-{mask_type.strip('[]').replace(', ', 'x')}"
-    path = work_dir / name / "model.onnx"
-    if path.exists():
-        return path
+def write(results: dict, output: Path) -> None:
+    """Put the results there, as they are and as Markdown."""
+    output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    output.write_text(report(results), encoding="utf-8")
+
+
+# The models
+
+
+def make_entrants(
+    shape: str, variants: list[tuple[str, float]], workers: dict[str, Worker], work_dir: Path
+) -> list[Entrant]:
+    """All that is compared on one shape, dense models first."""
+    fp32 = export(shape, FP32, None, work_dir)
+    int8 = export(shape, DENSE, QUANTIZATION, work_dir)
+    entrants = [
+        Entrant(FP32, workers["onnxruntime"], fp32 / "model.onnx"),
+        Entrant(DENSE, workers["onnxruntime"], int8 / "model.onnx"),
+        Entrant(DENSE, workers["openvino"], int8 / "model.onnx"),
+    ]
+    for kind, sparsity in variants:
+        name = variant_name(kind, sparsity)
+        pruning = PRUNING.format(sparsity=sparsity, mask_type=MASK_TYPES[kind])
+        folder = export(shape, name, pruning + QUANTIZATION, work_dir)
+        entrants += [
+            Entrant(name, workers["onnxruntime"], convert(folder / "model.onnx").path, library=build()),
+            Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),
+        ]
+    return entrants
+
+
+def folder_of(shape: str, name: str, work_dir: Path) -> Path:
+    """Where a model's files are."""
+    return work_dir / f"{shape}-{name.replace(' %', '').replace(' ', '-')}"
+
+
+def export(shape: str, name: str, modifiers: str | None, work_dir: Path) -> Path:
+    """Write a model in the engines' forms, if it is not there yet, and give its folder."""
+    folder = folder_of(shape, name, work_dir)
+    targets = {"onnxruntime": folder} | ({"deepsparse": folder / "deepsparse"} if modifiers else {})
+    if all((place / "model.onnx").exists() for place in targets.values()):
+        return folder
     torch.manual_seed(0)
     model = BertForQuestionAnswering(BertConfig(**SHAPES[shape])).eval()
-    if sparsity is not None:
-        recipe = EPOCHS + PRUNING.format(sparsity=sparsity, mask_type=mask_type) + QUANTIZATION
-        manager = ScheduledModifierManager.from_yaml(recipe)
+    if modifiers is not None:
+        manager = ScheduledModifierManager.from_yaml(EPOCHS + modifiers)
         manager.initialize(model)
         manager.apply_once()
         with torch.no_grad():
             for batch in features(model, 2):
                 model(**batch)
         manager.finalize()
-    batches = features(model, 1)
-    export_onnx(model, path.parent, input_names=INPUTS, output_names=OUTPUTS, check_batches=batches)
-    return path
+    for target, place in targets.items():
+        batches = features(model, 1)
+        export_onnx(model, place, input_names=INPUTS, output_names=OUTPUTS, check_batches=batches, target=target)
+    return folder
 
 
-def measure(
-    sessions: Sequence[onnxruntime.InferenceSession], inputs: dict[str, np.ndarray], rounds: int, seconds: float
-) -> list[float]:
-    """Median latency of each in ms; they take turns."""
-    times: list[list[float]] = [[] for _ in sessions]
-    for _ in range(rounds):
-        for session, mine in zip(sessions, times, strict=True):
-            feed = {node.name: inputs[node.name] for node in session.get_inputs()}
-            session.run(None, feed)
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                start = time.perf_counter()
-                session.run(None, feed)
-                mine.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(mine) for mine in times]
+# The profile
 
 
-def profile(path: Path, length: int, runs: int = 20) -> str:
-    """Where a run's time goes, by operator: medians over the runs, one thread."""
+def profile(path: Path, length: int, threads: int = 1, runs: int = 20) -> dict[str, float]:
+    """Milliseconds of a run, by operator: medians over the runs."""
     with tempfile.TemporaryDirectory() as scratch:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         options.register_custom_ops_library(str(build()))
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for _ in range(runs):
-            session.run(None, fixed_features(1, length, 30522))
+            session.run(None, fixed_features(1, length, VOCABULARY))
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = collections.defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            nodes[event["args"]["op_name"], event["name"]].append(event["dur"])
+            nodes[event["args"]["op_name"], event["name"]].append(event["dur"] / 1000)
     totals: collections.Counter[str] = collections.Counter()
     for (op_type, _), durations in nodes.items():
         totals[op_type] += statistics.median(durations)
-    everything = sum(totals.values())
-    lines = [
-        f"  {op_type} {total / 1000:.2f} ms ({total / everything:.0%})" for op_type, total in totals.most_common(6)
-    ]
-    return "\n".join([f"\nby operator, length {length}: {everything / 1000:.2f} ms", *lines, ""])
+    return dict(totals.most_common())
 
 
 if __name__ == "__main__":

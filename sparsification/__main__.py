@@ -1,11 +1,12 @@
 """What can be asked of recipes and models on the command line? ``python -m sparsification COMMAND --help`` says."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EXIT_CODES = """\
+CHECK_EXIT_CODES = """\
 exit codes:
   0  the recipe is right; there may be warnings
   1  the recipe is wrong, or does not fit the model: one line each on standard error
@@ -24,9 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sparsification", description="Tools around recipes.")
+    parser = argparse.ArgumentParser(prog="python -m sparsification", description="Tools around recipes and models.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
+    _add_predict(commands)
     return parser
 
 
@@ -35,7 +37,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         "check",
         help="say whether a recipe is right, what it will do, and whether that is what was meant",
         description="Say whether a recipe is right, what it will do and when, and what in it is probably not meant.",
-        epilog=EXIT_CODES,
+        epilog=CHECK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a .yaml, .yml or .md file")
@@ -60,6 +62,29 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too (needs matplotlib)")
     parser.add_argument("--strict", action="store_true", help="exit with 2 where there are warnings")
     parser.set_defaults(run=_check, parser=parser)
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="ask a saved model a question",
+        description="Ask a saved model a question, with what an evaluation does: the answer, its probability among the "
+        "candidates, and where in the context it stands.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder of Transformers or of an export, or an .onnx file")
+    parser.add_argument("--question", required=True)
+    context = parser.add_mutually_exclusive_group(required=True)
+    context.add_argument("--context", metavar="TEXT", help="what the answer is looked for in")
+    context.add_argument("--context_file", type=Path, metavar="FILE", help="the same, from a file in UTF-8")
+    parser.add_argument("--n_best", type=_positive, default=1, metavar="N", help="so many answers (default 1)")
+    parser.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    parser.add_argument(
+        "--version_2_with_negative", action="store_true", help="there may be no answer: the model was trained so"
+    )
+    parser.add_argument("--max_seq_length", type=_positive, default=384, help="tokens of a window (default 384)")
+    parser.add_argument("--doc_stride", type=_positive, default=128, help="tokens that two windows share (default 128)")
+    parser.add_argument("--max_answer_length", type=_positive, default=30, help="longest answer in tokens (default 30)")
+    parser.set_defaults(run=_predict)
 
 
 def _positive(text: str) -> int:
@@ -89,6 +114,32 @@ def _check(args: argparse.Namespace) -> int:
         return WRONG
     print(report)
     return DOUBTFUL if args.strict and warnings else OK
+
+
+def _predict(args: argparse.Namespace) -> int:
+    # The engine knows no task: this is the script's part, beside the package.
+    from arguments_qa import QAError
+    from predict_qa import load
+
+    try:
+        context = args.context if args.context_file is None else args.context_file.read_text(encoding="utf-8")
+        answers = load(args.model).answer(
+            args.question,
+            context,
+            version_2_with_negative=args.version_2_with_negative,
+            max_seq_length=args.max_seq_length,
+            doc_stride=args.doc_stride,
+            max_answer_length=args.max_answer_length,
+        )[: args.n_best]
+    except (QAError, OSError, UnicodeDecodeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps([vars(answer) for answer in answers], indent=2, ensure_ascii=False))
+    for answer in [] if args.json else answers:
+        place = "" if answer.start is None else f", characters {answer.start} to {answer.end}"
+        print(f"{answer.answer or 'no answer'}  ({answer.probability:.1%}{place})")
+    return 0
 
 
 if __name__ == "__main__":

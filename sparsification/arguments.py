@@ -6,6 +6,7 @@ from pathlib import Path
 from sparsification.manager import ManagerError, ScheduledModifierManager
 
 TARGETS = {"onnxruntime": 20, "deepsparse": 18}  # engines, and the newest opset that one can be given
+SPARSE_TARGET = "onnxruntime-sparse"
 ALL_TARGETS = "all"
 
 
@@ -43,9 +44,10 @@ class SparsificationArguments:
     onnx_target: str = field(
         default="onnxruntime",
         metadata={
-            "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, or all, "
-            "which puts DeepSparse's file into a folder 'deepsparse' beside the other one.",
-            "choices": [*TARGETS, ALL_TARGETS],
+            "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, "
+            "onnxruntime-sparse, which adds model.sparse.onnx for sparse operators of our own, or all, which puts "
+            "DeepSparse's file into a folder 'deepsparse' beside the others.",
+            "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],
         },
     )
     onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
@@ -74,3 +76,15 @@ def load_manager(recipe: str | None, recipe_args: str | None, one_shot: bool) ->
         if given:
             raise ManagerError(f"--{name} needs a --recipe to apply")
     return ScheduledModifierManager()
+
+
+def prepare_export(path: str | None, target: str) -> None:
+    """Compile what the export will need, so that a missing compiler costs no training.
+
+    Raises:
+        BuildError: there is none, or it failed.
+    """
+    if path is not None and target == SPARSE_TARGET:
+        from sparsification.runtime.build import build  # ONNX Runtime comes with it
+
+        build()

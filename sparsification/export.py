@@ -23,38 +23,25 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.arguments import TARGETS
-from sparsification.errors import SparsificationError
-from sparsification.onnx_quantization import Recorder, has_vnni, module_differences, recorded_modules, tidy, to_int8
+from sparsification.export_check import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
+from sparsification.onnx_quantization import Recorder, module_differences, recorded_modules, tidy, to_int8
 from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized_modules, quantizers
+from sparsification.runtime.convert import SPARSE_FILE
 
 logger = logging.getLogger(__name__)
 
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
-MEAN_LIMIT = 0.25  # the outputs: up to 0.1 when right, and PyTorch's own after a change of 1e-5 up to 0.08
 
 MAX_FILE_BYTES = 2**31 - 1  # protobuf holds no larger message
-# ONNX Runtime's exceptions have no base class of their own.
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 # What the TorchScript exporter says on every BERT; the check afterwards proves what these only suspect.
 _KNOWN_WARNINGS = (
     (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),
@@ -62,10 +49,6 @@ _KNOWN_WARNINGS = (
     (UserWarning, "Exporting aten::index operator of advanced indexing"),
     (torch.jit.TracerWarning, "Converting a tensor to a Python boolean"),
 )
-
-
-class ExportError(SparsificationError, RuntimeError):
-    """The export failed, or the exported model is not the PyTorch model. Nothing is left under the final name."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +113,7 @@ def export_onnx(
     first = next(batches, None)
     if first is None:
         raise ExportError("there is no feature to check the exported model with: check_batches is empty")
-    first = _select(first, input_names)
+    first = select(first, input_names)
     quantized = is_quantizing(model)
     _check_opset(opset, target, quantized)
     mean_limit = math.inf
@@ -150,14 +133,15 @@ def export_onnx(
             else:
                 _write(twin, path, first, output_names, opset)
             # The half row has too few positions for a distribution.
-            _compare(path, twin, [smaller], input_names, output_names, tolerance, math.inf)
-            difference, mean_difference, num_features = _compare(
+            compare(path, twin, [smaller], input_names, output_names, tolerance, math.inf)
+            difference, mean_difference, num_features = compare(
                 path, twin, chain([first], batches), input_names, output_names, tolerance, mean_limit
             )
             size = path.stat().st_size
             twin.config.save_pretrained(scratch)
             if tokenizer is not None:
                 tokenizer.save_pretrained(scratch)
+            (output_dir / SPARSE_FILE).unlink(missing_ok=True)  # made of the file that goes now
             # The model comes last: once it is there, all of it is.
             for source in sorted(Path(scratch).iterdir(), key=lambda file: file.name == file_name):
                 os.replace(source, output_dir / source.name)
@@ -173,7 +157,7 @@ def export_onnx(
         opset=opset,
         target=target,
         quantized=quantized,
-        cpu_note=_cpu_note(twin).strip() if quantized else "",
+        cpu_note=cpu_note(twin).strip() if quantized else "",
     )
     logger.info(
         "%s: %s%.1f MB, opset %d; ONNX Runtime %s on %d features, max difference %.1e%s",
@@ -189,66 +173,6 @@ def export_onnx(
     if report.cpu_note:
         logger.warning("%s: %s", report.path, report.cpu_note)
     return report
-
-
-class OnnxModel:
-    """An ONNX model in ONNX Runtime on the CPU: tensors by name in, arrays out.
-
-    Args:
-        path: the ONNX file.
-        output_names: which outputs, in which order; all in the graph's order by default.
-
-    Raises:
-        ExportError: ONNX Runtime cannot load the file.
-    """
-
-    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None) -> None:
-        self.path = path
-        options = onnxruntime.SessionOptions()
-        # 1 is fp32. By default it rounds the inputs of int8 weights to integers where the graph does not.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _ORT_ERRORS as error:
-            raise ExportError(f"ONNX Runtime cannot load {path}: {error}") from error
-        self.input_names = [node.name for node in self._session.get_inputs()]
-        self.output_names = list(output_names or [node.name for node in self._session.get_outputs()])
-
-    def __call__(self, batch: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
-        """Run one batch.
-
-        Args:
-            batch: tensors by name, on any device; what is no input of the graph is ignored.
-
-        Returns:
-            The outputs, each (batch, sequence, ...) for a model of ``export_onnx``.
-
-        Raises:
-            ExportError: ONNX Runtime cannot run the batch, or it lacks an input of the graph.
-        """
-        feed = {name: tensor.numpy() for name, tensor in _select(batch, self.input_names).items()}
-        try:
-            return tuple(self._session.run(self.output_names, feed))
-        except _ORT_ERRORS as error:
-            raise ExportError(f"ONNX Runtime cannot run {self.path}: {error}") from error
-
-
-class _NamedOutputs(nn.Module):
-    """Positional tensors in, the named fields of a ``ModelOutput`` out: all that the exporter understands."""
-
-    def __init__(self, model: PreTrainedModel, input_names: Sequence[str], output_names: Sequence[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.input_names = tuple(input_names)
-        self.output_names = tuple(output_names)
-        self.eval()  # The exporter gives each module the wrapper's mode back, and a new module is in training mode.
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)), return_dict=True)
-        missing = [name for name in self.output_names if name not in outputs]
-        if missing:
-            raise ExportError(f"{type(self.model).__name__} has no output {missing[0]!r}; it has {list(outputs)}")
-        return tuple(outputs[name] for name in self.output_names)
 
 
 def _check_opset(opset: int, target: str, quantized: bool) -> None:
@@ -278,18 +202,6 @@ def _check_ranges(model: PreTrainedModel) -> None:
         )
 
 
-def _cpu_note(model: PreTrainedModel) -> str:
-    """A sentence on what this CPU cannot do with a quantized model, or nothing."""
-    right_factors = ("weight_quantizer", "matmul_quantizers.key", "matmul_quantizers.value")
-    grids = [quantizer.grid for name, quantizer in quantizers(model).items() if name.endswith(right_factors)]
-    if has_vnni() is not False or all(grid.bits < 8 for grid in grids):
-        return ""
-    return (
-        " This CPU has no VNNI: sums of 8-bit products overflow on it, outputs can be wrong. Run the model on another, "
-        "or train it with reduce_range: True in the recipe's QuantizationModifier."
-    )
-
-
 def _copy_for_export(model: PreTrainedModel) -> PreTrainedModel:
     """A copy in eager attention, fp32, eval mode, on the CPU."""
     num_bytes = 4 * sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
@@ -308,13 +220,6 @@ def _copy_for_export(model: PreTrainedModel) -> PreTrainedModel:
     twin.config.architectures = [type(model).__name__]
     twin.config.dtype = torch.float32
     return twin
-
-
-def _select(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    missing = [name for name in names if name not in batch]
-    if missing:
-        raise ExportError(f"the features lack the model's input {missing[0]!r}; they have {sorted(batch)}")
-    return {name: torch.as_tensor(batch[name]).detach().cpu() for name in names}
 
 
 def _example(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -337,7 +242,7 @@ def _write(
             for category, message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message, category=category)
             torch.onnx.export(
-                _NamedOutputs(model, list(example), output_names),
+                NamedOutputs(model, list(example), output_names),
                 tuple(example.values()),
                 path,
                 input_names=list(example),
@@ -375,7 +280,7 @@ def _write_int8(
     to_int8(int8, in_integers=target == "deepsparse")
     example = _example(batch)
     with torch.no_grad():
-        _NamedOutputs(int8, list(example), output_names)(*example.values())  # are they there?
+        NamedOutputs(int8, list(example), output_names)(*example.values())  # are they there?
         recorder = Recorder(int8, recorded_modules(int8, dict(quantized_modules(model))))
         int8(**example)
     _write(int8, path, batch, [*output_names, *recorder.tensors], opset)
@@ -394,82 +299,9 @@ def _write_int8(
         if not difference <= MODULE_LIMIT:
             raise ExportError(
                 f"ONNX Runtime's {name} differs from the fake-quantized one by {difference:.2e} of its output's mean; "
-                f"allowed is {MODULE_LIMIT:.0e}. The ONNX model was not kept.{_cpu_note(model)}"
+                f"allowed is {MODULE_LIMIT:.0e}. The ONNX model was not kept.{cpu_note(model)}"
             )
     del proto.graph.output[len(output_names) :]
     tidy(proto.graph)  # again: Identity may have stood before what was recorded
     onnx.save(proto, path)
     _check(path)
-
-
-def _compare(
-    path: Path,
-    model: PreTrainedModel,
-    batches: Iterable[Mapping[str, Tensor]],
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-    tolerance: float,
-    mean_limit: float,
-) -> tuple[float, float, int]:
-    """Largest and mean difference between ONNX Runtime and PyTorch over the batches, and the number of rows."""
-    reference = _NamedOutputs(model, input_names, output_names)
-    largest, num_features = 0.0, 0
-    sums = {name: np.zeros(4) for name in output_names}
-    exported = OnnxModel(path, output_names)
-    for inputs in (_select(batch, input_names) for batch in batches):
-        actual = exported(inputs)
-        with torch.no_grad():
-            expected = reference(*inputs.values())
-        num_features += len(expected[0])
-        for name, ours, theirs in zip(output_names, expected, map(torch.from_numpy, actual), strict=True):
-            mask = inputs.get("attention_mask")
-            largest = max(largest, _difference(name, ours, theirs, mask, tolerance))
-            sums[name] += _sums(_at_tokens(ours, mask), _at_tokens(theirs, mask))
-    means = {name: _mean_difference(*values) for name, values in sums.items()}
-    worst = max(means, key=means.get)
-    if not means[worst] <= mean_limit:
-        raise ExportError(
-            f"ONNX Runtime's {worst} differ from the fake-quantized model's by {means[worst]:.2f} of their standard "
-            f"deviation in the mean; allowed is {mean_limit:.2f}. The ONNX model was not kept.{_cpu_note(model)}"
-        )
-    return largest, means[worst], num_features
-
-
-def _at_tokens(output: Tensor, mask: Tensor | None) -> Tensor:
-    """An output where the mask is not 0."""
-    return output[mask != 0] if mask is not None and mask.shape == output.shape[:2] else output
-
-
-def _sums(expected: Tensor, actual: Tensor) -> np.ndarray:
-    """Over all numbers: how many, the differences, the expected numbers and their squares."""
-    expected, actual = expected.double(), actual.double()
-    return np.array(
-        [expected.numel(), (actual - expected).abs().sum(), expected.sum(), expected.square().sum()], dtype=float
-    )
-
-
-def _mean_difference(count: float, differences: float, total: float, squares: float) -> float:
-    """The mean difference in standard deviations, from ``_sums``."""
-    if differences == 0:
-        return 0.0
-    deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
-    return differences / count / deviation if deviation else math.inf
-
-
-def _difference(name: str, expected: Tensor, actual: Tensor, mask: Tensor | None, tolerance: float) -> float:
-    """Max |actual - expected| where the mask is not 0; ExportError if that is no small number."""
-    shape = tuple(expected.shape)
-    if tuple(actual.shape) != shape:
-        raise ExportError(f"ONNX Runtime gives {name} the shape {tuple(actual.shape)}, PyTorch {shape}")
-    expected, actual = _at_tokens(expected, mask), _at_tokens(actual, mask)
-    if expected.numel() == 0:
-        return 0.0
-    difference = (actual - expected).abs().max().item()
-    limit = tolerance * max(1.0, expected.abs().max().item())
-    # Written so that NaN, which compares False with everything, is an error.
-    if not difference <= limit:
-        raise ExportError(
-            f"ONNX Runtime's {name} differ from PyTorch's by up to {difference:.2e} on features of shape {shape}; "
-            f"allowed is {limit:.2e}. The ONNX model was not kept."
-        )
-    return difference

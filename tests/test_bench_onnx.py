@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from benchmarks import engine_worker, onnx_engines_report
-from benchmarks.onnx_engines import PYTHONS, VARIANTS, Worker, export, measure, sizes, transform
+from benchmarks.onnx_engines import PYTHONS, VARIANTS, Entrant, Worker, export, measure, sizes, transform
 from sparsification.quantized_modules import is_quantizing
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
@@ -41,7 +41,8 @@ def results(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     nowhere = folder / ".venv-openvino" / "bin" / "python"
     workers = [Worker("onnxruntime", PYTHONS["onnxruntime"], folder), Worker("openvino", nowhere, folder)]
-    cells = measure(workers, exported, 2, 0.0, SHAPE)
+    entrants = [Entrant(name, worker, paths[worker.engine]) for name, paths in exported.items() for worker in workers]
+    cells = measure(entrants, 2, 0.0, SHAPE)
     for worker in workers:
         worker.stop()
     return {

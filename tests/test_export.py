@@ -28,7 +28,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from sparsification import export
+from sparsification import export, export_check
 from sparsification.export import ExportError, OnnxModel, export_onnx
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -323,9 +323,9 @@ def test_graph_with_other_weights_is_an_error(target, monkeypatch):
 
 def test_tolerance_grows_with_the_logits(tmp_path):
     expected, mask = torch.tensor([[1000.0, 1.0]]), torch.ones(1, 2)
-    assert export._difference("x", expected, expected + 0.05, mask, 1e-4) == pytest.approx(0.05, rel=1e-2)
+    assert export_check.largest_difference("x", expected, expected + 0.05, mask, 1e-4) == pytest.approx(0.05, rel=1e-2)
     with pytest.raises(ExportError):
-        export._difference("x", expected / 1000, expected / 1000 + 0.05, mask, 1e-4)
+        export_check.largest_difference("x", expected / 1000, expected / 1000 + 0.05, mask, 1e-4)
 
 
 def test_nan_is_an_error(target):
@@ -396,7 +396,7 @@ def test_ctrl_c_leaves_nothing(target, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "_compare", interrupted)
+    monkeypatch.setattr(export, "compare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _export(_bert(), target)
 

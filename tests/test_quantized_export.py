@@ -24,7 +24,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from sparsification import export
+from sparsification import export, export_check
 from sparsification.export import ExportError, export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -457,12 +457,12 @@ def test_outputs_that_are_no_numbers_are_refused(spoilt, monkeypatch, tmp_path):
 def test_mean_difference_is_that_of_numpy():
     expected, actual = np.random.default_rng(0).normal(size=(2, 100))
     sums = sum(
-        export._sums(torch.from_numpy(expected[part]), torch.from_numpy(actual[part]))
+        export_check.difference_sums(torch.from_numpy(expected[part]), torch.from_numpy(actual[part]))
         for part in (slice(30), slice(30, 100))
     )
-    assert export._mean_difference(*sums) == pytest.approx(np.abs(actual - expected).mean() / expected.std())
-    assert export._mean_difference(3, 0.0, 3.0, 3.0) == 0.0
-    assert export._mean_difference(3, 0.1, 3.0, 3.0) == np.inf
+    assert export_check.mean_difference(*sums) == pytest.approx(np.abs(actual - expected).mean() / expected.std())
+    assert export_check.mean_difference(3, 0.0, 3.0, 3.0) == 0.0
+    assert export_check.mean_difference(3, 0.1, 3.0, 3.0) == np.inf
 
 
 # Errors
@@ -528,7 +528,7 @@ def test_vnni_is_read_from_cpuinfo(cpuinfo, expected):
 
 
 def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog):
-    monkeypatch.setattr(export, "has_vnni", lambda: False)
+    monkeypatch.setattr(export_check, "has_vnni", lambda: False)
     model, reduced = _quantize(_bert(1)), _quantize(_bert(1), **CASES["reduce_range"])
     with caplog.at_level(logging.WARNING, logger="sparsification.export"):
         report = _export(model, tmp_path)
@@ -541,5 +541,5 @@ def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog)
     with pytest.raises(ExportError, match="not kept. This CPU has no VNNI"):
         _export(model, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(export, "has_vnni", lambda: None)
+    monkeypatch.setattr(export_check, "has_vnni", lambda: None)
     assert _export(model, tmp_path).cpu_note == ""

@@ -10,8 +10,22 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from sparsification.runtime.convert import DOMAIN, FILE_NAME
+from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
+
+# What a file that cannot be read, or does not fit what it is fed, raises: these have no base class of their own.
+ENGINE_ERRORS = (
+    DecodeError,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 
 def load(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -24,17 +38,20 @@ def load(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceS
     Raises:
         FileNotFoundError: there is no such file.
         BuildError: the model needs our operators, and there is no compiler, or it failed.
+        one of ``ENGINE_ERRORS``: ONNX Runtime cannot load the file.
     """
     from sparsification.runtime.build import build  # here, because ``python -m`` runs that module itself
 
     path = Path(path)
     if path.is_dir():
-        names = [name for name in (FILE_NAME, "model.onnx") if (path / name).is_file()]
+        names = [name for name in (SPARSE_FILE, "model.onnx") if (path / name).is_file()]
         if not names:
-            raise FileNotFoundError(f"{path} has neither {FILE_NAME} nor model.onnx")
+            raise FileNotFoundError(f"{path} has neither {SPARSE_FILE} nor model.onnx")
         path = path / names[0]
     model = onnx.load(path, load_external_data=False)
     options = onnxruntime.SessionOptions()
+    # 1 is fp32. By default it rounds the inputs of int8 weights to integers where the graph does not.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
