@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsification", description="Tools around recipes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -89,6 +90,28 @@ def _check(args: argparse.Namespace) -> int:
         return WRONG
     print(report)
     return DOUBTFUL if args.strict and warnings else OK
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a directory that SparseML saved into a plain checkpoint",
+        description="Turn a directory that SparseML saved into a plain checkpoint, its recipe and its int8 ranges.",
+    )
+    parser.add_argument("source", metavar="DIR", type=Path, help="what SparseML saved")
+    parser.add_argument("target", metavar="OUT", type=Path, help="must not exist, or be empty")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from sparsification.sparseml_checkpoint import ConversionError, convert
+
+    try:
+        print("\n".join(convert(args.source, args.target)))
+    except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
