@@ -13,6 +13,7 @@ class SetWeightDecayModifier(Modifier):
 
     weight_decay: float
     param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
+    constant_logging: bool = False  # accepted for SparseML's sake: every log line has it anyway
 
     def __post_init__(self) -> None:
         super().__post_init__()
