@@ -104,6 +104,11 @@ def test_golden_data_is_what_sparseml_does(sparseml, name):
             assert record["masks"] == stored["mask_sha"], f"masks of step {record['step']}"
 
 
+def test_modifiers_fields_and_flags_are_those_of_sparseml():
+    done = subprocess.run([PYTHON, Path(__file__).parent / "sparseml_names.py"], capture_output=True, check=True)
+    assert json.loads(done.stdout) == json.loads((GOLDEN / "sparseml.json").read_text())
+
+
 # ---- random recipes
 
 # Layer 3 is the one that is dropped: SparseML prunes dropped layers, too, and lets them count in global rankings.

@@ -114,3 +114,9 @@ class Replay:
             self.manager.after_optimizer_step()
             yield record, outputs.loss.item(), loss.item()
         self.manager.finalize()
+
+    def logits(self) -> dict[str, torch.Tensor]:
+        """What the model answers to the first batch in evaluation mode."""
+        with torch.no_grad():
+            outputs = self.model.eval()(**self._batch(0))
+        return {name: outputs[name] for name in ("start_logits", "end_logits")}
