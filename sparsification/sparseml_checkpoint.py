@@ -33,6 +33,7 @@ from sparsification.recipe import Recipe, RecipeError, load_recipe
 from sparsification.targets import match_names
 
 RECIPE_FILE = "recipe.yaml"
+_MOST_LAYERS = 1000
 # What belongs to a tokenizer is copied.
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -137,9 +138,13 @@ def _read_config(source: Path) -> PreTrainedConfig:
     if not (source / "config.json").is_file():
         raise ConversionError(f"{source} is no saved model: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        layers = config.num_hidden_layers
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConversionError(f"{source / 'config.json'}: {error}") from error
+    if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
+        raise ConversionError(f"{source / 'config.json'}: num_hidden_layers is {layers!r}")
+    return config
 
 
 def _read_weights(source: Path) -> dict[str, Tensor]:
@@ -259,12 +264,15 @@ def _renumbered(name: str, path: str, kept: list[int]) -> str:
 
 def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedModel:
     """The model of a configuration, with these weights and no others."""
-    name = (config.architectures or ["none"])[0]
-    kind = getattr(transformers, name, None)
-    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
-        raise ConversionError(f"config.json names the architecture {name}, which Transformers does not have")
-    with torch.device("meta"):  # the shapes alone, before anything of a size that a file may claim is allocated
-        expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
+    (name, *_) = config.architectures or ["none"]
+    kind = getattr(transformers, str(name), None)
+    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(config):
+        raise ConversionError(f"config.json names the architecture {name}, which is no {config.model_type} model")
+    try:
+        with torch.device("meta"):  # the shapes alone, before anything of a size that a file may claim is allocated
+            expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
+    except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ConversionError(f"config.json is not that of a {kind.__name__}: {error}") from error
     # A buffer that older Transformers saved.
     given = {name: tensor for name, tensor in state.items() if not name.endswith("embeddings.position_ids")}
     problems = [

@@ -143,6 +143,14 @@ def changed(change):
     return spoil
 
 
+def configured(**values):
+    def spoil(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+
+    return spoil
+
+
 def lose_a_layer(state: dict) -> None:
     for name in [name for name in state if "layer.2." in name]:
         del state[name]
@@ -157,6 +165,11 @@ def lose_a_layer(state: dict) -> None:
         (save_list, "does not hold tensors by name"),
         (lose_weights, "neither model.safetensors nor pytorch_model.bin"),
         (lose_config, "no saved model"),
+        (configured(architectures=["DistilBertForQuestionAnswering"]), "which is no bert model"),
+        (configured(architectures=["pipeline"]), "which is no bert model"),
+        (configured(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
+        (configured(hidden_act="magic"), "config.json is not that of a BertForQuestionAnswering"),
+        (configured(hidden_size=10**9), "config.json is not that|instead of"),
         (changed(lose_a_layer), r"weights of bert.encoder.layer.2 are missing, and recipe.yaml does not drop them"),
         (changed(lambda state: state.pop("qa_outputs.module.bias")), "qa_outputs.bias is missing"),
         (changed(lambda state: state.update({"extra.weight": torch.ones(1)})), "extra.weight is none of BertForQ"),
