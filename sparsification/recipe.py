@@ -40,7 +40,7 @@ from sparsification.recipe_yaml import (
 __all__ = ["Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
 
 _SPARSEML = """
-    ACDCPruning ConstantPruning Distillation EpochRange GMPruning GlobalMagnitudePruning GradualParam LayerPruning
+    ACDCPruning ASReg ConstantPruning Distillation EpochRange GMPruning GlobalMagnitudePruning GradualParam LayerPruning
     LayerThinning LearningRate LearningRateFunction MFACPruning MagnitudePruning MovementPruning OBSPruning
     PerLayerDistillation Powerpropagation Quantization RigLPruning SetLearningRate SetParam SetWeightDecay
     SparsificationLogging StructuredPruning TopKASTPruning TrainableParams

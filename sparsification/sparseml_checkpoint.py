@@ -74,7 +74,7 @@ class ConversionError(ValueError):
 
 
 @dataclass(frozen=True)
-class _Range:
+class SavedRange:
     """What one fake quantizer of SparseML's knows."""
 
     low: Tensor
@@ -185,7 +185,7 @@ def _read_recipe(path: Path) -> tuple[Recipe | str | None, list[str]]:
 # Names
 
 
-def _split(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, _Range]]:
+def _split(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, SavedRange]]:
     """The weights under their plain names, and the ranges under the names of our quantizers."""
     state, parts = {}, {}
     for name, tensor in saved.items():
@@ -195,10 +195,10 @@ def _split(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, _R
             parts.setdefault(match[1], {})[match[2]] = tensor
         else:
             state[name.replace(".module.", ".")] = tensor
-    return state, {_our_name(name): _range(name, found) for name, found in parts.items()}
+    return state, {our_name(name): _range(name, found) for name, found in parts.items()}
 
 
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
     """SparseML's name of a fake quantizer, turned into ours."""
     for theirs, ours in _MATMULS.items():
         if theirs in name:
@@ -209,7 +209,7 @@ def _our_name(name: str) -> str:
     return name.replace("weight_fake_quant", "weight_quantizer").replace("activation_post_process", "output_quantizer")
 
 
-def _range(name: str, parts: Mapping[str, Tensor]) -> _Range:
+def _range(name: str, parts: Mapping[str, Tensor]) -> SavedRange:
     observer = "activation_post_process."
     keys = (f"{observer}min_val", f"{observer}max_val", "scale", "zero_point", "fake_quant_enabled")
     missing = [key for key in keys if key not in parts]
@@ -218,7 +218,7 @@ def _range(name: str, parts: Mapping[str, Tensor]) -> _Range:
     low, high, scale, zero_point, enabled = (parts[key] for key in keys)
     if not enabled.any() or not low.isfinite().all() or not high.isfinite().all():
         raise ConversionError(f"the quantizer {name} has seen no numbers yet: the model was saved before its int8 part")
-    return _Range(low, high, scale, zero_point)
+    return SavedRange(low, high, scale, zero_point)
 
 
 # Layers
@@ -295,13 +295,13 @@ def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedM
 # The ranges
 
 
-def _quantize(model: PreTrainedModel, ranges: Mapping[str, _Range]) -> None:
+def _quantize(model: PreTrainedModel, ranges: Mapping[str, SavedRange]) -> None:
     """Make the model the quantized one that it was in SparseML."""
     members: dict[str, dict[str, Grid]] = {}
     for name, saved in ranges.items():
         module, _, quantizer = name.rpartition(".")
         scheme, member = members.setdefault(module.removesuffix(".matmul_quantizers"), {}), _MEMBERS[quantizer]
-        grid = _grid(name, saved)
+        grid = find_grid(name, saved)
         if scheme.setdefault(member, grid) != grid:
             raise ConversionError(f"{name}: both matrix products of an attention module must have the same integers")
     try:
@@ -316,7 +316,7 @@ def _quantize(model: PreTrainedModel, ranges: Mapping[str, _Range]) -> None:
     set_quantizing(model, True)
 
 
-def _grid(name: str, saved: _Range) -> Grid:
+def find_grid(name: str, saved: SavedRange) -> Grid:
     """The integers that a tensor was rounded to: those whose scale over the range is the saved one."""
     low, high = saved.low.float().flatten(), saved.high.float().flatten()
     for bits in range(8, 1, -1):

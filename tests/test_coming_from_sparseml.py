@@ -15,6 +15,7 @@ from golden_run import GOLDEN
 from run_qa import DataTrainingArguments, ModelArguments
 from sparse_trainer import SparsificationArguments
 from sparsification.modifiers import MODIFIERS, Modifier
+from sparsification.recipe import SPARSEML_MODIFIERS
 
 PAGE = (ROOT / "docs" / "coming-from-sparseml.md").read_text()
 SPARSEML = json.loads((GOLDEN / "sparseml.json").read_text())
@@ -56,6 +57,10 @@ def fields(name: str) -> dict[str, dataclasses.Field]:
 
 def test_there_is_a_row_for_each_modifier_of_sparseml_and_each_of_ours():
     assert set(ROWS) == {*SPARSEML["modifiers"], *MODIFIERS}
+
+
+def test_a_recipe_with_a_modifier_of_sparseml_that_is_not_here_is_told_so():
+    assert set(SPARSEML["modifiers"]) == SPARSEML_MODIFIERS
 
 
 @pytest.mark.parametrize("name", SPARSEML["modifiers"])

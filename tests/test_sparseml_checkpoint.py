@@ -14,7 +14,7 @@ from transformers import AutoModelForQuestionAnswering
 from sparsification.__main__ import main
 from sparsification.quantized_modules import load_quantization, quantizers
 from sparsification.recipe import load_recipe
-from sparsification.sparseml_checkpoint import ConversionError, _grid, _Range, convert
+from sparsification.sparseml_checkpoint import ConversionError, SavedRange, convert, find_grid
 
 SAVED = GOLDEN / "saved"
 STATE = torch.load(SAVED / "pytorch_model.bin", weights_only=True)
@@ -217,7 +217,7 @@ def test_integers_are_found_from_scale_and_range(name):
         low, high, scale, zero_point = (
             torch.tensor(theirs[key]) for key in ("min_val", "max_val", "scale", "zero_point")
         )
-        grid = _grid(theirs["name"], _Range(low, high, scale, zero_point))
+        grid = find_grid(theirs["name"], SavedRange(low, high, scale, zero_point))
         assert grid.quant_max - grid.quant_min == theirs["qmax"] - theirs["qmin"], theirs["name"]
         assert grid.symmetric == ("symmetric" in theirs["qscheme"]), theirs["name"]
         assert grid.per_channel == ("channel" in theirs["qscheme"]), theirs["name"]

@@ -10,7 +10,7 @@ from sparsification.fake_quantize import FakeQuantize
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import ConstantPruningModifier
 from sparsification.quantized_modules import is_quantizing, quantizers
-from sparsification.sparseml_checkpoint import _our_name
+from sparsification.sparseml_checkpoint import our_name
 
 # Rounding turns a difference in the last bit into one of a whole step of the grid, here and there: two runs of ours on
 # one thread and on two differ so, too. So losses and deep layers' ranges are compared loosely, what stands before the
@@ -39,10 +39,10 @@ def test_quantizers_follow_sparseml_step_by_step(name):
         if snapshot is None:
             continue
         ours = quantizers(replay.model)
-        assert set(ours) == {_our_name(theirs["name"]) for theirs in snapshot}
+        assert set(ours) == {our_name(theirs["name"]) for theirs in snapshot}
         assert is_quantizing(replay.model)
         for theirs in snapshot:
-            assert_same_quantizer(ours[_our_name(theirs["name"])], theirs, record["step"])
+            assert_same_quantizer(ours[our_name(theirs["name"])], theirs, record["step"])
     recorded = case["eval_batch0"]
     logits = replay.logits()
     for end in ("start", "end"):
