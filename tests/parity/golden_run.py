@@ -65,6 +65,8 @@ class Replay:
         self.manager = ScheduledModifierManager.from_yaml(case["recipe"])
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
+        if self.teacher is not None:
+            self.manager.attach_teacher(self.teacher)
         settings = case["optimizer"]
         parameters = list(self.model.parameters())
         if settings["type"] == "adamw":
