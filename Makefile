@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-break-even bench-sparse optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
+	bench-break-even bench-sparse optimum parity clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -93,6 +94,17 @@ EXPORTED ?= quickstart/out/student/onnx
 optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answers a question in optimum-onnx
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
 
+# SparseML has packages up to Python 3.11.
+SPARSEML_PYTHON ?= $(PYTHON)
+
+.venv-sparseml/installed: tests/parity/requirements-sparseml.txt
+	$(SPARSEML_PYTHON) -m venv .venv-sparseml
+	.venv-sparseml/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+parity: .venv-sparseml/installed $(VENV)/tests-installed  ## minutes: SparseML 1.8.0 itself, random recipes through both
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/parity/against_sparseml.py
+
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse quickstart/out benchmarks/out/onnx_engines \
+	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml quickstart/out benchmarks/out/onnx_engines \
 		benchmarks/out/sparse_runtime sparsification/runtime/build

@@ -182,7 +182,8 @@ class SparseTrainerMixin:
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        loss = self.manager.update_loss(loss, outputs, self._ask_teacher(inputs, rows, outputs), self.clock)
+        answers = self._ask_teacher(inputs, rows, outputs)
+        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask"))
         return (loss, outputs) if return_outputs else loss
 
     def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:

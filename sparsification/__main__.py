@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
     _add_predict(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -139,6 +140,28 @@ def _predict(args: argparse.Namespace) -> int:
     for answer in [] if args.json else answers:
         place = "" if answer.start is None else f", characters {answer.start} to {answer.end}"
         print(f"{answer.answer or 'no answer'}  ({answer.probability:.1%}{place})")
+    return 0
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a directory that SparseML saved into a plain checkpoint",
+        description="Turn a directory that SparseML saved into a plain checkpoint, its recipe and its int8 ranges.",
+    )
+    parser.add_argument("source", metavar="DIR", type=Path, help="what SparseML saved")
+    parser.add_argument("target", metavar="OUT", type=Path, help="must not exist, or be empty")
+    parser.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from sparsification.sparseml_checkpoint import ConversionError, convert
+
+    try:
+        print("\n".join(convert(args.source, args.target)))
+    except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -173,7 +173,12 @@ class ScheduledModifierManager:
         return {name: value for name, value in inputs.items() if not chosen or any(name in keys for keys in chosen)}
 
     def update_loss(
-        self, loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], clock: Clock
+        self,
+        loss: Tensor,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        clock: Clock,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Add what the recipe asks of the loss.
 
@@ -182,6 +187,7 @@ class ScheduledModifierManager:
             student: outputs by name.
             teacher: the teacher's outputs for the same inputs.
             clock: the step.
+            attention_mask: (batch, positions), 0 where the inputs are padded; None: nowhere.
 
         Returns:
             Scalar for the backward pass.
@@ -192,7 +198,7 @@ class ScheduledModifierManager:
         for modifier in self._all(_TAUGHT):
             if modifier.is_active(clock):
                 with self._telling(modifier):
-                    loss = modifier.update_loss(loss, student, teacher)
+                    loss = modifier.update_loss(loss, student, teacher, attention_mask)
         return loss
 
     def after_backward(self) -> None:

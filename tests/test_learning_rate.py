@@ -30,6 +30,14 @@ modifiers:
     assert rates(recipe, 3) == pytest.approx([0.5] * 8 + cycle * 2 + [0.8] * 8)
 
 
+def test_a_last_cycle_that_has_no_room_is_shorter_and_reaches_final_too():
+    recipe = "modifiers: [!LearningRateFunctionModifier {lr_func: cyclic_linear, init_lr: 0.8, final_lr: 0.2, "
+    recipe += "start_epoch: 0.0, end_epoch: 1.5}]\n"
+    assert rates(recipe, 2) == pytest.approx(
+        [0.8 - 0.6 * k / 7 for k in range(8)] + [0.8 - 0.6 * k / 3 for k in range(4)] + [0.8] * 4
+    )
+
+
 def test_warm_up_and_decay_meet():
     recipe = """
 modifiers:

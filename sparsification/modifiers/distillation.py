@@ -8,6 +8,8 @@ from torch import Tensor
 
 from sparsification.modifiers.base import Clock, Modifier
 
+_IMPOSSIBLE = torch.finfo(torch.float16).min  # a logit without probability, finite in 16 bits and at any temperature
+
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softened distributions, times the squared temperature.
@@ -28,17 +30,35 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return divergence * temperature**2 / (student.numel() / student.shape[-1])
 
 
+def without_padding(logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """Leave padded positions out of the distributions that logits are.
+
+    Args:
+        logits: (batch, positions), each row a distribution over positions, or (batch, positions, n), one at each.
+        attention_mask: (batch, positions), 0 where padded.
+
+    Returns:
+        Logits of the same shape with no probability on padded positions, or (tokens, n); others as they are.
+    """
+    if logits.shape == attention_mask.shape:
+        return logits.masked_fill(attention_mask == 0, _IMPOSSIBLE)
+    if logits.shape[:-1] == attention_mask.shape:
+        return logits[attention_mask.bool()]
+    return logits
+
+
 @dataclass(kw_only=True)
 class DistillationModifier(Modifier):
     """Mix the teacher's opinion into the loss: (1 - hardness) · task + hardness · distillation.
 
-    Padded positions take part, as they do in SparseML: the loss would be another one without them.
+    Padded positions take part unless ``ignore_padding`` is set, as they do in SparseML.
     """
 
     hardness: float = 0.5  # share of the distillation loss, in [0, 1]
     temperature: float = 2.0
     distill_output_keys: list[str | int] | None = None  # None: every floating-point output that both have
     teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
+    ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,19 +101,28 @@ class DistillationModifier(Modifier):
             raise ValueError("student and teacher have no output in common to distill")
         return keys
 
-    def update_loss(self, task_loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    def update_loss(
+        self,
+        task_loss: Tensor,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         """Mix the task loss with the mean of the distillation losses over the chosen outputs.
 
         Args:
             task_loss: scalar.
             student: outputs by name; logits (batch, ..., n).
             teacher: the teacher's outputs for the same inputs.
+            attention_mask: (batch, positions), 0 where padded; None: nothing is.
 
         Returns:
             Scalar loss for the backward pass.
         """
-        keys = self.output_keys(student, teacher)
-        losses = [distillation_loss(student[key], teacher[key], self.temperature) for key in keys]
+        pairs = [(student[key], teacher[key]) for key in self.output_keys(student, teacher)]
+        if self.ignore_padding and attention_mask is not None:
+            pairs = [tuple(without_padding(logits, attention_mask) for logits in pair) for pair in pairs]
+        losses = [distillation_loss(own, goal, self.temperature) for own, goal in pairs]
         distilled = sum(losses) / len(losses)
         loss = (1 - self.hardness) * task_loss + self.hardness * distilled
         for name, value in (("task_loss", task_loss), ("distillation_loss", distilled), ("total_loss", loss)):

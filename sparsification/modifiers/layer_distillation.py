@@ -92,13 +92,20 @@ class PerLayerDistillationModifier(Modifier):
 
             self._hooks.append(layer.register_forward_hook(keep))
 
-    def update_loss(self, task_loss: Tensor, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    def update_loss(
+        self,
+        task_loss: Tensor,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         """Add the layers' loss of the forward passes just done.
 
         Args:
             task_loss: scalar.
             student: unused, outputs by name.
             teacher: unused, the teacher's outputs by name.
+            attention_mask: unused: padded positions take part.
 
         Returns:
             Scalar loss for the backward pass.

@@ -45,6 +45,7 @@ class LearningRateFunctionModifier(LearningRateBase):
     """Lead the learning rate along a curve from ``init_lr`` at ``start_epoch`` to ``final_lr`` at ``end_epoch``.
 
     After the end ``linear`` and ``cosine`` hold ``final_lr``; ``cyclic_linear`` holds ``init_lr``, as in SparseML.
+    Where the window is no multiple of the cycles, the last one is shorter, and still reaches ``final_lr``.
     """
 
     lr_func: Literal["linear", "cosine", "cyclic_linear"]
@@ -65,7 +66,10 @@ class LearningRateFunctionModifier(LearningRateBase):
             if clock.step >= clock.step_at(end):
                 return self.init_lr
             steps_per_cycle = max(round(self.cycle_epochs * clock.steps_per_epoch), 1)
-            steps = clock.step - clock.step_at(start)
+            steps, window = clock.step - clock.step_at(start), clock.step_at(end) - clock.step_at(start)
+            shorter = window % steps_per_cycle
+            if steps >= window - shorter:
+                steps, steps_per_cycle = steps - (window - shorter), shorter
             return schedules.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
         curve = schedules.linear_lr if self.lr_func == "linear" else schedules.cosine_lr
         return curve(schedules.progress(clock.epoch, start, end), self.init_lr, self.final_lr)

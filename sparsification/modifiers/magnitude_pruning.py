@@ -1,7 +1,6 @@
 """Which weights go: the smallest ones."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -16,10 +15,15 @@ class GMPruningModifier(GradualPruning):
     is zero it does not: masks only grow.
     """
 
-    phased: Literal[False] = False  # SparseML's, once: use ACDCPruningModifier
-    score_type: Literal["magnitude"] = (
-        "magnitude"  # SparseML's, once: use MovementPruningModifier or MFACPruningModifier
-    )
+    phased: bool = False  # accepted for SparseML's sake; True: use ACDCPruningModifier
+    score_type: str = "magnitude"  # likewise; any other: use the modifier of that name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.phased:
+            raise ValueError("phased: use ACDCPruningModifier")
+        if self.score_type != "magnitude":
+            raise ValueError(f"score_type '{self.score_type}': use MovementPruningModifier or another one of that name")
 
     def _score(self, name: str) -> Tensor:
         return self.masked.weights[name].detach().abs()

@@ -67,6 +67,7 @@ def test_pruning_follows_sparseml_step_by_step(name):
     order = case["mask_param_order"]
     assert list(pruning.masked.weights) == order
     for record, task_loss, _ in replay.steps():
+        assert [group["lr"] for group in replay.optimizer.param_groups] == pytest.approx(record["lr"], rel=1e-9)
         if record["step"] <= LAST_STABLE_STEP.get(name, record["step"]):
             assert task_loss == pytest.approx(record["task_loss"], **LOSS)
         assert zeros_in_encoder(replay.model) == record["weight_zero_total"], f"step {record['step']}"
@@ -126,9 +127,9 @@ def test_a_list_of_final_sparsities_is_one_for_each_pattern_where_sparseml_raise
     )
 
 
-@pytest.mark.parametrize("name", ["params_no_match", "params_partial_no_match"])
+@pytest.mark.parametrize("name", ["variants/params_no_match", "variants/params_partial_no_match"])
 def test_a_pattern_without_a_match_is_an_error_here_too(name):
-    case = load_case(f"variants/{name}")
+    case = load_case(name)
     assert "not found" in case["setup_error"]
     manager = ScheduledModifierManager.from_yaml(case["recipe"])
     with pytest.raises(ManagerError, match="no parameter matches '(re:)?nothing"):
@@ -155,9 +156,12 @@ def test_constant_pruning_from_the_start_keeps_every_zero():
         assert zeros_in_encoder(replay.model) == before
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("lr/*.json")))
+TRAINING = sorted(f"lr/{path.stem}" for path in GOLDEN.glob("lr/*.json") if path.stem != "lrfunc_ends_between_steps")
+
+
+@pytest.mark.parametrize("name", TRAINING)
 def test_training_settings_follow_sparseml_step_by_step(name):
-    case = load_case(f"lr/{name}")
+    case = load_case(name)
     replay = Replay(case)
     assert replay.manager.max_epochs == case["max_epochs"]
     for record, task_loss, _ in replay.steps():
@@ -169,10 +173,18 @@ def test_training_settings_follow_sparseml_step_by_step(name):
             assert sum(param.requires_grad for param in replay.model.parameters()) == record["n_trainable"]
 
 
-@pytest.mark.parametrize("name", ["drop_1_3", "drop_1_3_until_2", "drop_start_1"])
+def test_a_curve_that_ends_between_two_steps_ends_at_its_final_value_where_sparseml_went_past_it():
+    case = load_case("lr/lrfunc_ends_between_steps")
+    assert case["steps"][-1]["lr"][0] < 0  # SparseML climbs the loss from here on
+    for record, _, _ in (replay := Replay(case)).steps():
+        (group,) = replay.optimizer.param_groups
+        assert group["lr"] == pytest.approx(max(record["lr"][0], 0.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["layers/drop_1_3", "layers/drop_1_3_until_2", "layers/drop_start_1"])
 def test_dropped_layers_follow_sparseml_step_by_step(name):
     """The losses agree; the model has fewer layers where SparseML's had Identity, which no plain loader understands."""
-    case = load_case(f"layers/{name}")
+    case = load_case(name)
     replay = Replay(case)
     for record, task_loss, _ in replay.steps():
         assert task_loss == pytest.approx(record["task_loss"], **LOSS)
@@ -193,9 +205,9 @@ def test_layers_can_be_named_by_a_pattern_where_sparseml_raised():
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 2
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in GOLDEN.glob("distill/kd_h*.json")))
+@pytest.mark.parametrize("name", sorted(f"distill/{path.stem}" for path in GOLDEN.glob("distill/kd_h*.json")))
 def test_distillation_follows_sparseml_step_by_step(name):
-    case = load_case(f"distill/{name}")
+    case = load_case(name)
     replay = Replay(case, with_teacher=True)
     (distillation,) = [modifier for modifier in replay.manager.modifiers if modifier.start_epoch == -1]
     for record, task_loss, total_loss in replay.steps():
@@ -207,8 +219,8 @@ def test_distillation_follows_sparseml_step_by_step(name):
             assert series["total_loss"] == pytest.approx(record["total_loss"], **LOSS)
         else:
             assert series == {}
-    if (GOLDEN / f"distill/{name}.final.safetensors").exists():
-        assert_same_weights(replay.model, f"distill/{name}")
+    if (GOLDEN / f"{name}.final.safetensors").exists():
+        assert_same_weights(replay.model, name)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -227,15 +239,15 @@ def test_a_disabled_teacher_leaves_the_task_loss_alone():
         assert task_loss == total_loss == pytest.approx(record["total_loss"], **LOSS)
 
 
-@pytest.mark.parametrize("name", ["kd_no_keys", "kd_int_keys", "kd_no_keys_unlabelled_teacher"])
+@pytest.mark.parametrize("name", ["distill/kd_no_keys", "distill/kd_int_keys", "distill/kd_no_keys_unlabelled_teacher"])
 def test_output_keys_can_be_left_out_or_numbered_where_sparseml_raised(name):
-    case = load_case(f"distill/{name}")
+    case = load_case(name)
     assert any("error" in step for step in case["steps"])
     named = load_case("distill/kd_h0.5_t2.0")
     replay = Replay(case | {"steps": named["steps"][:1]}, with_teacher=True)
     ((_, _, total_loss),) = list(replay.steps())
     check = load_case("distill/formula_check_batch0")
-    distilled = check["T2.0"]["start" if name == "kd_int_keys" else "mean"]
+    distilled = check["T2.0"]["start" if name == "distill/kd_int_keys" else "mean"]
     assert total_loss == pytest.approx(0.5 * named["steps"][0]["task_loss"] + 0.5 * distilled, **LOSS)
 
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 STEPS_PER_EPOCH = 10
 
 
@@ -47,6 +47,7 @@ class Replay:
         with_teacher: whether the golden teacher is asked.
         skip_update: steps at which the manager is not updated.
         lose_gradients: steps whose gradients are lost after the update, so that the optimizer moves nothing.
+        backward: what makes the gradients of a step from its loss and number.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Replay:
         with_teacher: bool = False,
         skip_update: Callable[[int], bool] = lambda step: False,
         lose_gradients: Callable[[int], bool] = lambda step: False,
+        backward: Callable[[torch.Tensor, int], None] = lambda loss, step: loss.backward(),
     ):
         self.case = case
         self.model = load_model(weights)
@@ -63,6 +65,8 @@ class Replay:
         self.manager = ScheduledModifierManager.from_yaml(case["recipe"])
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
+        if self.teacher is not None:
+            self.manager.attach_teacher(self.teacher)
         settings = case["optimizer"]
         parameters = list(self.model.parameters())
         if settings["type"] == "adamw":
@@ -73,6 +77,8 @@ class Replay:
             )
         self._skip_update = skip_update
         self._lose_gradients = lose_gradients
+        self._backward = backward
+        self._steps_per_epoch = case.get("steps_per_epoch", STEPS_PER_EPOCH)
         self._batches = load_file(GOLDEN / "batches.safetensors")
         self._samples = itertools.count()  # SparseML's sampler goes on where it stopped
 
@@ -86,10 +92,10 @@ class Replay:
     def steps(self) -> Iterator[tuple[dict, float, float]]:
         """Train, and yield after each step: SparseML's record of it, our task loss and our total loss."""
         base = self.case["optimizer"]["lr"]
-        self.manager.begin(Clock(0, STEPS_PER_EPOCH))
+        self.manager.begin(Clock(0, self._steps_per_epoch))
         for record in self.case["steps"]:
             step = record["step"]
-            clock = Clock(step, STEPS_PER_EPOCH)
+            clock = Clock(step, self._steps_per_epoch)
             inputs = self._batch(step)
             self.optimizer.zero_grad()
             outputs = self.model(**inputs)
@@ -98,7 +104,7 @@ class Replay:
                 with torch.no_grad():
                     teacher_outputs = self.teacher(**{k: v for k, v in inputs.items() if "positions" not in k})
                 loss = self.manager.update_loss(loss, outputs, teacher_outputs, clock)
-            loss.backward()
+            self._backward(loss, step)
             self.manager.after_backward()
             if not self._skip_update(step):
                 self.manager.update(clock, self.optimizer)
@@ -110,3 +116,9 @@ class Replay:
             self.manager.after_optimizer_step()
             yield record, outputs.loss.item(), loss.item()
         self.manager.finalize()
+
+    def logits(self) -> dict[str, torch.Tensor]:
+        """What the model answers to the first batch in evaluation mode."""
+        with torch.no_grad():
+            outputs = self.model.eval()(**self._batch(0))
+        return {name: outputs[name] for name in ("start_logits", "end_logits")}
