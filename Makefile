@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-sparse optimum clean
+.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime bench-sparse optimum fuzz clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -90,6 +90,16 @@ EXPORTED ?= quickstart/out/student/onnx
 optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answers a question in optimum-onnx
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
 
+FUZZ ?= -max_total_time=1800
+
+.venv-fuzz/installed: $(VENV)/tests-installed
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target .venv-fuzz atheris==3.0.0
+	touch $@
+
+fuzz: .venv-fuzz/installed  ## half an hour: texts that are no recipes; FUZZ=options of libFuzzer
+	mkdir -p tests/fuzz/out
+	cd tests/fuzz/out && PYTHONPATH=$(CURDIR)/.venv-fuzz OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python ../fuzz_recipe.py $(FUZZ)
+
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse quickstart/out benchmarks/out/onnx_engines \
+	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-fuzz tests/fuzz/out quickstart/out benchmarks/out/onnx_engines \
 		benchmarks/out/sparse_runtime sparsification/runtime/build

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from sparsification.errors import SparsificationError
+from sparsification.errors import SparsificationError, printable
 from sparsification.modifiers import (
     Clock,
     DistillationModifier,
@@ -112,7 +112,7 @@ class ScheduledModifierManager:
         try:
             yield
         except ValueError as error:
-            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {error}") from error
+            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {printable(str(error))}") from error
 
     def _all(self, kind: type | tuple[type, ...]) -> list:
         return [modifier for modifier in self.modifiers if isinstance(modifier, kind)]
@@ -135,7 +135,7 @@ class ScheduledModifierManager:
         problems = problems or list(_fights(self.modifiers))
         if problems:
             where = self.recipe.source if self.recipe else "recipe"
-            raise ManagerError("\n".join(f"{where}: {problem}" for problem in problems))
+            raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
     def sample_with(self, sampler: GradientSampler) -> None:
         """Say where the modifiers that prune by gradients of single batches get them from."""

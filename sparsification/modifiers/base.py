@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sparsification.targets import Targets
 
+MAX_EPOCHS = 1_000_000  # no run is longer: what is computed with times stays a number of sensible size
+MIN_FREQUENCY = 1e-6  # epochs; no step is shorter
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -28,7 +31,8 @@ class Clock:
     def step_at(self, epoch: float) -> float:
         """First optimizer step at or after ``epoch``; infinity for infinity."""
         # The small term undoes the rounding of products such as 0.07 * 100.
-        return math.ceil(epoch * self.steps_per_epoch - 1e-6) if math.isfinite(epoch) else epoch
+        step = epoch * self.steps_per_epoch - 1e-6
+        return math.ceil(step) if math.isfinite(step) else step
 
 
 @dataclass(kw_only=True)
@@ -48,6 +52,13 @@ class Modifier:
     layers_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
 
     def __post_init__(self) -> None:
+        for key in ("start_epoch", "end_epoch", "update_frequency"):
+            if abs(getattr(self, key)) > MAX_EPOCHS:
+                raise ValueError(f"{key} {getattr(self, key):g}: no run has more than {MAX_EPOCHS:,} epochs")
+        if 0 < self.update_frequency < MIN_FREQUENCY:
+            raise ValueError(
+                f"update_frequency {self.update_frequency:g} is shorter than any step: -1 means every step"
+            )
         if self.end_epoch != -1 and self.end_epoch < self.start_epoch:
             raise ValueError(f"end_epoch {self.end_epoch} lies before start_epoch {self.start_epoch}")
 
