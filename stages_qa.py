@@ -22,7 +22,6 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
 from data_qa import DataError, check_answers, check_ids, load_qa_dataset
@@ -40,6 +39,7 @@ from utils_qa import (
 from sparse_trainer import SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.manager import ScheduledModifierManager
+from sparsification.saving import SAVING, checkpoints, flaw_of
 from sparsification.teacher import load_teacher
 
 
@@ -114,8 +114,8 @@ def find_checkpoint(data_args: DataTrainingArguments, training_args: TrainingArg
             raise UsageError(f"--resume_from_checkpoint {named}: no complete checkpoint in {output_dir}")
         return found
     if named is not None:
-        if not (Path(named) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume_from_checkpoint {named}: no such folder, or no trainer_state.json in it")
+        if flaw := flaw_of(Path(named)):
+            raise UsageError(f"--resume_from_checkpoint {named}: {flaw}")
         return named
     if data_args.overwrite_output_dir:
         return None
@@ -136,7 +136,8 @@ def refuse_used_folder(data_args: DataTrainingArguments, training_args: Training
         UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
     """
     output_dir = Path(training_args.output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not data_args.overwrite_output_dir:
+    used = output_dir.is_dir() and any(path.name != SAVING for path in output_dir.iterdir())
+    if used and not data_args.overwrite_output_dir:
         raise UsageError(
             f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
             "name another one, or add --overwrite_output_dir"
@@ -144,16 +145,12 @@ def refuse_used_folder(data_args: DataTrainingArguments, training_args: Training
 
 
 def last_complete_checkpoint(output_dir: Path) -> str | None:
-    """Find the newest checkpoint that was saved to its end: trainer_state.json is what Trainer writes last."""
-    steps = {}
-    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and path.is_dir():
-            steps[int(step)] = path
-    for _, path in sorted(steps.items(), reverse=True):
-        if (path / "trainer_state.json").is_file():
+    """Find the newest checkpoint that is whole."""
+    for path in reversed(checkpoints(output_dir).values()):
+        flaw = flaw_of(path)
+        if flaw is None:
             return os.fspath(path)
-        logger.warning(f"{path} was not saved to its end: passed over")
+        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
     return None
 
 
