@@ -78,6 +78,10 @@ class Modifier:
         start, end = self.window
         return clock.step_at(start) <= clock.step < clock.step_at(end)
 
+    def was_active(self, clock: Clock) -> bool:
+        """Whether to begin this step as in the window: what changes at a step changes after its backward pass."""
+        return self.is_active(Clock(max(clock.step - 1, 0), clock.steps_per_epoch))
+
     def initialize(self, targets: Targets) -> None:
         """Find what the recipe names, and change the structure of the model where that is the technique."""
 

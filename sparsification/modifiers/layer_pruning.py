@@ -41,13 +41,16 @@ class LayerPruningModifier(Modifier):
             self._drop()
 
     def begin(self, clock: Clock) -> None:
-        if self.is_active(clock) and not self._dropped:
-            self._drop()
-        elif self._dropped and not self.is_active(clock):
-            self._restore()
+        self._be(self.was_active(clock))
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self.begin(clock)
+        self._be(self.is_active(clock))
+
+    def _be(self, dropped: bool) -> None:
+        if dropped and not self._dropped:
+            self._drop()
+        elif self._dropped and not dropped:
+            self._restore()
 
     def apply_once(self) -> None:
         if self.window[1] == math.inf:
