@@ -28,6 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.arguments import ALL_TARGETS, TARGETS
+from sparsification.errors import SparsificationError
 from sparsification.export import ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -41,11 +42,16 @@ from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
 
+FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
 ONNX_FILE = "model.onnx"
 RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
 ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
+
+
+class LossError(SparsificationError):
+    """Training has come to a loss that is no number."""
 
 
 class RecipeScheduler(LRScheduler):
@@ -108,12 +114,15 @@ class SparseTrainerMixin:
     ):
         super().__init__(*args, **kwargs)
         self.manager = manager or ScheduledModifierManager()
+        self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
+        self._asks_teacher = False  # while it is the teacher that is evaluated
+        self._lost = 0  # losses in a row that were no number
         self._scratch: Path | None = None  # where a checkpoint lies while it is written
         self.teacher = None
         if teacher is not None:
@@ -136,6 +145,15 @@ class SparseTrainerMixin:
     def clock(self) -> Clock:
         """The optimizer step that comes next."""
         return Clock(self.state.global_step, self._steps_per_epoch)
+
+    def _refuse_split_weights(self) -> None:
+        """Raise ManagerError where a launcher would leave each process a part of each weight."""
+        for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
+            if enabled and self.manager.modifiers:
+                raise ManagerError(
+                    f"{self.manager.recipe.source}: {name} splits the weights between processes, and a recipe needs "
+                    f"them whole: launch with torchrun or accelerate, without {name}"
+                )
 
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
@@ -174,9 +192,21 @@ class SparseTrainerMixin:
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
+        if self.args.logging_nan_inf_filter:  # then Trainer waits for the loss as well, to keep it out of the log
+            self._check_loss(loss)
         if self.accelerator.sync_gradients:
             self.manager.after_backward()
         return loss
+
+    def _check_loss(self, loss: torch.Tensor) -> None:
+        """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
+        self._lost = 0 if math.isfinite(loss) else self._lost + 1
+        if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
+            raise LossError(
+                f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.clock.epoch:.3g}): the "
+                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or --bf16 "
+                "in place of --fp16; the checkpoints stay as they are"
+            )
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         rows = inputs.pop(ROW, None)
@@ -251,6 +281,8 @@ class SparseTrainerMixin:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            if not self.args.fp16:
+                self._check_loss(torch.tensor(logs["loss"]))
             logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
         super().log(logs, start_time)
 
@@ -333,7 +365,17 @@ class SparseTrainerMixin:
         finally:
             self._onnx_model = None
 
+    def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
+        """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
+        self._asks_teacher = True
+        try:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        finally:
+            self._asks_teacher = False
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if self._asks_teacher:
+            model = self.teacher
         if self._onnx_model is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None

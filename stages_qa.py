@@ -67,6 +67,17 @@ def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationAr
     return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
 
 
+def compare_with_teacher(student: dict[str, float], teacher: dict[str, float]) -> dict[str, float]:
+    """Give the teacher's EM and F1, with a warning where the student, who can hardly learn from it, is better."""
+    names = ("eval_teacher_exact_match", "eval_teacher_exact", "eval_teacher_f1")  # the second as SQuAD 2 calls it
+    if teacher.get("eval_teacher_f1", 0.0) < student.get("eval_f1", 0.0):
+        logger.warning(
+            f"The teacher's F1 of {teacher['eval_teacher_f1']:.2f} is below the student's {student['eval_f1']:.2f}: "
+            "is it trained for this task, and is it the one that --distill_teacher should name?"
+        )
+    return {name: teacher[name] for name in names if name in teacher}
+
+
 # [/sparsification]
 
 logger = logging.getLogger(__name__)
@@ -366,7 +377,12 @@ def train(
 def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments) -> dict[str, float]:
     """Evaluate and write eval_results.json."""
     logger.info("*** Evaluate ***")
-    return report(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
+    metrics = trainer.evaluate()
+    # [sparsification]
+    if trainer.teacher is not None:
+        metrics |= compare_with_teacher(metrics, trainer.evaluate_teacher())
+    # [/sparsification]
+    return report(trainer, "eval", metrics, data_args.max_eval_samples, trainer.eval_dataset)
 
 
 def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from sparsification.modifiers import (
 )
 from sparsification.recipe import Recipe, load_recipe
 from sparsification.targets import Targets
+
+logger = logging.getLogger(__name__)
 
 _TAUGHT = (DistillationModifier, PerLayerDistillationModifier)
 
@@ -199,6 +202,15 @@ class ScheduledModifierManager:
         for modifier in self.modifiers:
             with self._telling(modifier):
                 modifier.update(clock, optimizer)
+            self._warn_of_empty(modifier)
+
+    def _warn_of_empty(self, modifier: Modifier) -> None:
+        if names := modifier.newly_empty():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            logger.warning(
+                f"{self.recipe.source}: {type(modifier).__name__}: the mask leaves nothing of {names[0]}{more}: "
+                "all its weights are zero"
+            )
 
     def learning_rate(self, clock: Clock, group: int, base: float) -> float:
         """Learning rate of a step.
@@ -239,6 +251,7 @@ class ScheduledModifierManager:
         for modifier in self.modifiers:
             with self._telling(modifier):
                 modifier.apply_once()
+            self._warn_of_empty(modifier)
 
     # What a resumed run and a dashboard want to know
 

@@ -89,6 +89,10 @@ class Modifier:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
         return ()
 
+    def newly_empty(self) -> list[str]:
+        """Names of the weights of which a mask has left nothing, each told once."""
+        return []
+
     def begin(self, clock: Clock) -> None:
         """Training starts or resumes at this step: put flags and structure into the state that belongs to it."""
 
