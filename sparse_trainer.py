@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import os
+import pickle
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.arguments import ALL_TARGETS, TARGETS
-from sparsification.errors import SparsificationError
+from sparsification.errors import SparsificationError, printable
 from sparsification.export import ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -48,6 +49,21 @@ RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
 ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
+
+
+class CheckpointError(SparsificationError):
+    """A checkpoint holds what no checkpoint should."""
+
+
+@contextlib.contextmanager
+def _numbers_only(checkpoint: str | None) -> Iterator[None]:
+    """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{checkpoint} is not loaded: one of its files holds more than numbers, code perhaps, and none was run"
+        ) from error
 
 
 class LossError(SparsificationError):
@@ -204,8 +220,8 @@ class SparseTrainerMixin:
         if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
             raise LossError(
                 f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.clock.epoch:.3g}): the "
-                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or --bf16 "
-                "in place of --fp16; the checkpoints stay as they are"
+                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
+                "--bf16 in place of --fp16; the checkpoints stay as they are"
             )
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
@@ -460,13 +476,23 @@ class SparseTrainerMixin:
             save_file(self.manager.state_dict(), os.path.join(output_dir, STATE_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with self.manager.loading(self._saved_state(resume_from_checkpoint)):
+        with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _numbers_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.manager.load_state_dict(self._saved_state(checkpoint))
+            try:
+                self.manager.load_state_dict(self._saved_state(checkpoint))
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ManagerError(
+                    f"{Path(checkpoint, STATE_FILE)} is not of this model and recipe: {printable(str(error))}"
+                ) from error
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _numbers_only(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
