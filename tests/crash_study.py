@@ -5,7 +5,7 @@
 A run of ``run_qa.py`` on a tiny model (pruning, int8, distillation, a checkpoint every other step, two kept, ONNX at
 the end) is killed with SIGKILL at a random moment, half of the times while something is being written. Then all that
 has its final name must be whole, the newest whole checkpoint no older than before, and the same command goes on. Once
-it ends by itself its weights must be, bit by bit, those of a run that was never killed. robustness.md keeps results.
+it ends by itself its weights must be, bit by bit, those of a run that was never killed. robustness.md has results.
 
 Each life is a fork of one process that has imported everything, so that it takes a second.
 """

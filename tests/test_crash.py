@@ -95,3 +95,9 @@ def test_best_checkpoint_is_remembered_under_its_final_name(tmp_path):
     assert best.parent == tmp_path and flaw_of(best) is None
     for path in checkpoints(tmp_path).values():
         assert saving.SAVING not in (path / "trainer_state.json").read_text()
+
+
+def test_folder_that_cannot_be_written_to_is_said(tmp_path):
+    trainer = make_trainer(tmp_path, None)
+    with pytest.raises(SavingError, match="the model could not be saved in /proc/nowhere: "):
+        trainer.save_model("/proc/nowhere")  # not even root can
