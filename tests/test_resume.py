@@ -225,5 +225,16 @@ def test_run_stopped_at_an_edge_of_a_window_ends_as_if_it_had_not_been(modifier,
     assert_resumes_exactly(tmp_path, recipe, {"max_grad_norm": 0.5}, (stop + 0.01) / 24, 1)
 
 
+def test_layers_dropped_for_good_still_count_in_one_ranking_with_the_others(tmp_path):
+    ranking = {"params": [LINEAR], "start_epoch": 1.0, "end_epoch": 2.5, "update_frequency": 0.25}
+    recipe = write(
+        [
+            ("LayerPruningModifier", {"layers": [LAYER_1], "start_epoch": 0.5}),
+            ("GlobalMagnitudePruningModifier", ranking | {"leave_enabled": False}),
+        ]
+    )
+    assert_resumes_exactly(tmp_path, recipe, {"learning_rate": 0.02}, 0.8, 1)
+
+
 def test_every_modifier_is_drawn():
     assert sorted(KEYS) == sorted(MODIFIERS)

@@ -77,9 +77,12 @@ class LayerPruningModifier(Modifier):
                     module.layer_idx = index
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether the layers are out and, if they come back later, the layers: no plain checkpoint holds them."""
+        """Whether the layers are out and, if they were not from the start, the layers: no plain checkpoint holds them.
+
+        They may come back; and what prunes them ranks and counts their weights to the end.
+        """
         state = {"dropped": torch.tensor(self._dropped)}
-        if self._dropped and self.window[1] < math.inf:
+        if self._dropped and self.window != (0.0, math.inf):
             for path, (layers, indices) in self._lists.items():
                 for index in indices:
                     weights = layers[index].state_dict()
