@@ -4,7 +4,7 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
-	bench-break-even bench-sparse optimum parity clean
+	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -105,6 +105,26 @@ SPARSEML_PYTHON ?= $(PYTHON)
 parity: .venv-sparseml/installed $(VENV)/tests-installed  ## minutes: SparseML 1.8.0 itself, random recipes through both
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q tests/parity/against_sparseml.py
 
+FUZZ ?= -max_total_time=1800
+
+.venv-fuzz/installed: $(VENV)/tests-installed
+	$(VENV)/bin/python -m pip install --quiet --no-deps --target .venv-fuzz atheris==3.0.0
+	touch $@
+
+fuzz: .venv-fuzz/installed  ## half an hour: texts that are no recipes; FUZZ=options of libFuzzer
+	mkdir -p tests/fuzz/out
+	cd tests/fuzz/out && PYTHONPATH=$(CURDIR)/.venv-fuzz OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python ../fuzz_recipe.py $(FUZZ)
+
+RESUME ?= 20
+
+resume-study: $(VENV)/tests-installed  ## an hour: runs stopped anywhere; RESUME=draws for each modifier
+	RESUME=$(RESUME) $(VENV)/bin/python -m pytest -q tests/test_resume.py
+
+KILLS ?= 100
+
+crash-study: $(VENV)/tests-installed  ## a quarter of an hour: runs killed at any moment; KILLS=how often
+	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python crash_study.py --kills $(KILLS)
+
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml quickstart/out benchmarks/out/onnx_engines \
-		benchmarks/out/sparse_runtime sparsification/runtime/build
+	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
+		benchmarks/out/onnx_engines benchmarks/out/sparse_runtime sparsification/runtime/build

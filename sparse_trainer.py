@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
 import os
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from transformers import (
 )
 
 from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.errors import SparsificationError, printable
 from sparsification.export import ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -36,14 +39,35 @@ from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import SPARSE_FILE, ConversionError
 from sparsification.runtime.export import export_sparse
 from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
+from whole_saves import WholeSavesMixin
 
 logger = logging.getLogger(__name__)
 
+FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
 ONNX_FILE = "model.onnx"
 RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
 ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
+
+
+class CheckpointError(SparsificationError):
+    """A checkpoint holds what no checkpoint should."""
+
+
+@contextlib.contextmanager
+def _numbers_only(checkpoint: str | None) -> Iterator[None]:
+    """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{checkpoint} is not loaded: one of its files holds more than numbers, code perhaps, and none was run"
+        ) from error
+
+
+class LossError(SparsificationError):
+    """Training has come to a loss that is no number."""
 
 
 class RecipeScheduler(LRScheduler):
@@ -81,7 +105,7 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin:
+class SparseTrainerMixin(WholeSavesMixin):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -106,12 +130,15 @@ class SparseTrainerMixin:
     ):
         super().__init__(*args, **kwargs)
         self.manager = manager or ScheduledModifierManager()
+        self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
+        self._asks_teacher = False  # while it is the teacher that is evaluated
+        self._lost = 0  # losses in a row that were no number
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
@@ -133,6 +160,15 @@ class SparseTrainerMixin:
     def clock(self) -> Clock:
         """The optimizer step that comes next."""
         return Clock(self.state.global_step, self._steps_per_epoch)
+
+    def _refuse_split_weights(self) -> None:
+        """Raise ManagerError where a launcher would leave each process a part of each weight."""
+        for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
+            if enabled and self.manager.modifiers:
+                raise ManagerError(
+                    f"{self.manager.recipe.source}: {name} splits the weights between processes, and a recipe needs "
+                    f"them whole: launch with torchrun or accelerate, without {name}"
+                )
 
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
@@ -171,9 +207,21 @@ class SparseTrainerMixin:
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
+        if self.args.logging_nan_inf_filter:  # then Trainer waits for the loss as well, to keep it out of the log
+            self._check_loss(loss)
         if self.accelerator.sync_gradients:
             self.manager.after_backward()
         return loss
+
+    def _check_loss(self, loss: torch.Tensor) -> None:
+        """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
+        self._lost = 0 if math.isfinite(loss) else self._lost + 1
+        if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
+            raise LossError(
+                f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.clock.epoch:.3g}): the "
+                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
+                "--bf16 in place of --fp16; the checkpoints stay as they are"
+            )
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         rows = inputs.pop(ROW, None)
@@ -249,6 +297,8 @@ class SparseTrainerMixin:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            if not self.args.fp16:
+                self._check_loss(torch.tensor(logs["loss"]))
             logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
         super().log(logs, start_time)
 
@@ -344,7 +394,17 @@ class SparseTrainerMixin:
         finally:
             self._onnx_model = None
 
+    def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
+        """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
+        self._asks_teacher = True
+        try:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        finally:
+            self._asks_teacher = False
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if self._asks_teacher:
+            model = self.teacher
         if self._onnx_model is None:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
@@ -370,13 +430,23 @@ class SparseTrainerMixin:
             save_file(self.manager.state_dict(), os.path.join(output_dir, STATE_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with self.manager.loading(self._saved_state(resume_from_checkpoint)):
+        with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _numbers_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self.manager.load_state_dict(self._saved_state(checkpoint))
+            try:
+                self.manager.load_state_dict(self._saved_state(checkpoint))
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ManagerError(
+                    f"{Path(checkpoint, STATE_FILE)} is not of this model and recipe: {printable(str(error))}"
+                ) from error
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _numbers_only(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,6 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
 from data_qa import DataError, check_answers, check_ids, load_qa_dataset
@@ -41,6 +41,7 @@ from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.export import ExportReport
 from sparsification.manager import ScheduledModifierManager
+from sparsification.saving import SAVING, checkpoints, flaw_of
 from sparsification.teacher import load_teacher
 
 
@@ -86,6 +87,17 @@ def evaluate_exported(
         sparse = trainer.evaluate_onnx(folder, SPARSE_FILE, "eval_onnx_sparse")
         metrics |= report(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
     return metrics
+
+
+def compare_with_teacher(student: dict[str, float], teacher: dict[str, float]) -> dict[str, float]:
+    """Give the teacher's EM and F1, with a warning where the student, who can hardly learn from it, is better."""
+    names = ("eval_teacher_exact_match", "eval_teacher_exact", "eval_teacher_f1")  # the second as SQuAD 2 calls it
+    if teacher.get("eval_teacher_f1", 0.0) < student.get("eval_f1", 0.0):
+        logger.warning(
+            f"The teacher's F1 of {teacher['eval_teacher_f1']:.2f} is below the student's {student['eval_f1']:.2f}: "
+            "is it trained for this task, and is it the one that --distill_teacher should name?"
+        )
+    return {name: teacher[name] for name in names if name in teacher}
 
 
 # [/sparsification]
@@ -135,8 +147,8 @@ def find_checkpoint(data_args: DataTrainingArguments, training_args: TrainingArg
             raise UsageError(f"--resume_from_checkpoint {named}: no complete checkpoint in {output_dir}")
         return found
     if named is not None:
-        if not (Path(named) / "trainer_state.json").is_file():
-            raise UsageError(f"--resume_from_checkpoint {named}: no such folder, or no trainer_state.json in it")
+        if flaw := flaw_of(Path(named)):
+            raise UsageError(f"--resume_from_checkpoint {named}: {flaw}")
         return named
     if data_args.overwrite_output_dir:
         return None
@@ -157,7 +169,8 @@ def refuse_used_folder(data_args: DataTrainingArguments, training_args: Training
         UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
     """
     output_dir = Path(training_args.output_dir)
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not data_args.overwrite_output_dir:
+    used = output_dir.is_dir() and any(path.name != SAVING for path in output_dir.iterdir())
+    if used and not data_args.overwrite_output_dir:
         raise UsageError(
             f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
             "name another one, or add --overwrite_output_dir"
@@ -165,16 +178,12 @@ def refuse_used_folder(data_args: DataTrainingArguments, training_args: Training
 
 
 def last_complete_checkpoint(output_dir: Path) -> str | None:
-    """Find the newest checkpoint that was saved to its end: trainer_state.json is what Trainer writes last."""
-    steps = {}
-    for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and path.is_dir():
-            steps[int(step)] = path
-    for _, path in sorted(steps.items(), reverse=True):
-        if (path / "trainer_state.json").is_file():
+    """Find the newest checkpoint that is whole."""
+    for path in reversed(checkpoints(output_dir).values()):
+        flaw = flaw_of(path)
+        if flaw is None:
             return os.fspath(path)
-        logger.warning(f"{path} was not saved to its end: passed over")
+        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
     return None
 
 
@@ -226,7 +235,7 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise UsageError(f"--model_name_or_path {name}: {error}") from error
     if not tokenizer.is_fast:
         raise UsageError(
@@ -390,7 +399,12 @@ def train(
 def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments) -> dict[str, float]:
     """Evaluate and write eval_results.json."""
     logger.info("*** Evaluate ***")
-    return report(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
+    metrics = trainer.evaluate()
+    # [sparsification]
+    if trainer.teacher is not None:
+        metrics |= compare_with_teacher(metrics, trainer.evaluate_teacher())
+    # [/sparsification]
+    return report(trainer, "eval", metrics, data_args.max_eval_samples, trainer.eval_dataset)
 
 
 def predict(

@@ -125,6 +125,7 @@ class FakeQuantize(nn.Module):
     def observe(self, x: Tensor) -> None:
         """Let the range follow: the first tensor's at first, then a moving average."""
         low, high = torch.aminmax(x.flatten(1), dim=1) if self.grid.per_channel else torch.aminmax(x)
+        low, high = _of_all_processes(low, high)
         if self.observed:
             low = self.low + AVERAGING_CONSTANT * (low - self.low)
             high = self.high + AVERAGING_CONSTANT * (high - self.high)
@@ -155,3 +156,12 @@ class FakeQuantize(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.grid}, observing={self.observing}, observed={self.observed}"
+
+
+def _of_all_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The range of what all processes of the run see in this step: that of one process with all their batches."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return low, high
+    ends = torch.stack([-low, high])
+    torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+    return -ends[0], ends[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from sparsification.errors import SparsificationError
+from sparsification.errors import SparsificationError, printable
 from sparsification.modifiers import (
     Clock,
     DistillationModifier,
@@ -26,6 +27,8 @@ from sparsification.modifiers import (
 )
 from sparsification.recipe import Recipe, load_recipe
 from sparsification.targets import Targets
+
+logger = logging.getLogger(__name__)
 
 _TAUGHT = (DistillationModifier, PerLayerDistillationModifier)
 
@@ -118,7 +121,7 @@ class ScheduledModifierManager:
         try:
             yield
         except ValueError as error:
-            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {error}") from error
+            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {printable(str(error))}") from error
 
     def _all(self, kind: type | tuple[type, ...]) -> list:
         return [modifier for modifier in self.modifiers if isinstance(modifier, kind)]
@@ -141,7 +144,7 @@ class ScheduledModifierManager:
         problems = problems or list(_fights(self.modifiers))
         if problems:
             where = self.recipe.source if self.recipe else "recipe"
-            raise ManagerError("\n".join(f"{where}: {problem}" for problem in problems))
+            raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
     def sample_with(self, sampler: GradientSampler) -> None:
         """Say where the modifiers that prune by gradients of single batches get them from."""
@@ -211,6 +214,15 @@ class ScheduledModifierManager:
         for modifier in self.modifiers:
             with self._telling(modifier):
                 modifier.update(clock, optimizer)
+            self._warn_of_empty(modifier)
+
+    def _warn_of_empty(self, modifier: Modifier) -> None:
+        if names := modifier.newly_empty():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            logger.warning(
+                f"{self.recipe.source}: {type(modifier).__name__}: the mask leaves nothing of {names[0]}{more}: "
+                "all its weights are zero"
+            )
 
     def learning_rate(self, clock: Clock, group: int, base: float) -> float:
         """Learning rate of a step.
@@ -251,6 +263,7 @@ class ScheduledModifierManager:
         for modifier in self.modifiers:
             with self._telling(modifier):
                 modifier.apply_once()
+            self._warn_of_empty(modifier)
 
     # What a resumed run and a dashboard want to know
 

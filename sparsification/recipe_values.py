@@ -12,6 +12,7 @@ from typing import NoReturn
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from sparsification.arithmetic import ExpressionError, evaluate, parse_number
+from sparsification.errors import printable
 from sparsification.fields import show
 from sparsification.recipe_yaml import CORE, MAX_DEPTH, MAX_NODES, TOO_LARGE, RecipeError, did_you_mean
 
@@ -64,10 +65,10 @@ class ValueReader:
         self.visits: Counter[int] = Counter()  # id of a node: how often its value was made, once for each alias
 
     def problem(self, node: Node, message: str) -> None:
-        """Note what is wrong at a node, once, on one line, whatever a recipe's own words in it contain."""
+        """Note what is wrong at a node, once, on one line."""
         mark = node.start_mark
         line = 0 if mark.name == ARGUMENTS else mark.line + 1
-        message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+        message = printable(message)
         entry = (line, f"{mark.name}, line {line}: {message}" if line else f"{mark.name}: {message}")
         if entry not in self.problems:  # one node may be read through many aliases
             self.problems.append(entry)

@@ -3,17 +3,27 @@
 A recipe names parameters exactly, by a regular expression after ``re:`` (matched from the start of the name, as
 Python's ``re.match`` does), or by the tokens ``__ALL__`` and ``__ALL_PRUNABLE__`` (weights of Linear, convolution and
 Embedding modules). Names are those of the model as it was loaded, also after layers have been dropped from it.
+
+Expressions are untrusted, as recipes are, and Python's ``re`` can search for years where an expression says one thing
+in many ways. So ``regex``, which reads them alike, matches them, within a bound of time.
 """
 
 import difflib
+import math
 import re
+import time
 from collections.abc import Sequence
+from typing import Literal
 
+import regex
 import torch.nn as nn
 
 ALL = "__ALL__"
 ALL_PRUNABLE = "__ALL_PRUNABLE__"
 PRUNABLE_MODULES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+MAX_PATTERN = 1000  # characters
+MAX_REPEATS = 1000  # all counts in braces, multiplied: regex writes repetitions out before it matches
+MAX_SECONDS = 0.1  # of the processor for one pattern and all names, hundreds of times what one takes
 _WRAPPER_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and torch.compile
 
 
@@ -99,9 +109,7 @@ class Targets:
         members = [f"{name}.{index}" for name, layers in layer_lists.items() for index in range(len(layers))]
         chosen: dict[str, set[int]] = {}
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            matched = [
-                name for name in members if name == pattern or _regex(pattern) and _regex(pattern).fullmatch(name)
-            ]
+            matched = match_names(pattern, members, "fullmatch")
             if not matched:
                 sizes = ", ".join(f"{name} has layers 0 to {len(layers) - 1}" for name, layers in layer_lists.items())
                 raise TargetError(
@@ -114,27 +122,60 @@ class Targets:
         return {parent: sorted(indices) for parent, indices in chosen.items()}
 
 
-def match_names(pattern: str, names: Sequence[str]) -> list[str]:
-    """Names that a recipe's ``pattern`` means: equal to it, or matched by it from the start after ``re:``."""
-    regex = _regex(pattern)
-    return [name for name in names if (regex.match(name) if regex else name == pattern)]
+def match_names(
+    pattern: str, names: Sequence[str], how: Literal["match", "fullmatch", "search"] = "match"
+) -> list[str]:
+    """Names that a recipe's ``pattern`` means: equal to it, or after ``re:`` matched by it.
+
+    Args:
+        pattern: a name, or ``re:`` and an expression.
+        names: those to choose from.
+        how: an expression has to match from the start, from start to end, or anywhere.
+
+    Raises:
+        TargetError: it is no expression, or one that takes too long.
+    """
+    if not pattern.startswith("re:"):
+        return [name for name in names if name == pattern]
+    expression = _compiled(pattern)
+    match = {"match": expression.match, "fullmatch": expression.fullmatch, "search": expression.search}[how]
+    deadline = time.process_time() + MAX_SECONDS
+    try:
+        # The timeout counts the processor's time, too: a busy machine refuses no recipe.
+        return [name for name in names if match(name, timeout=max(deadline - time.process_time(), 0.0))]
+    except TimeoutError as error:
+        raise TargetError(
+            f"{_short(pattern)} takes too long to match; is there a repetition in a repetition?"
+        ) from error
 
 
 def no_match(kind: str, pattern: str, names: Sequence[str]) -> str:
     """Say that ``pattern`` matches none of ``names``, and which of them it may have meant."""
-    text = f"no {kind} matches '{pattern}'"
-    regex = _regex(pattern)
-    if regex and any(regex.search(name) for name in names):
+    text = f"no {kind} matches {_short(pattern)}"
+    if pattern.startswith("re:") and match_names(pattern, names, "search"):
         return f"{text}: an expression is matched from the start of a name; did you mean 're:.*{pattern[3:]}'?"
     literal = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern.removeprefix("re:"))
     near = difflib.get_close_matches(literal, names, n=3, cutoff=0.5)
     return f"{text}; did you mean {' or '.join(repr(name) for name in near)}?" if near else text
 
 
-def _regex(pattern: str) -> re.Pattern | None:
-    if not pattern.startswith("re:"):
-        return None
+def _compiled(pattern: str) -> regex.Pattern:
+    """The expression after ``re:``."""
+    expression = pattern[3:]
+    if len(expression) > MAX_PATTERN:
+        raise TargetError(f"{_short(pattern)} is longer than {MAX_PATTERN} characters")
+    counts = [max(map(int, re.findall(r"\d+", braces))) for braces in re.findall(r"\{[\d,]*\d[\d,]*\}", expression)]
+    if math.prod(max(count, 1) for count in counts) > MAX_REPEATS:
+        raise TargetError(f"{_short(pattern)} repeats too often: its counts in braces make more than {MAX_REPEATS}")
     try:
-        return re.compile(pattern[3:])
-    except re.error as error:
-        raise TargetError(f"'{pattern}' is no regular expression: {error}") from error
+        re.compile(expression)  # regex knows more, such as recursion
+        return regex.compile(expression)
+    except (re.error, regex.error) as error:
+        raise TargetError(f"{_short(pattern)} is no regular expression: {error}") from error
+    except RecursionError as error:
+        raise TargetError(f"{_short(pattern)} is nested too deeply") from error
+
+
+def _short(pattern: str) -> str:
+    """A pattern as messages show it."""
+    return f"'{pattern}'" if len(pattern) <= 100 else f"'{pattern[:97]}...'"

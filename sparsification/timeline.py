@@ -132,7 +132,7 @@ def text_lines(timeline: Timeline) -> list[str]:
     rows += [(f"{curve.label}, %", _cells(map(_percent, curve.values))) for curve in timeline.sparsity(epochs)]
     for curve in timeline.learning_rate(epochs):
         # One power of ten for all, so that the numbers are short enough to stand side by side.
-        highest = max((value for value in curve.values if value > 0), default=1.0)
+        highest = max((value for value in curve.values if 0 < value < math.inf), default=1.0)
         power = math.floor(math.log10(highest))
         rows.append((f"{curve.label}, 1e{power}", _cells(_rate(value / 10**power) for value in curve.values)))
     width = max(len(label) for label, _ in rows) + 2

@@ -95,3 +95,34 @@ def test_groups_of_parameters_have_learning_rates_of_their_own():
         "  - !SetLearningRateModifier {learning_rate: 0.2, param_groups: [1]}\n"
     )
     assert [manager.learning_rate(Clock(0, STEPS), group, 0.5) for group in range(3)] == [0.1, 0.2, 0.5]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "lr_class: StepLR, lr_kwargs: {step_size: 0}",
+        "lr_class: StepLR, lr_kwargs: {step_size: a}",
+        "lr_class: MultiStepLR, lr_kwargs: {milestones: 3}",
+        "lr_class: MultiStepLR, lr_kwargs: {milestones: [x]}",
+        "lr_class: ExponentialLR, lr_kwargs: {gamma: 1e300}",
+        "lr_class: CosineAnnealingLR, lr_kwargs: {T_max: 0}",
+        "lr_class: CosineAnnealingLR, lr_kwargs: {T_max: 5, last_epoch: 4}",
+        "lr_class: CosineAnnealingWarmRestarts, lr_kwargs: {T_0: 1, T_mult: 1000000000000}",
+        "lr_class: StepLR, lr_kwargs: {step_size: 1}, end_epoch: 1e12",
+    ],
+)
+def test_what_a_scheduler_of_torch_would_stumble_over_is_told_when_the_recipe_is_read(keys):
+    with pytest.raises(RecipeError, match="line 2: LearningRateModifier: "):
+        ScheduledModifierManager.from_yaml(f"modifiers:\n  - !LearningRateModifier {{init_lr: 0.1, {keys}}}")
+
+
+@pytest.mark.parametrize("rate", ["-0.1", "1e9"])
+def test_rate_that_is_none_is_refused(rate):
+    with pytest.raises(RecipeError, match="is no learning rate"):
+        ScheduledModifierManager.from_yaml(f"modifiers:\n  - !SetLearningRateModifier {{learning_rate: {rate}}}")
+
+
+def test_a_scheduler_is_not_followed_for_ever():
+    recipe = "modifiers:\n  - !LearningRateModifier {lr_class: StepLR, lr_kwargs: {step_size: 5000}, init_lr: 1.0}"
+    manager = ScheduledModifierManager.from_yaml(recipe)
+    assert manager.learning_rate(Clock(10**12 * STEPS, STEPS), 0, 0.5) == pytest.approx(0.01)

@@ -1,5 +1,7 @@
 """Names, patterns and tokens: which parameters do they mean?"""
 
+import time
+
 import pytest
 import torch.nn as nn
 
@@ -66,3 +68,28 @@ def test_layers_by_name_and_by_pattern(model):
     assert Targets(model).layers(["encoder.layer.10", "re:encoder.layer.[13]"]) == {"encoder.layer": [1, 3, 10]}
     with pytest.raises(TargetError, match="encoder.layer has layers 0 to 11"):
         Targets(model).layers("encoder.layer.12")
+
+
+ONE_WAY_OR_MANY = r"re:(?:.(?:.(?:.|..)*|..)*|..)*[!?]"  # says in many ways that there is a sign that no name has
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (ONE_WAY_OR_MANY, "takes too long to match"),
+        ("re:" + ".*?" * 12 + "[!?]", "takes too long to match"),
+        ("re:" + "(" * 100 + "." + ")*" * 100 + "[!?]", "takes too long to match"),
+        ("re:(?:(?:a{60}){60}){60}", "repeats too often"),
+        ("re:a{" + "9" * 30 + "}", "repeats too often"),
+        ("re:" + "a" * 1001, "longer than 1000 characters"),
+        ("re:" + "(" * 450 + ")" * 450, "no parameter matches|nested too deeply"),
+        ("re:(?R)", "no regular expression"),
+        ("re:[", "no regular expression"),
+    ],
+)
+def test_expression_that_would_search_for_years_is_refused_soon(model, pattern, message):
+    started = time.process_time()
+    with pytest.raises(TargetError, match=message) as caught:
+        names(model, pattern)
+    assert time.process_time() - started < 5
+    assert len(str(caught.value)) < 500

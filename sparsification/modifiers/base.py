@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sparsification.targets import Targets
 
+MAX_EPOCHS = 1_000_000  # no run is longer: what is computed with times stays a number of sensible size
+MIN_FREQUENCY = 1e-6  # epochs; no step is shorter
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -28,7 +31,8 @@ class Clock:
     def step_at(self, epoch: float) -> float:
         """First optimizer step at or after ``epoch``; infinity for infinity."""
         # The small term undoes the rounding of products such as 0.07 * 100.
-        return math.ceil(epoch * self.steps_per_epoch - 1e-6) if math.isfinite(epoch) else epoch
+        step = epoch * self.steps_per_epoch - 1e-6
+        return math.ceil(step) if math.isfinite(step) else step
 
 
 @dataclass(kw_only=True)
@@ -49,6 +53,13 @@ class Modifier:
     around_optimizer: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
 
     def __post_init__(self) -> None:
+        for key in ("start_epoch", "end_epoch", "update_frequency"):
+            if abs(getattr(self, key)) > MAX_EPOCHS:
+                raise ValueError(f"{key} {getattr(self, key):g}: no run has more than {MAX_EPOCHS:,} epochs")
+        if 0 < self.update_frequency < MIN_FREQUENCY:
+            raise ValueError(
+                f"update_frequency {self.update_frequency:g} is shorter than any step: -1 means every step"
+            )
         if self.end_epoch != -1 and self.end_epoch < self.start_epoch:
             raise ValueError(f"end_epoch {self.end_epoch} lies before start_epoch {self.start_epoch}")
 
@@ -68,12 +79,20 @@ class Modifier:
         start, end = self.window
         return clock.step_at(start) <= clock.step < clock.step_at(end)
 
+    def was_active(self, clock: Clock) -> bool:
+        """Whether to begin this step as in the window: what changes at a step changes after its backward pass."""
+        return self.is_active(Clock(max(clock.step - 1, 0), clock.steps_per_epoch))
+
     def initialize(self, targets: Targets) -> None:
         """Find what the recipe names, and change the structure of the model where that is the technique."""
 
     def pruned(self) -> Iterable[str]:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
         return ()
+
+    def newly_empty(self) -> list[str]:
+        """Names of the weights of which a mask has left nothing, each told once."""
+        return []
 
     def begin(self, clock: Clock) -> None:
         """Training starts or resumes at this step: put flags and structure into the state that belongs to it."""

@@ -41,13 +41,16 @@ class LayerPruningModifier(Modifier):
             self._drop()
 
     def begin(self, clock: Clock) -> None:
-        if self.is_active(clock) and not self._dropped:
-            self._drop()
-        elif self._dropped and not self.is_active(clock):
-            self._restore()
+        self._be(self.was_active(clock))
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self.begin(clock)
+        self._be(self.is_active(clock))
+
+    def _be(self, dropped: bool) -> None:
+        if dropped and not self._dropped:
+            self._drop()
+        elif self._dropped and not dropped:
+            self._restore()
 
     def apply_once(self) -> None:
         if self.window[1] == math.inf:
@@ -74,9 +77,12 @@ class LayerPruningModifier(Modifier):
                     module.layer_idx = index
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether the layers are out and, if they come back later, the layers: no plain checkpoint holds them."""
+        """Whether the layers are out and, if they were not from the start, the layers: no plain checkpoint holds them.
+
+        They may come back; and what prunes them ranks and counts their weights to the end.
+        """
         state = {"dropped": torch.tensor(self._dropped)}
-        if self._dropped and self.window[1] < math.inf:
+        if self._dropped and self.window != (0.0, math.inf):
             for path, (layers, indices) in self._lists.items():
                 for index in indices:
                     weights = layers[index].state_dict()

@@ -10,7 +10,20 @@ from typing import Literal
 import torch
 
 from sparsification import schedules
-from sparsification.modifiers.base import Clock, Modifier
+from sparsification.fields import show
+from sparsification.modifiers.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
+
+MAX_STEPS = 10_000  # so far a scheduler of torch is followed: each step takes time, and a recipe can name any epoch
+MAX_RATE = 1000.0
+_LR_KWARGS = {  # of torch's schedulers: least and most; times in epochs
+    "step_size": (1, MAX_STEPS),
+    "milestones": (0, MAX_STEPS),
+    "gamma": (0, 10),
+    "T_max": (1, MAX_STEPS),
+    "T_0": (1, MAX_STEPS),
+    "T_mult": (1, MAX_STEPS),
+    "eta_min": (0, MAX_RATE),
+}
 
 
 @dataclass(kw_only=True)
@@ -19,6 +32,13 @@ class LearningRateBase(Modifier):
 
     param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
     constant_logging: bool = False  # accepted for SparseML's sake: every log line has the learning rate anyway
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("learning_rate", "init_lr", "final_lr"):
+            rate = vars(self).get(key, 0.0)
+            if not 0 <= rate <= MAX_RATE:
+                raise ValueError(f"{key} {rate:g} is no learning rate, from 0 to {MAX_RATE:g}")
 
     def lr_at(self, clock: Clock) -> float:
         """Learning rate of a step that is not before the window's start."""
@@ -57,8 +77,8 @@ class LearningRateFunctionModifier(LearningRateBase):
         super().__post_init__()
         if self.end_epoch == -1:
             raise ValueError("a learning-rate curve needs an end_epoch")
-        if self.lr_func == "cyclic_linear" and self.cycle_epochs <= 0:
-            raise ValueError(f"cycle_epochs is {self.cycle_epochs}; a cycle takes more than 0 epochs")
+        if self.lr_func == "cyclic_linear" and not MIN_FREQUENCY <= self.cycle_epochs <= MAX_EPOCHS:
+            raise ValueError(f"cycle_epochs is {self.cycle_epochs:g}; a cycle takes more than 0 epochs")
 
     def lr_at(self, clock: Clock) -> float:
         start, end = self.window
@@ -77,7 +97,10 @@ class LearningRateFunctionModifier(LearningRateBase):
 
 @dataclass(kw_only=True)
 class LearningRateModifier(LearningRateBase):
-    """Let a scheduler of ``torch.optim.lr_scheduler`` set the learning rate, one of its steps an epoch."""
+    """Let a scheduler of ``torch.optim.lr_scheduler`` set the learning rate, one of its steps an epoch.
+
+    From epoch ``MAX_STEPS`` of its window on the rate stays as it is.
+    """
 
     lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
     init_lr: float
@@ -85,6 +108,8 @@ class LearningRateModifier(LearningRateBase):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for key, value in self.lr_kwargs.items():
+            self._check(key, value)
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.init_lr)
         try:
             self._scheduler = getattr(torch.optim.lr_scheduler, self.lr_class)(optimizer, **self.lr_kwargs)
@@ -93,9 +118,20 @@ class LearningRateModifier(LearningRateBase):
         optimizer.step()  # torch expects one before its schedulers move
         self._by_epoch = [self.init_lr]
 
+    @staticmethod
+    def _check(key: str, value: object) -> None:
+        """Raise ValueError for what torch's schedulers would stumble over later."""
+        if key not in _LR_KWARGS:
+            raise ValueError(f"lr_kwargs has no key '{key}', only {', '.join(_LR_KWARGS)}")
+        low, high = _LR_KWARGS[key]
+        numbers = value if key == "milestones" and isinstance(value, list) else [value]
+        if len(numbers) > 100 or not all(type(number) in (int, float) and low <= number <= high for number in numbers):
+            what = "a list of at most 100 numbers" if key == "milestones" else "a number"
+            raise ValueError(f"lr_kwargs: {key} {show(value)} is not {what} from {low:g} to {high:g}")
+
     def lr_at(self, clock: Clock) -> float:
         start, end = self.window
-        epochs = int(min(clock.epoch, end) - start + 1e-6)
+        epochs = int(min(clock.epoch - start, end - start, MAX_STEPS) + 1e-6)
         while len(self._by_epoch) <= epochs:
             self._scheduler.step()
             self._by_epoch.append(self._scheduler.get_last_lr()[0])

@@ -23,12 +23,21 @@ class MaskedWeights:
     def __init__(self, weights: Mapping[str, nn.Parameter]):
         self.weights = dict(weights)
         self._masks: dict[str, Tensor] = {}
+        self._empty: dict[str, bool] = {}  # weights of which a mask has left nothing, and whether that has been told
 
     def set_mask(self, name: str, keep: Tensor) -> None:
         """Zero what ``keep``, a bool tensor shaped like the weight, leaves out, and hold it there from now on."""
         weight = self.weights[name]
+        if not keep.any():
+            self._empty.setdefault(name, False)
         self._masks[name] = keep.to(weight.dtype)
         weight.detach().masked_fill_(~keep, 0.0)
+
+    def newly_empty(self) -> list[str]:
+        """Weights of which a mask has left nothing, each told once."""
+        new = [name for name, told in self._empty.items() if not told]
+        self._empty |= dict.fromkeys(new, True)
+        return new
 
     def apply(self, name: str, values: Tensor) -> Tensor:
         """``values``, shaped like a weight, with zeros where it is pruned."""
@@ -102,6 +111,9 @@ class PruningBase(Modifier):
 
     def pruned(self) -> Iterable[str]:
         return self.masked.weights
+
+    def newly_empty(self) -> list[str]:
+        return self.masked.newly_empty()
 
     def after_backward(self) -> None:
         self.masked.mask_gradients()

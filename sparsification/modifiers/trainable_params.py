@@ -21,15 +21,18 @@ class TrainableParamsModifier(Modifier):
         self._before = [(param, param.requires_grad) for param in parameters]
 
     def begin(self, clock: Clock) -> None:
+        self._be(self.was_active(clock))
+
+    def _be(self, active: bool) -> None:
         for param, before in self._before:
-            param.requires_grad_(self.trainable if self.is_active(clock) else before)
+            param.requires_grad_(self.trainable if active else before)
             if not param.requires_grad:
                 param.grad = None  # or the optimizer would take one more step with it
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         start, end = self.window
         if clock.step in (clock.step_at(start), clock.step_at(end)):
-            self.begin(clock)
+            self._be(self.is_active(clock))
 
     def finalize(self) -> None:
         for param, before in self._before:

@@ -1,0 +1,86 @@
+"""How does a Trainer save, so that a crash leaves nothing half written under a final name?
+
+``WholeSavesMixin`` stands before any Trainer class. A checkpoint is written in a folder of another name, and renamed
+when all processes have written their part; the model and the results at the end of a run likewise, file by file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from sparsification.saving import SAVING, move_whole, remove_old_checkpoints, scratch_of, written_whole
+
+
+class WholeSavesMixin:
+    """Saves as the Trainer does, but everything whole or not at all: ``class MyTrainer(WholeSavesMixin, Trainer)``."""
+
+    _scratch: Path | None = None  # where a checkpoint lies while it is written
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save a checkpoint under another name, and rename it when it is whole, on all processes."""
+        if self.args.push_to_hub:  # uploads the folder while training goes on: it must keep its name
+            super()._save_checkpoint(model, trial)
+            return
+        run_dir = Path(self._get_output_dir(trial))
+        final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not self.args.should_save:
+            self._scratch = run_dir / SAVING
+            self.accelerator.wait_for_everyone()  # the folder is empty
+            super()._save_checkpoint(model, trial)
+            self._scratch = None
+            self.accelerator.wait_for_everyone()  # all have written
+            self.accelerator.wait_for_everyone()  # it has its name
+            return
+        with scratch_of(run_dir, final.name) as self._scratch:
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            saved, self._scratch = self._scratch / final.name, None
+            if self.state.best_model_checkpoint == str(saved):
+                self.state.best_model_checkpoint = str(final)
+                self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
+            move_whole(saved, final)
+        remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def save_state(self) -> None:
+        with self._whole_results():
+            super().save_state()
+
+    def save_metrics(self, split, metrics, combined=True) -> None:
+        with self._whole_results():
+            super().save_metrics(split, metrics, combined)
+
+    @contextlib.contextmanager
+    def _whole_results(self) -> Iterator[None]:
+        """Let the files of results that Trainer writes get their names when they are whole."""
+        if not self.is_world_process_zero():
+            yield
+            return
+        final = self.args.output_dir
+        with written_whole(Path(final), "the results") as scratch:
+            so_far = Path(final, "all_results.json")
+            if so_far.is_file():
+                shutil.copy(so_far, scratch)
+            self.args.output_dir = str(scratch)
+            try:
+                yield
+            finally:
+                self.args.output_dir = final
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save or self._scratch is not None:
+            super()._save(str(folder), state_dict)
+        else:
+            with written_whole(folder, "the model") as scratch:
+                super()._save(str(scratch), state_dict)
