@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     Returns:
         All metrics, as in all_results.json.
     """
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(argv)
     model_args, data_args, sparse_args, training_args, manager = arguments
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
     import stages_qa as stages
@@ -96,6 +97,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 onnx_metrics["eval_onnx_max_difference"] = exported.max_difference
                 onnx_metrics["eval_onnx_mean_difference"] = exported.mean_difference
             metrics |= stages.report(trainer, "eval_onnx", onnx_metrics, data_args.max_eval_samples, eval_dataset)
+    if manager.recipe is not None:
+        stages.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
     stages.describe(trainer, model_args, data_args)
     return metrics

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from sparsification.arguments import ALL_TARGETS, TARGETS
-from sparsification.export import ExportReport, OnnxModel, export_onnx
+from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
@@ -32,14 +32,14 @@ from sparsification.quantized_modules import (
     save_quantization,
     set_quantizing,
 )
-from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
+from sparsification.recipe import RECIPE_FILE
+from sparsification.report.dashboards import DashboardCallback
+from sparsification.report.mixin import ReportMixin
+from sparsification.teacher_cache import ROW, TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
 
-ONNX_FILE = "model.onnx"
-RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
-ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
 
 
@@ -78,7 +78,7 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin:
+class SparseTrainerMixin(ReportMixin):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -124,6 +124,7 @@ class SparseTrainerMixin:
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
+            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
             self._overrule_arguments()
 
     @property
@@ -246,6 +247,9 @@ class SparseTrainerMixin:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
+        elif "eval_runtime" in logs:  # an evaluation of the model itself
+            sparsity = self.manager.sparsity()
+            logs |= {"eval_sparsity": sparsity["sparsity/encoder"]} if sparsity else {}
         super().log(logs, start_time)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:

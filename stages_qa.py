@@ -40,6 +40,7 @@ from utils_qa import (
 from sparse_trainer import SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.manager import ScheduledModifierManager
+from sparsification.report.tables import plain, result_table
 from sparsification.teacher import load_teacher
 
 
@@ -65,6 +66,24 @@ def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationAr
     if sparse_args.teacher_cache == "off":
         return None
     return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
+
+
+def write_report(
+    trainer: SparseQuestionAnsweringTrainer,
+    argv: list[str],
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    sparse_args: SparsificationArguments,
+    metrics: dict[str, float],
+) -> None:
+    """Write what came of a recipe into the output folder, and show it in one table."""
+    teacher = model_args.model_name_or_path if sparse_args.distill_teacher == "self" else sparse_args.distill_teacher
+    exact = "exact" if data_args.version_2_with_negative else "exact_match"
+    trainer.write_report(
+        ["python", "run_qa.py", *argv], {exact: "EM", "f1": "F1"}, metrics, teacher, sparse_args.onnx_export_path
+    )
+    if trainer.facts is not None:
+        print(f"\n{plain(result_table(trainer.facts))}\n\nThe report is in {trainer.args.output_dir}/report.html")
 
 
 # [/sparsification]

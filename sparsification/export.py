@@ -39,6 +39,7 @@ from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized
 
 logger = logging.getLogger(__name__)
 
+ONNX_FILE = "model.onnx"
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
@@ -93,7 +94,7 @@ def export_onnx(
     check_batches: Iterable[Mapping[str, Tensor]],
     opset: int = 14,
     tolerance: float = 1e-4,
-    file_name: str = "model.onnx",
+    file_name: str = ONNX_FILE,
     target: str = "onnxruntime",
 ) -> ExportReport:
     """Write ``model`` as a checked ONNX file, its config and its tokenizer beside it.
@@ -197,14 +198,16 @@ class OnnxModel:
     Args:
         path: the ONNX file.
         output_names: which outputs, in which order; all in the graph's order by default.
+        num_threads: to compute on; 0: as many as there are cores.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
     """
 
-    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, num_threads: int = 0) -> None:
         self.path = path
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
         # 1 is fp32. By default it rounds the inputs of int8 weights to integers where the graph does not.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         try:

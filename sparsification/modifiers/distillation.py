@@ -1,6 +1,6 @@
 """What does a student learn from its teacher?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,23 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     teacher = torch.log_softmax(teacher.float() / temperature, dim=-1)
     divergence = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
     return divergence * temperature**2 / (student.numel() / student.shape[-1])
+
+
+def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Share of the features for which both find the same: the largest logits stand at the same places.
+
+    Args:
+        student: logits (batch, ..., n), one tensor for each output, e.g. of starts and of ends.
+        teacher: the same.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    same = [
+        (own.argmax(-1) == other.argmax(-1)).reshape(len(own), -1).all(1)
+        for own, other in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(same).all(0).float().mean()
 
 
 @dataclass(kw_only=True)
@@ -96,7 +113,10 @@ class DistillationModifier(Modifier):
         losses = [distillation_loss(student[key], teacher[key], self.temperature) for key in keys]
         distilled = sum(losses) / len(losses)
         loss = (1 - self.hardness) * task_loss + self.hardness * distilled
-        for name, value in (("task_loss", task_loss), ("distillation_loss", distilled), ("total_loss", loss)):
+        with torch.no_grad():
+            agreed = agreement([student[key] for key in keys], [teacher[key] for key in keys])
+        losses = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": loss}
+        for name, value in (losses | {"teacher_agreement": agreed}).items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
         return loss
