@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparsification", description="Tools around recipes.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -62,6 +63,17 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_check, parser=parser)
 
 
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="put runs side by side: scores against zeros, size and speed",
+        description="Put runs by recipes side by side, from the reports that they left in their output folders.",
+    )
+    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw it, too (needs matplotlib)")
+    parser.set_defaults(run=_compare)
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -89,6 +101,18 @@ def _check(args: argparse.Namespace) -> int:
         return WRONG
     print(report)
     return DOUBTFUL if args.strict and warnings else OK
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from sparsification.report.compare import compare
+    from sparsification.report.facts import ReportError
+
+    try:
+        print(compare(args.runs, args.plot))
+    except ReportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,19 +6,25 @@ from html import escape
 from sparsification.report.facts import ModelFacts, RunFacts
 
 Table = tuple[list[str], list[list[str]]]  # the head, and the rows under it
+Entry = tuple[str, RunFacts, ModelFacts]  # what a row is called, and what it is about
 
 
 def result_table(facts: RunFacts) -> Table:
-    """The models of a run, without the columns of which nothing is known."""
-    labels = list(facts.metrics.values())
+    """The models of a run."""
+    return model_table([(model.name, facts, model) for model in facts.models])
+
+
+def model_table(entries: Sequence[Entry]) -> Table:
+    """Models, without the columns of which nothing is known."""
+    labels = list(dict.fromkeys(label for _, facts, _ in entries for label in facts.metrics.values()))
     head = ["", *labels, f"{labels[-1]} kept", "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
-    return _known(head, [_row(facts, model) for model in facts.models])
+    return _known(head, [_row(*entry, labels) for entry in entries])
 
 
-def _row(facts: RunFacts, model: ModelFacts) -> list[str]:
+def _row(name: str, facts: RunFacts, model: ModelFacts, labels: Sequence[str]) -> list[str]:
     return [
-        model.name,
-        *(_text(model.scores.get(label), "{:.2f}") for label in facts.metrics.values()),
+        name,
+        *(_text(model.scores.get(label), "{:.2f}") for label in labels),
         _text(facts.recovery(model), "{:.1%}"),
         _text(model.parameters, "{:,}"),
         _text(model.sparsity, "{:.1%}"),
