@@ -18,10 +18,7 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 
 from sparsification.arguments import ALL_TARGETS, TARGETS
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
@@ -35,6 +32,7 @@ from sparsification.quantized_modules import (
 from sparsification.recipe import RECIPE_FILE
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.mixin import ReportMixin
+from sparsification.report.terminal import TerminalCallback
 from sparsification.teacher_cache import ROW, TeacherCache, cache_key, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -102,6 +100,8 @@ class SparseTrainerMixin(ReportMixin):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TerminalCallback)
         self.manager = manager or ScheduledModifierManager()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
@@ -134,22 +134,23 @@ class SparseTrainerMixin(ReportMixin):
 
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
+        warn = logger.warning if self.is_world_process_zero() else logger.debug
         epochs = self.manager.max_epochs
         if epochs and epochs != self.args.num_train_epochs:
-            logger.warning(
+            warn(
                 f"The recipe runs for {epochs:g} epochs: --num_train_epochs {self.args.num_train_epochs:g} is not used."
             )
             self.args.num_train_epochs = epochs
         if epochs and self.args.max_steps > 0:
-            logger.warning(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
+            warn(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
         if self.manager.sets_learning_rate:
-            logger.warning(
+            warn(
                 "The recipe sets the learning rate: --lr_scheduler_type and --warmup_steps are not used, "
                 "--learning_rate only before the recipe's first value."
             )
 
         if self.manager.quantizes and (self.args.bf16 or self.args.fp16):
-            logger.warning(
+            warn(
                 f"--{'bf16' if self.args.bf16 else 'fp16'} does not reach what is fake-quantized: while it is, Linear "
                 "layers and attention compute in fp32, since 16 bits would spoil the ranges."
             )

@@ -41,6 +41,7 @@ from sparse_trainer import SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
+from sparsification.report.terminal import is_watched
 from sparsification.teacher import load_teacher
 
 
@@ -106,9 +107,13 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     transformers.utils.logging.set_verbosity(level)
     transformers.utils.logging.enable_default_handler()
     transformers.utils.logging.enable_explicit_format()
-    logger.warning(
+    if not (training_args.should_log and is_watched()):
+        datasets.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+    logger.log(
+        logging.WARNING if training_args.should_log else logging.INFO,
         f"Process {training_args.process_index} of {training_args.world_size} on {training_args.device}, "
-        f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}"
+        f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}",
     )
     logger.info(f"Arguments: {training_args}")
 
