@@ -175,8 +175,10 @@ def make_trainer(output_dir, recipe: str | None, trainer_class=SparseTrainer, ev
 
 
 def losses(trainer: Trainer) -> list[tuple]:
+    # Changes of masks are counted in dropped layers, too, whose weights no checkpoint holds.
+    left_out = ("grad_norm", "GMPruningModifier/mask_changes")
     return [
-        tuple((key, entry[key]) for key in sorted(entry) if key not in ("grad_norm",))
+        tuple((key, entry[key]) for key in sorted(entry) if key not in left_out)
         for entry in trainer.state.log_history
         if "loss" in entry
     ]

@@ -85,7 +85,10 @@ class ReportMixin:
         dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         if dataset is None:
             return None
-        batch = next(iter(self.get_eval_dataloader(torch.utils.data.Subset(dataset, range(min(BATCH, len(dataset)))))))
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="timing")
+        features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
+        batch = self._prepare_inputs(self.data_collator(features))
         return {name: batch[name] for name in self.processing_class.model_input_names if name in batch}
 
     def _data_texts(self) -> dict[str, str]:
