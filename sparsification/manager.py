@@ -271,13 +271,13 @@ class ScheduledModifierManager:
     def scalars(self, clock: Clock) -> dict[str, float]:
         """Series for dashboards, named as SparseML names them where they mean the same.
 
-        With what the modifiers say of themselves: how far each is in its window, and the zeros in the encoder.
+        Those of the modifiers, how far each of them is in its window, and the zeros in the encoder.
         """
         series = self.sparsity()
         for label, modifier in self._labelled():
             start, end = modifier.window
             end = self.max_epochs or end if math.isinf(end) else end
-            if math.isfinite(end):
+            if start < end < math.inf:  # else it takes no time, never begins, or nobody knows when the run ends
                 series[f"{label}/progress"] = schedules.progress(clock.epoch, start, end)
             for name, value in modifier.scalars(clock).items():
                 series[name if "/" in name or " " in name else f"{label}/{name}"] = value

@@ -82,7 +82,7 @@ def test_table_says_what_the_results_and_the_weights_say(out, facts):
     assert teacher.sparsity == 0.0
     assert student.parameters == sum(w.numel() for w in weights.values())
     content = (out / "onnx/model.onnx").read_bytes()
-    assert (exported.size, exported.gzipped) == (len(content), pytest.approx(len(gzip.compress(content)), abs=32))
+    assert (exported.size, exported.gzipped) == (len(content), len(gzip.compress(content, 6)))
     assert all(model.latency > 0 and model.throughput > 0 for model in facts.models)
     if teacher_results["eval_f1"]:
         assert facts.recovery(student) == results["eval_f1"] / teacher_results["eval_f1"]
@@ -183,7 +183,7 @@ def test_size_of_a_large_file_is_estimated_from_all_of_its_parts(tmp_path):
     (tmp_path / "half").write_bytes(noise.randbytes(size) + bytes(size))
     assert gzipped_size(tmp_path / "half") == pytest.approx(size, rel=0.05)
     (tmp_path / "small").write_bytes(b"a" * 1000)
-    assert gzipped_size(tmp_path / "small") == len(gzip.compress(b"a" * 1000))
+    assert gzipped_size(tmp_path / "small") == len(gzip.compress(b"a" * 1000, 6))
 
 
 def test_lines_start_and_end_where_their_values_do():

@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from sparsification.manager import ScheduledModifierManager
+from sparsification.modifiers import Clock
 from sparsification.modifiers.distillation import agreement
 from sparsification.modifiers.masked_weights import MaskedWeights
 from sparsification.sparsity import count_zeros, encoder_layers, encoder_sparsity
@@ -60,3 +62,21 @@ def test_agreement_is_the_share_of_features_with_every_largest_logit_in_its_plac
     ours = agreement(list(torch.from_numpy(student)), list(torch.from_numpy(teacher)))
     assert ours.item() == pytest.approx(same.mean())
     assert ours.item() >= 4 / 6
+
+
+def test_progress_is_told_of_what_takes_time_within_the_run():
+    manager = ScheduledModifierManager.from_yaml(
+        """
+modifiers:
+  - !EpochRangeModifier {end_epoch: 4.0}
+  - !SetLearningRateModifier {start_epoch: 4.0, learning_rate: 0.1}
+  - !SetWeightDecayModifier {start_epoch: 2.0, weight_decay: 0.1}
+  - !LearningRateFunctionModifier {start_epoch: 0.0, end_epoch: 2.0, lr_func: linear, init_lr: 0.1, final_lr: 0.0}
+"""
+    )
+    series = manager.scalars(Clock(30, 10))
+    assert {name: value for name, value in series.items() if name.endswith("/progress")} == {
+        "EpochRangeModifier/progress": 0.75,
+        "SetWeightDecayModifier/progress": 0.5,
+        "LearningRateFunctionModifier/progress": 1.0,
+    }

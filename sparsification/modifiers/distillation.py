@@ -115,8 +115,8 @@ class DistillationModifier(Modifier):
         loss = (1 - self.hardness) * task_loss + self.hardness * distilled
         with torch.no_grad():
             agreed = agreement([student[key] for key in keys], [teacher[key] for key in keys])
-        losses = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": loss}
-        for name, value in (losses | {"teacher_agreement": agreed}).items():
+        parts = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": loss}
+        for name, value in (parts | {"teacher_agreement": agreed}).items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
         return loss

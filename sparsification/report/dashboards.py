@@ -32,7 +32,8 @@ class DashboardCallback(TrainerCallback):
         if "wandb" in args.report_to:
             import wandb
 
-            wandb.run.config.update(config, allow_val_change=True)
+            if wandb.run is not None:
+                wandb.run.config.update(config, allow_val_change=True)
         if "trackio" in args.report_to:
             import trackio
 

@@ -63,7 +63,7 @@ def report_html(facts: RunFacts, history: History) -> str:
 
 def _remarks(facts: RunFacts) -> Sequence[str]:
     remarks = [
-        "Zeros: of the matrices in the encoder's layers. Size: of the file as it is and after gzip (of files over 32 "
+        "Zeros: of the matrices in the encoder's layers. Size: of the file as it is and after gzip (of files over 16 "
         "MiB estimated from as much)."
     ]
     if facts.tokens:
