@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
+.PHONY: help quickstart test browser-test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
 	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study clean
 
 help:  ## what there is to make
@@ -24,6 +24,10 @@ quickstart: $(VENV)/installed  ## a teacher, a pruned and distilled student, its
 
 test: $(VENV)/tests-installed lint  ## all tests
 	$(VENV)/bin/python -m pytest -q tests
+
+browser-test: $(VENV)/installed  ## a minute: a run's curves on a local dashboard and in its report, seen by Chromium
+	$(VENV)/bin/python -m pip install --quiet --requirement tests/browser/requirements.txt
+	$(VENV)/bin/python tests/browser/check.py
 
 lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell
 	$(VENV)/bin/ruff check .

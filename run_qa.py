@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     Returns:
         All metrics, as in all_results.json.
     """
-    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = parse_arguments(argv)
     model_args, data_args, sparse_args, training_args, manager = arguments
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
     import stages_qa as stages
@@ -92,6 +93,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
         if training_args.do_eval:
             metrics |= stages.evaluate_exported(trainer, exported, sparse_args, data_args)
+    if manager.recipe is not None:
+        stages.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
     stages.describe(trainer, model_args, data_args)
     return metrics

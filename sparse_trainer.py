@@ -20,14 +20,11 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import (
-    PreTrainedModel,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 
 from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.errors import SparsificationError, printable
-from sparsification.export import ExportReport, OnnxModel, export_onnx
+from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
@@ -35,19 +32,20 @@ from sparsification.quantized_modules import (
     save_quantization,
     set_quantizing,
 )
+from sparsification.recipe import RECIPE_FILE
+from sparsification.report.dashboards import DashboardCallback
+from sparsification.report.mixin import ReportMixin
+from sparsification.report.terminal import TerminalCallback
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import SPARSE_FILE, ConversionError
 from sparsification.runtime.export import export_sparse
-from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
+from sparsification.teacher_cache import ROW, TeacherCache, cache_key, fingerprint
 from whole_saves import WholeSavesMixin
 
 logger = logging.getLogger(__name__)
 
 FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
-ONNX_FILE = "model.onnx"
-RECIPE_FILE = "recipe.yaml"
 NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
-ROW = "feature_row"  # the column that says which feature of the training data this is
 STATE_FILE = "sparsification.safetensors"
 
 
@@ -105,7 +103,7 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin(WholeSavesMixin):
+class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -129,6 +127,8 @@ class SparseTrainerMixin(WholeSavesMixin):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TerminalCallback)
         self.manager = manager or ScheduledModifierManager()
         self._refuse_split_weights()
         self.manager.initialize(self.model)
@@ -154,6 +154,7 @@ class SparseTrainerMixin(WholeSavesMixin):
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
+            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
             self._overrule_arguments()
 
     @property
@@ -172,22 +173,23 @@ class SparseTrainerMixin(WholeSavesMixin):
 
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
+        warn = logger.warning if self.is_world_process_zero() else logger.debug
         epochs = self.manager.max_epochs
         if epochs and epochs != self.args.num_train_epochs:
-            logger.warning(
+            warn(
                 f"The recipe runs for {epochs:g} epochs: --num_train_epochs {self.args.num_train_epochs:g} is not used."
             )
             self.args.num_train_epochs = epochs
         if epochs and self.args.max_steps > 0:
-            logger.warning(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
+            warn(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
         if self.manager.sets_learning_rate:
-            logger.warning(
+            warn(
                 "The recipe sets the learning rate: --lr_scheduler_type and --warmup_steps are not used, "
                 "--learning_rate only before the recipe's first value."
             )
 
         if self.manager.quantizes and (self.args.bf16 or self.args.fp16):
-            logger.warning(
+            warn(
                 f"--{'bf16' if self.args.bf16 else 'fp16'} does not reach what is fake-quantized: while it is, Linear "
                 "layers and attention compute in fp32, since 16 bits would spoil the ranges."
             )
@@ -300,6 +302,9 @@ class SparseTrainerMixin(WholeSavesMixin):
             if not self.args.fp16:
                 self._check_loss(torch.tensor(logs["loss"]))
             logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
+        elif "eval_runtime" in logs:  # an evaluation of the model itself
+            sparsity = self.manager.sparsity()
+            logs |= {"eval_sparsity": sparsity["sparsity/encoder"]} if sparsity else {}
         super().log(logs, start_time)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:

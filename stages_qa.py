@@ -41,6 +41,8 @@ from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.export import ExportReport
 from sparsification.manager import ScheduledModifierManager
+from sparsification.report.tables import plain, result_table
+from sparsification.report.terminal import is_watched
 from sparsification.saving import SAVING, checkpoints, flaw_of
 from sparsification.teacher import load_teacher
 
@@ -100,6 +102,24 @@ def compare_with_teacher(student: dict[str, float], teacher: dict[str, float]) -
     return {name: teacher[name] for name in names if name in teacher}
 
 
+def write_report(
+    trainer: SparseQuestionAnsweringTrainer,
+    argv: list[str],
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    sparse_args: SparsificationArguments,
+    metrics: dict[str, float],
+) -> None:
+    """Write what came of a recipe into the output folder, and show it in one table."""
+    teacher = model_args.model_name_or_path if sparse_args.distill_teacher == "self" else sparse_args.distill_teacher
+    exact = "exact" if data_args.version_2_with_negative else "exact_match"
+    trainer.write_report(
+        ["python", "run_qa.py", *argv], {exact: "EM", "f1": "F1"}, metrics, teacher, sparse_args.onnx_export_path
+    )
+    if trainer.facts is not None:
+        print(f"\n{plain(result_table(trainer.facts))}\n\nThe report is in {trainer.args.output_dir}/report.html")
+
+
 # [/sparsification]
 
 logger = logging.getLogger(__name__)
@@ -120,9 +140,13 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     transformers.utils.logging.set_verbosity(level)
     transformers.utils.logging.enable_default_handler()
     transformers.utils.logging.enable_explicit_format()
-    logger.warning(
+    if not (training_args.should_log and is_watched()):
+        datasets.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+    logger.log(
+        logging.WARNING if training_args.should_log else logging.INFO,
         f"Process {training_args.process_index} of {training_args.world_size} on {training_args.device}, "
-        f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}"
+        f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}",
     )
     logger.info(f"Arguments: {training_args}")
 

@@ -1,12 +1,5 @@
-"""On what machine was this measured?"""
+"""On what machine was this measured? The reports of runs ask that, too."""
 
-import platform
-from pathlib import Path
+from sparsification.report.machine import cpu_name
 
-
-def cpu_name() -> str:
-    """The processor's model, as the system calls it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+__all__ = ["cpu_name"]

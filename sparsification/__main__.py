@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_predict(commands)
     _add_convert(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -86,6 +87,17 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--doc_stride", type=_positive, default=128, help="tokens that two windows share (default 128)")
     parser.add_argument("--max_answer_length", type=_positive, default=30, help="longest answer in tokens (default 30)")
     parser.set_defaults(run=_predict)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="put runs side by side: scores against zeros, size and speed",
+        description="Put runs by recipes side by side, from the reports that they left in their output folders.",
+    )
+    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw it, too (needs matplotlib)")
+    parser.set_defaults(run=_compare)
 
 
 def _positive(text: str) -> int:
@@ -160,6 +172,18 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         print("\n".join(convert(args.source, args.target)))
     except ConversionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from sparsification.report.compare import compare
+    from sparsification.report.facts import ReportError
+
+    try:
+        print(compare(args.runs, args.plot))
+    except ReportError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -37,6 +37,7 @@ from sparsification.runtime.convert import SPARSE_FILE
 
 logger = logging.getLogger(__name__)
 
+ONNX_FILE = "model.onnx"
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
@@ -76,7 +77,7 @@ def export_onnx(
     check_batches: Iterable[Mapping[str, Tensor]],
     opset: int = 14,
     tolerance: float = 1e-4,
-    file_name: str = "model.onnx",
+    file_name: str = ONNX_FILE,
     target: str = "onnxruntime",
 ) -> ExportReport:
     """Write ``model`` as a checked ONNX file, its config and its tokenizer beside it.

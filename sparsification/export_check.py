@@ -34,16 +34,17 @@ class OnnxModel:
     Args:
         path: the ONNX file; one of sparse operators, too.
         output_names: which outputs, in which order; all in the graph's order by default.
+        threads: to compute on; ONNX Runtime's own choice by default.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
         BuildError: it has sparse operators, and there is no compiler, or it failed.
     """
 
-    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, threads: int | None = None) -> None:
         self.path = path
         try:
-            self._session = runtime.load(path)
+            self._session = runtime.load(path, threads)
         except runtime.ENGINE_ERRORS as error:
             raise ExportError(f"ONNX Runtime cannot load {path}: {error}") from error
         self.input_names = [node.name for node in self._session.get_inputs()]

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from sparsification import schedules
 from sparsification.errors import SparsificationError, printable
 from sparsification.modifiers import (
     Clock,
@@ -26,6 +27,7 @@ from sparsification.modifiers import (
     QuantizationModifier,
 )
 from sparsification.recipe import Recipe, load_recipe
+from sparsification.sparsity import encoder_sparsity
 from sparsification.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class ScheduledModifierManager:
 
     def __init__(self, recipe: Recipe | None = None):
         self.recipe = recipe
+        self._model: nn.Module | None = None
         modifiers = list(recipe.modifiers) if recipe else []
         # SparseML's order: first what ends first, then what starts first.
         self.modifiers: list[Modifier] = sorted(
@@ -134,6 +137,7 @@ class ScheduledModifierManager:
         Raises:
             ManagerError: names that match nothing, shapes that do not fit, two modifiers that claim one weight.
         """
+        self._model = model
         targets = Targets(model)
         problems = []
         for modifier in sorted(self.modifiers, key=lambda modifier: not modifier.layers_first):
@@ -290,12 +294,23 @@ class ScheduledModifierManager:
             modifier.end_loading()
 
     def scalars(self, clock: Clock) -> dict[str, float]:
-        """Series for dashboards, named as SparseML names them where they mean the same."""
-        return {
-            name if "/" in name or " " in name else f"{label}/{name}": value
-            for label, modifier in self._labelled()
-            for name, value in modifier.scalars(clock).items()
-        }
+        """Series for dashboards, named as SparseML names them where they mean the same.
+
+        Those of the modifiers, how far each of them is in its window, and the zeros in the encoder.
+        """
+        series = self.sparsity()
+        for label, modifier in self._labelled():
+            start, end = modifier.window
+            end = self.max_epochs or end if math.isinf(end) else end
+            if start < end < math.inf:  # else it takes no time, never begins, or nobody knows when the run ends
+                series[f"{label}/progress"] = schedules.progress(clock.epoch, start, end)
+            for name, value in modifier.scalars(clock).items():
+                series[name if "/" in name or " " in name else f"{label}/{name}"] = value
+        return series
+
+    def sparsity(self) -> dict[str, float]:
+        """Share of zeros in the matrices of the encoder and of each of its layers; nothing without a recipe."""
+        return encoder_sparsity(self._model) if self._model is not None and self.modifiers else {}
 
     def _labelled(self) -> list[tuple[str, Modifier]]:
         """Each modifier with the name of its class, numbered from the second of a kind on."""

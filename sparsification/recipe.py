@@ -37,7 +37,9 @@ from sparsification.recipe_yaml import (
     read_text,
 )
 
-__all__ = ["Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
+__all__ = ["RECIPE_FILE", "Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
+
+RECIPE_FILE = "recipe.yaml"  # beside a model that was trained by it
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
+ROW = "feature_row"  # the column that says which feature of the training data this is
 _INDEX = "index.uint32"
 
 

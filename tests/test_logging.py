@@ -1,53 +1,77 @@
 """What dashboards are given, read back from what they wrote."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
 import run_qa
 
 RECIPE = """
+sparsity: 0.8
 modifiers:
   - !EpochRangeModifier
     end_epoch: 2.0
   - !GMPruningModifier
     params: ['re:bert.encoder.*(query|key|value|dense).weight']
     init_sparsity: 0.0
-    final_sparsity: 0.8
+    final_sparsity: eval(sparsity)
     start_epoch: 0.5
     end_epoch: 1.5
+    update_frequency: 0.2
   - !DistillationModifier
     hardness: 0.5
+  - !LearningRateFunctionModifier
+    lr_func: linear
+    init_lr: 0.001
+    final_lr: 0.0
+    start_epoch: 0.0
+    end_epoch: 1.8
+  - !QuantizationModifier
+    submodules: [bert.encoder]
+    start_epoch: 1.5
+    disable_quantization_observer_epoch: 1.6
 """
 SERIES = {
+    "sparsity/encoder",
+    "sparsity/layer.0",
+    "sparsity/layer.1",
     "GMPruningModifier/sparsity",
     "GMPruningModifier/target_sparsity",
+    "GMPruningModifier/mask_changes",
+    "GMPruningModifier/progress",
     "DistillationModifier/task_loss",
     "DistillationModifier/distillation_loss",
     "DistillationModifier/total_loss",
+    "DistillationModifier/teacher_agreement",
+    "DistillationModifier/progress",
+    "LearningRateFunctionModifier/ParamGroup0",
+    "LearningRateFunctionModifier/progress",
+    "QuantizationModifier/phase",
+    "QuantizationModifier/num_fake_quantize_global",
+    "QuantizationModifier/qat_observers_disabled",
+    "QuantizationModifier/progress",
+    "EpochRangeModifier/progress",
     "learning_rate",
     "loss",
+    "grad_norm",
+    "epoch",
 }
 
 
-@pytest.fixture
-def train(tiny_model_dir, tiny_squad, tmp_path):
+def train(model: Path, data: Path, folder: Path, report_to: str) -> None:
     """Train by the recipe, reporting to the dashboard named."""
-
-    def train(report_to: str) -> None:
-        (tmp_path / "recipe.yaml").write_text(RECIPE)
-        run_qa.main(
-            f"--model_name_or_path {tiny_model_dir} --dataset_name {tiny_squad} --output_dir {tmp_path}/out --do_train "
-            f"--do_eval --eval_strategy epoch --use_cpu --max_seq_length 64 --doc_stride 16 --logging_steps 1 "
-            f"--per_device_train_batch_size 4 --recipe {tmp_path}/recipe.yaml --distill_teacher self "
-            f"--report_to {report_to} --run_name the-run".split()
-        )
-
-    return train
+    (folder / "recipe.yaml").write_text(RECIPE)
+    run_qa.main(
+        f"--model_name_or_path {model} --dataset_name {data} --output_dir {folder}/out --do_train --do_eval "
+        f"--eval_strategy epoch --use_cpu --max_seq_length 64 --doc_stride 16 --logging_steps 1 "
+        f"--per_device_train_batch_size 4 --recipe {folder}/recipe.yaml --distill_teacher self "
+        f"--report_to {report_to} --run_name the-run --onnx_export_path {folder}/out/onnx".split()
+    )
 
 
 def read_records(data: bytes) -> Iterator[bytes]:
@@ -68,45 +92,98 @@ def read_records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
-def read_wandb(path: Path) -> list[dict[str, float]]:
-    """The history rows of an offline run's file."""
-    rows = []
+def read_wandb(path: Path) -> dict[str, list]:
+    """The records of an offline run's file that a test asks about, by type."""
+    records: dict[str, list] = {"history": [], "config": [], "summary": [], "artifact": [], "run": []}
     for data in read_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            rows.append(
-                {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
-            )
-    return rows
+        kind = record.WhichOneof("record_type")
+        if kind in records:
+            records[kind].append(getattr(record, kind))
+    return records
 
 
-def test_wandb_gets_every_series_in_one_run_with_its_zeros(train, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train("wandb")
-    (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")  # Trainer's run, and no second one
-    rows = read_wandb(file)
+def values(items: Iterable) -> dict[str, object]:
+    """What wandb has written as JSON, by key."""
+    return {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in items}
+
+
+@pytest.fixture(scope="module")
+def wandb_run(tiny_model_dir, tiny_squad, tmp_path_factory) -> tuple[Path, dict[str, list]]:
+    """The output folder of a run, and what the run has given to Weights & Biases."""
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        settings = {"MODE": "offline", "DIR": str(folder), "PROJECT": "the-project", "SILENT": "true"}
+        for name, value in settings.items():
+            patch.setenv(f"WANDB_{name}", value)
+        train(tiny_model_dir, tiny_squad, folder, "wandb")
+        wandb.finish()
+        wandb.teardown()  # ends the process that writes: the file is whole
+    (file,) = (folder / "wandb").glob("offline-run-*/*.wandb")  # Trainer's run, and no second one
+    return folder / "out", read_wandb(file)
+
+
+def test_wandb_gets_every_series_in_one_run_with_its_zeros(wandb_run):
+    _, records = wandb_run
+    assert {(run.project, run.display_name) for run in records["run"]} == {("the-project", "the-run")}
+    rows = [values(row.item) for row in records["history"]]
     training = [row for row in rows if "train/loss" in row]
     assert len(training) == 10
+
+    def series(name: str) -> list[float]:
+        return [row[f"train/{name}"] for row in training]
+
     for row in training:
-        assert {f"train/{name}" for name in SERIES} <= set(row)
-        assert len(row) < 20
-    assert training[0]["train/GMPruningModifier/sparsity"] == 0.0
-    assert training[0]["train/GMPruningModifier/target_sparsity"] == 0.0
-    assert training[-1]["train/GMPruningModifier/target_sparsity"] == 0.8
+        assert {name.removeprefix("train/") for name in row if name[0] != "_"} == SERIES | {"global_step"}
+    zeros, goals, changes = (
+        series(name)
+        for name in ("sparsity/encoder", "GMPruningModifier/target_sparsity", "GMPruningModifier/mask_changes")
+    )
+    assert zeros[0] == goals[0] == changes[0] == 0.0
+    assert goals[-1] == 0.8
+    assert zeros[-1] == pytest.approx(0.8, abs=1e-3)
+    assert series("GMPruningModifier/sparsity") == zeros
+    assert all(sum(changes[: step + 1]) >= share - 1e-9 for step, share in enumerate(zeros))
+    assert series("QuantizationModifier/phase") == [0.0] * 8 + [1.0, 2.0]
+    assert series("EpochRangeModifier/progress") == pytest.approx([step / 10 for step in range(10)])
+    assert series("GMPruningModifier/progress") == pytest.approx([0, 0, 0, 0.1, 0.3, 0.5, 0.7, 0.9, 1, 1])
+    assert series("learning_rate")[-1] == 0.0
+    assert all(0 <= share <= 1 for share in series("DistillationModifier/teacher_agreement"))
     steps = [row["train/global_step"] for row in rows if "train/global_step" in row]
     assert steps == sorted(steps)
-    assert [row for row in rows if "eval/f1" in row]
+    evaluations = [row for row in rows if "eval/f1" in row]
+    assert len(evaluations) == 3  # after each epoch, and at the end
+    assert evaluations[-1]["eval/sparsity"] == zeros[-1]
 
 
-def test_tensorboard_gets_the_same_series(train, tmp_path, monkeypatch):
+def test_wandb_gets_recipe_files_and_final_figures(wandb_run):
+    out, records = wandb_run
+    config, summary = {}, {}
+    for record in records["config"]:
+        config |= values(record.update)
+    for record in records["summary"]:
+        summary |= values(record.update)
+    assert config["recipe"] == (out / "recipe.yaml").read_text()
+    assert config["recipe_variables"] == {"sparsity": 0.8}
+    results = json.loads((out / "all_results.json").read_text())
+    for name in ("exact_match", "f1", "onnx_exact_match", "onnx_f1", "sparsity"):
+        assert summary[f"eval/{name}"] == results[f"eval_{name}"]
+    assert summary["eval/onnx_megabytes"] == (out / "onnx/model.onnx").stat().st_size / 1e6
+    assert summary["eval/onnx_gzipped_megabytes"] < summary["eval/onnx_megabytes"]
+    assert summary["eval/onnx_latency_ms"] > 0
+    files = {record.type: [entry.path for entry in record.manifest.contents] for record in records["artifact"]}
+    assert files == {"recipe": ["recipe.yaml"], "onnx": ["model.onnx"]}
+
+
+def test_tensorboard_gets_the_same_series_and_the_recipe(tiny_model_dir, tiny_squad, tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    train("tensorboard")
+    train(tiny_model_dir, tiny_squad, tmp_path, "tensorboard")
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
     assert {f"train/{name}" for name in SERIES} <= set(events.Tags()["scalars"])
     sparsity = [event.value for event in events.Scalars("train/GMPruningModifier/target_sparsity")]
     assert sparsity[0] == 0.0
     assert sparsity[-1] == pytest.approx(0.8)
+    (text,) = events.Tensors("recipe/text_summary")
+    assert (tmp_path / "out/recipe.yaml").read_text() in text.tensor_proto.string_val[0].decode()

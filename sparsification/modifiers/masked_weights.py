@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsification.modifiers.base import Modifier
+from sparsification.sparsity import count_zeros
 
 
 class MaskedWeights:
@@ -24,12 +25,14 @@ class MaskedWeights:
         self.weights = dict(weights)
         self._masks: dict[str, Tensor] = {}
         self._empty: dict[str, bool] = {}  # weights of which a mask has left nothing, and whether that has been told
+        self._changes: Tensor | int = 0  # members of masks that were set anew, see ``take_changes``
 
     def set_mask(self, name: str, keep: Tensor) -> None:
         """Zero what ``keep``, a bool tensor shaped like the weight, leaves out, and hold it there from now on."""
         weight = self.weights[name]
         if not keep.any():
             self._empty.setdefault(name, False)
+        self._changes = self._changes + (keep != self.kept(name)).count_nonzero()
         self._masks[name] = keep.to(weight.dtype)
         weight.detach().masked_fill_(~keep, 0.0)
 
@@ -68,16 +71,25 @@ class MaskedWeights:
 
     def release(self) -> None:
         """Let every weight learn again."""
+        self._changes = self._changes + sum(count_zeros(list(self._masks.values())))
         self._masks.clear()
 
     def sparsity(self) -> float:
         """Fraction of the weights that are zero, in [0, 1], counted in the weights and not in the masks."""
-        zeros = sum(int((weight == 0).sum()) for weight in self.weights.values())
-        return zeros / max(sum(weight.numel() for weight in self.weights.values()), 1)
+        return sum(count_zeros(list(self.weights.values()))) / max(self._size(), 1)
 
     def sparsities(self) -> dict[str, float]:
         """Fraction of zeros in each weight, by name."""
-        return {name: int((weight == 0).sum()) / weight.numel() for name, weight in self.weights.items()}
+        zeros = count_zeros(list(self.weights.values()))
+        return {name: count / weight.numel() for count, (name, weight) in zip(zeros, self.weights.items(), strict=True)}
+
+    def take_changes(self) -> float:
+        """Share of the weights that masks have let go or taken back since the last call."""
+        changes, self._changes = float(self._changes), 0
+        return changes / max(self._size(), 1)
+
+    def _size(self) -> int:
+        return sum(weight.numel() for weight in self.weights.values())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, eight weights a byte."""

@@ -272,6 +272,8 @@ class QuantizationModifier(Modifier):
             "num_fake_quantize_global": float(len(self._quantizers) if active else 0),
             "qat_observers_disabled": float(not any(q.observing for q in self._quantizers.values())),
         }
+        # 0: not yet begun; 1: the ranges follow what they see; 2: they are frozen
+        series["phase"] = 0.0 if not active else 1.0 + series["qat_observers_disabled"]
         if self.log_types == "__ALL__":
             for name, module in modules:
                 grid = module.scheme.weights or module.scheme.inputs or module.scheme.outputs

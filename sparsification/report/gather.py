@@ -1,0 +1,142 @@
+"""Where do the figures of a report come from?"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsification.manager import ScheduledModifierManager
+from sparsification.report.facts import ModelFacts, Window
+from sparsification.report.measure import gzipped_size, one_thread, speed
+from sparsification.sparsity import encoder_sparsity
+from sparsification.timeline import name_of
+
+RESULTS_FILE = "eval_results.json"  # what an evaluation leaves in a folder
+WEIGHTS_FILE = "model.safetensors"
+
+
+def windows(manager: ScheduledModifierManager) -> list[Window]:
+    """The time of each modifier, by its start."""
+    modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.window)
+    return [Window(label=name_of(m), start=m.window[0], end=m.window[1]) for m in modifiers]
+
+
+def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str) -> dict[str, float]:
+    """Pick the metrics of an evaluation out of its results.
+
+    Args:
+        results: by name, prefix included.
+        metrics: names without the prefix, and their labels.
+        prefix: of this evaluation.
+
+    Returns:
+        By label; those that are not there are left out.
+    """
+    return {label: results[f"{prefix}_{name}"] for name, label in metrics.items() if f"{prefix}_{name}" in results}
+
+
+def teacher_scores(
+    folder: Path | None, metrics: Mapping[str, str], results: Mapping[str, float]
+) -> tuple[dict[str, float], list[str]]:
+    """Find how a teacher did when it was evaluated, in the results beside its weights.
+
+    Args:
+        folder: of the teacher, where it has one.
+        metrics: names and labels.
+        results: of this run, to see whether the same number of samples was evaluated.
+
+    Returns:
+        Its scores, none where they cannot be compared; and what a reader has to know of them.
+    """
+    path = folder / RESULTS_FILE if folder is not None else None
+    if path is None or not path.is_file():
+        return {}, [f"The teacher's scores are not known: there is no {path or RESULTS_FILE}."]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found.get("eval_samples") != results.get("eval_samples"):
+        return {}, [f"The teacher's scores in {path} are left out: they are of other data than the student's."]
+    return scores(found, metrics, "eval"), [f"The teacher's scores are those in {path}."]
+
+
+def torch_facts(
+    name: str, model: nn.Module, folder: Path | None, found: dict[str, float], batch: Mapping[str, Tensor] | None
+) -> ModelFacts:
+    """Measure a PyTorch model.
+
+    Args:
+        name: teacher or student.
+        model: in evaluation mode, on the CPU where it is to be timed.
+        folder: where its weights are saved, if they are.
+        found: its scores.
+        batch: features to time it on, None for no timing.
+    """
+
+    def run(inputs: Mapping[str, Tensor]) -> object:
+        with torch.inference_mode():
+            # The class's forward: Accelerate's would compute in 16 bits where training did.
+            return type(model).forward(model, **inputs)
+
+    with one_thread():
+        timing = _speed(run, batch)
+    return ModelFacts(
+        name=name,
+        scores=found,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        sparsity=encoder_sparsity(model).get("sparsity/encoder"),
+        **timing,
+        **_file_facts(folder / WEIGHTS_FILE if folder else None),
+    )
+
+
+def onnx_facts(
+    path: Path,
+    run: Callable[[Mapping[str, Tensor]], object],
+    student: ModelFacts,
+    found: dict[str, float],
+    batch: Mapping[str, Tensor] | None,
+) -> ModelFacts:
+    """Measure an exported model.
+
+    Args:
+        path: of the ONNX file.
+        run: computes with it, on one thread.
+        student: what was exported.
+        found: its scores.
+        batch: features to time it on, None for no timing.
+    """
+    return ModelFacts(
+        name="ONNX",
+        scores=found,
+        parameters=student.parameters,
+        sparsity=student.sparsity,
+        **_speed(run, batch),
+        **_file_facts(path),
+    )
+
+
+def _speed(run: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Tensor] | None) -> dict[str, float]:
+    return dict(zip(("latency", "throughput"), speed(run, batch), strict=True)) if batch else {}
+
+
+def _file_facts(path: Path | None) -> dict[str, str | int]:
+    if path is None or not path.is_file():
+        return {}
+    return {"file": str(path), "size": path.stat().st_size, "gzipped": gzipped_size(path)}
+
+
+def dashboard_figures(models: Iterable[ModelFacts]) -> dict[str, float]:
+    """What the log has not seen yet: sizes and speeds, named so that dashboards put them to the evaluation."""
+    figures = {}
+    for model in models:
+        if model.name != "teacher":
+            prefix = "eval_" if model.name == "student" else f"eval_{model.name.lower()}_"
+            values = {
+                "parameters": model.parameters,
+                "megabytes": model.size and model.size / 1e6,
+                "gzipped_megabytes": model.gzipped and model.gzipped / 1e6,
+                "latency_ms": model.latency,
+                "throughput": model.throughput,
+            }
+            figures |= {f"{prefix}{name}": float(value) for name, value in values.items() if value is not None}
+    return figures

@@ -1,0 +1,109 @@
+"""How does a Trainer report what came of its run?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import torch
+
+from sparsification.export import ONNX_FILE, OnnxModel
+from sparsification.recipe import RECIPE_FILE
+from sparsification.report import gather
+from sparsification.report.card import complete_card
+from sparsification.report.dashboards import log_files
+from sparsification.report.documents import write_documents
+from sparsification.report.facts import RunFacts, hide_secrets
+from sparsification.report.machine import machine_text, versions
+from sparsification.report.measure import BATCH
+from sparsification.teacher_cache import ROW, fingerprint
+
+
+class ReportMixin:
+    """What a Trainer with a ``manager`` and a ``teacher`` says of its run when it is over."""
+
+    facts: RunFacts | None = None  # what write_report has found
+
+    def write_report(
+        self,
+        command: Sequence[str],
+        metrics: Mapping[str, str],
+        results: Mapping[str, float],
+        teacher_folder: str | Path | None = None,
+        onnx_folder: str | Path | None = None,
+    ) -> None:
+        """Write the report of a run by a recipe into its output folder, and give its figures to the dashboards.
+
+        Args:
+            command: what was run; values of tokens are left out.
+            metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
+            results: of the run's evaluations, ``eval_`` the model's and ``eval_onnx_`` the exported one's.
+            teacher_folder: where the teacher's results may lie.
+            onnx_folder: where ``export_onnx`` has put the exported model, if it has.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        batch = self._timing_batch()
+        timed = batch if self.args.device.type == "cpu" else None
+        models, notes = [], []
+        if self.teacher is not None:
+            where = Path(teacher_folder) if teacher_folder is not None else None
+            found, notes = gather.teacher_scores(where, metrics, results)
+            models.append(gather.torch_facts("teacher", self.teacher, where, found, timed))
+        model = self.accelerator.unwrap_model(self.model).eval()
+        student = gather.torch_facts("student", model, folder, gather.scores(results, metrics, "eval"), timed)
+        models.append(student)
+        if onnx_folder is not None:
+            path = Path(onnx_folder) / ONNX_FILE
+            found = gather.scores(results, metrics, "eval_onnx")
+            models.append(gather.onnx_facts(path, OnnxModel(path, threads=1), student, found, batch))
+        self.facts = RunFacts(
+            name=folder.resolve().name,
+            command=shlex.join(hide_secrets(list(command))),
+            recipe_source=self.manager.recipe.source,
+            recipe=self.manager.recipe.to_yaml(),
+            metrics=dict(metrics),
+            models=models,
+            tokens=next(iter(batch.values())).shape[1] if batch else None,
+            machine=machine_text(),
+            versions=versions(),
+            data=self._data_texts(),
+            epochs=self.state.epoch or 0.0,
+            windows=gather.windows(self.manager),
+            notes=notes,
+        )
+        self.log(gather.dashboard_figures(models))
+        write_documents(self.facts, self.state.log_history, folder)
+        files = {"recipe": folder / RECIPE_FILE}
+        log_files(self.args.report_to, files | ({"onnx": Path(onnx_folder) / ONNX_FILE} if onnx_folder else {}))
+
+    def _timing_batch(self) -> dict[str, torch.Tensor] | None:
+        """A few features to time models on, if there are any."""
+        dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        if dataset is None:
+            return None
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="timing")
+        features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
+        batch = self._prepare_inputs(self.data_collator(features))
+        return {name: batch[name] for name in self.processing_class.model_input_names if name in batch}
+
+    def _data_texts(self) -> dict[str, str]:
+        """How many features there were, and a hash of what the model sees of them."""
+        self._set_signature_columns_if_needed()
+        texts = {}
+        for split, dataset in (("training", self.train_dataset), ("evaluation", self.eval_dataset)):
+            if isinstance(dataset, datasets.Dataset):
+                seen = sorted(name for name in dataset.column_names if name in self._signature_columns and name != ROW)
+                texts[split] = f"{len(dataset):,} features, sha256 {fingerprint(dataset, seen)[:16]}"
+        return texts
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write Trainer's card of the model, and what ``write_report`` has found into it."""
+        super().create_model_card(*args, **kwargs)
+        if self.facts is not None:
+            path = Path(self.args.output_dir, "README.md")
+            complete_card(path, self.facts, kwargs.get("tasks"), kwargs.get("dataset_tags"))

@@ -1,0 +1,71 @@
+"""How do a run's results stand side by side: in Markdown, in HTML, in a terminal?"""
+
+from collections.abc import Sequence
+from html import escape
+
+from sparsification.report.facts import ModelFacts, RunFacts
+
+Table = tuple[list[str], list[list[str]]]  # the head, and the rows under it
+Entry = tuple[str, RunFacts, ModelFacts]  # what a row is called, and what it is about
+
+
+def result_table(facts: RunFacts) -> Table:
+    """The models of a run."""
+    return model_table([(model.name, facts, model) for model in facts.models])
+
+
+def model_table(entries: Sequence[Entry]) -> Table:
+    """Models, without the columns of which nothing is known."""
+    labels = list(dict.fromkeys(label for _, facts, _ in entries for label in facts.metrics.values()))
+    head = ["", *labels, f"{labels[-1]} kept", "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
+    return _known(head, [_row(*entry, labels) for entry in entries])
+
+
+def _row(name: str, facts: RunFacts, model: ModelFacts, labels: Sequence[str]) -> list[str]:
+    return [
+        name,
+        *(_text(model.scores.get(label), "{:.2f}") for label in labels),
+        _text(facts.recovery(model), "{:.1%}"),
+        _text(model.parameters, "{:,}"),
+        _text(model.sparsity, "{:.1%}"),
+        _text(model.size, "{:.1f} MB", 1e-6),
+        _text(model.gzipped, "{:.1f} MB", 1e-6),
+        _text(model.latency, "{:.1f} ms"),
+        _text(model.throughput, "{:.1f} /s"),
+    ]
+
+
+def _text(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "" if value is None else form.format(value if scale == 1.0 else value * scale)
+
+
+def _known(head: list[str], rows: list[list[str]]) -> Table:
+    keep = [column for column in range(len(head)) if column == 0 or any(row[column] for row in rows)]
+    return [head[column] for column in keep], [[row[column] for column in keep] for row in rows]
+
+
+def markdown(table: Table) -> str:
+    """A table of Markdown; numbers stand to the right."""
+    head, rows = table
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows])
+
+
+def html(table: Table) -> str:
+    """A table of HTML."""
+    head, rows = table
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
+
+
+def plain(table: Table) -> str:
+    """A table for a terminal."""
+    head, rows = table
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in [head, *rows])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{width}}" for cell, width in others)]).rstrip()

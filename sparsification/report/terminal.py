@@ -1,0 +1,62 @@
+"""What does a run say while it runs?
+
+At a terminal: Trainer's bar, with epoch, loss and zeros beside it, and a line for each evaluation. Where the output
+goes to a file: a line for each entry of the log, and no bars.
+"""
+
+import sys
+from collections.abc import Mapping
+
+from transformers import ProgressCallback
+
+_SPEED = ("runtime", "samples_per_second", "steps_per_second")  # of an evaluation; its files have them
+
+
+def is_watched() -> bool:
+    """Whether there is a terminal for bars to move on."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def in_short(logs: Mapping[str, float]) -> str:
+    """One line for an entry of Trainer's log: where training is, all metrics of an evaluation, nothing for others."""
+    words = {}
+    if "loss" in logs:
+        words = {"loss": f"{logs['loss']:.4g}", "rate": f"{logs.get('learning_rate', 0.0):.3g}"}
+        if "sparsity/encoder" in logs:
+            words["zeros"] = f"{logs['sparsity/encoder']:.1%}"
+    if any(name.startswith("eval_") and name.endswith("_runtime") for name in logs):
+        words = {n: f"{value:.4g}" for n, value in logs.items() if n.startswith("eval_") and not n.endswith(_SPEED)}
+    if not words:
+        return ""
+    return ", ".join([f"epoch {logs.get('epoch', 0.0):.2f}", *(f"{name} {text}" for name, text in words.items())])
+
+
+class TerminalCallback(ProgressCallback):
+    """Stands in for Trainer's ProgressCallback, which writes the whole log across its bar."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if is_watched():
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if is_watched():
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        line = in_short(logs)
+        if not state.is_world_process_zero or not line:
+            return
+        if self.training_bar is None:
+            print(f"step {state.global_step}, {line}", flush=True)
+        elif "loss" in logs:
+            self.training_bar.set_postfix_str(line)
+        else:
+            self.training_bar.write(line)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            super().on_train_end(args, state, control, **kwargs)
