@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.do_predict:
         metrics |= stages.predict(trainer, predict_dataset, predict_examples, data_args)
     # [sparsification]
+    if training_args.do_eval and trainer.teacher is not None:
+        metrics |= stages.evaluate_teacher(trainer, data_args, metrics)
     if sparse_args.onnx_export_path is not None:
         exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
         if training_args.do_eval:

@@ -91,15 +91,23 @@ def evaluate_exported(
     return metrics
 
 
-def compare_with_teacher(student: dict[str, float], teacher: dict[str, float]) -> dict[str, float]:
-    """Give the teacher's EM and F1, with a warning where the student, who can hardly learn from it, is better."""
-    names = ("eval_teacher_exact_match", "eval_teacher_exact", "eval_teacher_f1")  # the second as SQuAD 2 calls it
-    if teacher.get("eval_teacher_f1", 0.0) < student.get("eval_f1", 0.0):
+def evaluate_teacher(
+    trainer: SparseQuestionAnsweringTrainer, data_args: DataTrainingArguments, student: dict[str, float]
+) -> dict[str, float]:
+    """Evaluate the teacher once, write eval_teacher_results.json, and warn where its student is better than it is."""
+    metrics = trainer.evaluate_teacher()
+    warn_of_weak_teacher(student, metrics)
+    return report(trainer, "eval_teacher", metrics, data_args.max_eval_samples, trainer.eval_dataset)
+
+
+def warn_of_weak_teacher(student: dict[str, float], teacher: dict[str, float]) -> None:
+    """Say where the student's F1 is above that of its teacher, from which it can hardly have learnt much."""
+    own, taught = teacher.get("eval_teacher_f1"), student.get("eval_f1")
+    if own is not None and taught is not None and own < taught:
         logger.warning(
-            f"The teacher's F1 of {teacher['eval_teacher_f1']:.2f} is below the student's {student['eval_f1']:.2f}: "
-            "is it trained for this task, and is it the one that --distill_teacher should name?"
+            f"The teacher's F1 of {own:.2f} is below the student's {taught:.2f}: is it trained for this task, and is "
+            "it the one that --distill_teacher should name?"
         )
-    return {name: teacher[name] for name in names if name in teacher}
 
 
 def write_report(
@@ -423,12 +431,7 @@ def train(
 def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments) -> dict[str, float]:
     """Evaluate and write eval_results.json."""
     logger.info("*** Evaluate ***")
-    metrics = trainer.evaluate()
-    # [sparsification]
-    if trainer.teacher is not None:
-        metrics |= compare_with_teacher(metrics, trainer.evaluate_teacher())
-    # [/sparsification]
-    return report(trainer, "eval", metrics, data_args.max_eval_samples, trainer.eval_dataset)
+    return report(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
 
 
 def predict(

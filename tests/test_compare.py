@@ -31,7 +31,6 @@ def save(folder: Path, sparsity: float, f1: float, **changes: object) -> Path:
         data={"evaluation": "100 features, sha256 00"},
         epochs=3.0,
         windows=[Window(label="GMPruning", start=0.0, end=math.inf)],
-        notes=[],
     )
     folder.mkdir()
     save_facts(dataclasses.replace(facts, **changes), folder)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from accelerate.optimizer import patch_optimizer_step
 from test_resume import assert_resumes_exactly
-from test_sparse_trainer import DISTILL, LEARNING_RATE, PRUNE, QUANTIZE, make_trainer
+from test_sparse_trainer import DISTILL, LEARNING_RATE, PRUNE, QUANTIZE, make_data, make_trainer
 from transformers import TrainerCallback
 
 from sparse_trainer import FP16_PATIENCE, LossError
-from stages_qa import compare_with_teacher
+from stages_qa import warn_of_weak_teacher
 
 
 def spoil_losses(trainer, steps: range, value: float = math.nan) -> None:
@@ -54,14 +54,19 @@ def test_mask_that_leaves_nothing_is_told_once_with_modifier_and_weight(tmp_path
 
 
 def test_teacher_that_knows_less_than_its_student_is_told(caplog):
-    teacher = {"eval_teacher_f1": 50.0, "eval_teacher_exact_match": 40.0, "eval_teacher_runtime": 3.0}
-    assert compare_with_teacher({"eval_f1": 49.9}, teacher) == {
-        "eval_teacher_f1": 50.0,
-        "eval_teacher_exact_match": 40.0,
-    }
+    warn_of_weak_teacher({"eval_f1": 49.9}, {"eval_teacher_f1": 50.0})
+    warn_of_weak_teacher({}, {})  # no question came with its answer
     assert not caplog.records
-    compare_with_teacher({"eval_f1": 50.1}, teacher)
+    warn_of_weak_teacher({"eval_f1": 50.1}, {"eval_teacher_f1": 50.0})
     assert "The teacher's F1 of 50.00 is below the student's 50.10" in caplog.text
+
+
+def test_teacher_s_evaluation_asks_the_teacher(tmp_path):
+    trainer = make_trainer(tmp_path, DISTILL, eval_dataset=make_data(8))
+    teacher = make_trainer(tmp_path, None, eval_dataset=make_data(8))
+    teacher.model.load_state_dict(trainer.teacher.state_dict())
+    assert trainer.evaluate_teacher()["eval_teacher_loss"] == teacher.evaluate()["eval_loss"]
+    assert trainer.evaluate()["eval_loss"] != teacher.evaluate()["eval_loss"]
 
 
 class _Overflow(TrainerCallback):

@@ -58,7 +58,6 @@ def _description(facts: RunFacts) -> str:
         [
             f"Made smaller while it was trained, by the recipe below{zeros}. `report.html` shows the run.",
             markdown(result_table(facts)),
-            *facts.notes,
             f"Measured on {facts.machine}; one feature of {facts.tokens} tokens, one thread."
             if facts.tokens
             else f"Run on {facts.machine}.",

@@ -72,7 +72,7 @@ def _remarks(facts: RunFacts) -> Sequence[str]:
             f"{BATCH}. Both on one thread, as medians of what fits into about a second at the end of the run: an "
             "impression, no benchmark."
         )
-    return remarks + facts.notes
+    return remarks
 
 
 def _circumstances(facts: RunFacts) -> list[tuple[str, str]]:

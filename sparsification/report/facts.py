@@ -60,7 +60,6 @@ class RunFacts:
     data: dict[str, str]  # split -> how many features, and a hash of them
     epochs: float
     windows: list[Window]
-    notes: list[str]
 
     def recovery(self, model: ModelFacts) -> float | None:
         """Share of the teacher's score that a model keeps."""

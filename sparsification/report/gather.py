@@ -1,6 +1,5 @@
 """Where do the figures of a report come from?"""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from sparsification.report.measure import gzipped_size, one_thread, speed
 from sparsification.sparsity import encoder_sparsity
 from sparsification.timeline import name_of
 
-RESULTS_FILE = "eval_results.json"  # what an evaluation leaves in a folder
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -35,28 +33,6 @@ def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str
         By label; those that are not there are left out.
     """
     return {label: results[f"{prefix}_{name}"] for name, label in metrics.items() if f"{prefix}_{name}" in results}
-
-
-def teacher_scores(
-    folder: Path | None, metrics: Mapping[str, str], results: Mapping[str, float]
-) -> tuple[dict[str, float], list[str]]:
-    """Find how a teacher did when it was evaluated, in the results beside its weights.
-
-    Args:
-        folder: of the teacher, where it has one.
-        metrics: names and labels.
-        results: of this run, to see whether the same number of samples was evaluated.
-
-    Returns:
-        Its scores, none where they cannot be compared; and what a reader has to know of them.
-    """
-    path = folder / RESULTS_FILE if folder is not None else None
-    if path is None or not path.is_file():
-        return {}, [f"The teacher's scores are not known: there is no {path or RESULTS_FILE}."]
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found.get("eval_samples") != results.get("eval_samples"):
-        return {}, [f"The teacher's scores in {path} are left out: they are of other data than the student's."]
-    return scores(found, metrics, "eval"), [f"The teacher's scores are those in {path}."]
 
 
 def torch_facts(
@@ -90,6 +66,7 @@ def torch_facts(
 
 
 def onnx_facts(
+    name: str,
     path: Path,
     run: Callable[[Mapping[str, Tensor]], object],
     student: ModelFacts,
@@ -99,6 +76,7 @@ def onnx_facts(
     """Measure an exported model.
 
     Args:
+        name: of the form that it was exported in.
         path: of the ONNX file.
         run: computes with it, on one thread.
         student: what was exported.
@@ -106,7 +84,7 @@ def onnx_facts(
         batch: features to time it on, None for no timing.
     """
     return ModelFacts(
-        name="ONNX",
+        name=name,
         scores=found,
         parameters=student.parameters,
         sparsity=student.sparsity,

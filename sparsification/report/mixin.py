@@ -18,7 +18,10 @@ from sparsification.report.documents import write_documents
 from sparsification.report.facts import RunFacts, hide_secrets
 from sparsification.report.machine import machine_text, versions
 from sparsification.report.measure import BATCH
+from sparsification.runtime.convert import SPARSE_FILE
 from sparsification.teacher_cache import ROW, fingerprint
+
+EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX, sparse", SPARSE_FILE)}
 
 
 class ReportMixin:
@@ -39,8 +42,9 @@ class ReportMixin:
         Args:
             command: what was run; values of tokens are left out.
             metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
-            results: of the run's evaluations, ``eval_`` the model's and ``eval_onnx_`` the exported one's.
-            teacher_folder: where the teacher's results may lie.
+            results: of the run's evaluations: ``eval_`` the model's, ``eval_teacher_`` the teacher's,
+                ``eval_onnx_`` and ``eval_onnx_sparse_`` those of exported files.
+            teacher_folder: where the teacher's weights may lie.
             onnx_folder: where ``export_onnx`` has put the exported model, if it has.
         """
         if not self.is_world_process_zero():
@@ -48,18 +52,18 @@ class ReportMixin:
         folder = Path(self.args.output_dir)
         batch = self._timing_batch()
         timed = batch if self.args.device.type == "cpu" else None
-        models, notes = [], []
+        models = []
         if self.teacher is not None:
             where = Path(teacher_folder) if teacher_folder is not None else None
-            found, notes = gather.teacher_scores(where, metrics, results)
+            found = gather.scores(results, metrics, "eval_teacher")
             models.append(gather.torch_facts("teacher", self.teacher, where, found, timed))
         model = self.accelerator.unwrap_model(self.model).eval()
         student = gather.torch_facts("student", model, folder, gather.scores(results, metrics, "eval"), timed)
         models.append(student)
-        if onnx_folder is not None:
-            path = Path(onnx_folder) / ONNX_FILE
-            found = gather.scores(results, metrics, "eval_onnx")
-            models.append(gather.onnx_facts(path, OnnxModel(path, threads=1), student, found, batch))
+        exported = _exported(onnx_folder)
+        for prefix, (name, path) in exported.items():
+            found = gather.scores(results, metrics, f"eval_{prefix}")
+            models.append(gather.onnx_facts(name, path, OnnxModel(path, threads=1), student, found, batch))
         self.facts = RunFacts(
             name=folder.resolve().name,
             command=shlex.join(hide_secrets(list(command))),
@@ -73,12 +77,11 @@ class ReportMixin:
             data=self._data_texts(),
             epochs=self.state.epoch or 0.0,
             windows=gather.windows(self.manager),
-            notes=notes,
         )
         self.log(gather.dashboard_figures(models))
         write_documents(self.facts, self.state.log_history, folder)
-        files = {"recipe": folder / RECIPE_FILE}
-        log_files(self.args.report_to, files | ({"onnx": Path(onnx_folder) / ONNX_FILE} if onnx_folder else {}))
+        files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
+        log_files(self.args.report_to, files)
 
     def _timing_batch(self) -> dict[str, torch.Tensor] | None:
         """A few features to time models on, if there are any."""
@@ -107,3 +110,11 @@ class ReportMixin:
         if self.facts is not None:
             path = Path(self.args.output_dir, "README.md")
             complete_card(path, self.facts, kwargs.get("tasks"), kwargs.get("dataset_tags"))
+
+
+def _exported(folder: str | Path | None) -> dict[str, tuple[str, Path]]:
+    """The exported files that there are: their evaluations' prefix -> their name in a table, and their path."""
+    if folder is None:
+        return {}
+    paths = {prefix: (name, Path(folder, file)) for prefix, (name, file) in EXPORTED.items()}
+    return {prefix: (name, path) for prefix, (name, path) in paths.items() if path.is_file()}
