@@ -173,6 +173,9 @@ def test_sparse_file_scores_as_the_int8_file_does(saved):
     kept = json.loads((out / "eval_onnx_sparse_results.json").read_text())
     assert kept["eval_onnx_sparse_f1"] == metrics["eval_onnx_sparse_f1"]
     assert (out / "eval_onnx_sparse_predictions.json").exists()
+    models = {model["name"]: model for model in json.loads((out / "report.json").read_text())["models"]}
+    assert models["ONNX sparse"]["scores"]["F1"] == metrics["eval_onnx_sparse_f1"]
+    assert models["ONNX sparse"]["size"] == (exported / SPARSE_FILE).stat().st_size
     assert {"model.onnx", SPARSE_FILE, "tokenizer.json", "config.json"} <= {path.name for path in exported.iterdir()}
     nodes = onnx.load(exported / SPARSE_FILE).graph.node
     assert [node.domain for node in nodes].count(DOMAIN) >= 10

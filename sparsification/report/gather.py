@@ -108,7 +108,7 @@ def dashboard_figures(models: Iterable[ModelFacts]) -> dict[str, float]:
     figures = {}
     for model in models:
         if model.name != "teacher":
-            prefix = "eval_" if model.name == "student" else f"eval_{model.name.lower()}_"
+            prefix = "eval_" if model.name == "student" else f"eval_{model.name.lower().replace(' ', '_')}_"
             values = {
                 "parameters": model.parameters,
                 "megabytes": model.size and model.size / 1e6,

@@ -21,7 +21,7 @@ from sparsification.report.measure import BATCH
 from sparsification.runtime.convert import SPARSE_FILE
 from sparsification.teacher_cache import ROW, fingerprint
 
-EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX, sparse", SPARSE_FILE)}
+EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
 
 
 class ReportMixin:
