@@ -55,29 +55,31 @@ pruning_modifiers:
 
 
 class StepTimes(TrainerCallback):
-    """Notes when each step begins, on both clocks."""
+    """Notes when each step begins, on both clocks, and what the manager has taken by then."""
 
-    def __init__(self):
-        self.begun: list[tuple[float, float]] = []
+    def __init__(self, manager: TimedManager | None):
+        self.manager = manager
+        self.begun: list[tuple[float, float, float]] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.begun.append((time.process_time(), time.perf_counter()))
+        managing = self.manager.seconds if self.manager else 0.0
+        self.begun.append((time.process_time(), time.perf_counter(), managing))
 
-    def medians(self) -> tuple[float, float]:
-        """Processor and wall seconds of a step; the first one warms up."""
-        pairs = list(zip(self.begun[1:], self.begun[2:], strict=False))
-        return tuple(statistics.median(after[clock] - before[clock] for before, after in pairs) for clock in (0, 1))
+    def medians(self) -> tuple[float, float, float]:
+        """Processor seconds, wall seconds and the manager's of a step; the first two make masks and warm up."""
+        pairs = list(zip(self.begun[2:], self.begun[3:], strict=False))
+        return tuple(statistics.median(after[clock] - before[clock] for before, after in pairs) for clock in range(3))
 
 
 def train(shape: str, rounds: int, recipe: str | None) -> tuple[float, float, float]:
     """Processor and wall seconds of a training step, and processor seconds of it that the recipe's manager took."""
-    manager = None
+    manager = None if recipe is None else TimedManager.from_yaml(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        times = StepTimes()
+        times = StepTimes(manager)
         args = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=BATCH // int(os.environ.get("WORLD_SIZE", 1)),
-            max_steps=rounds + 2,
+            max_steps=rounds + 3,
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
@@ -85,13 +87,9 @@ def train(shape: str, rounds: int, recipe: str | None) -> tuple[float, float, fl
             use_cpu=True,
         )
         given = {"model": make_model(shape), "args": args, "train_dataset": make_data(), "callbacks": [times]}
-        if recipe is None:
-            trainer = Trainer(**given)
-        else:
-            manager = TimedManager.from_yaml(recipe)
-            trainer = SparseTrainer(**given, manager=manager)
+        trainer = Trainer(**given) if recipe is None else SparseTrainer(**given, manager=manager)
         trainer.train()
-    return *times.medians(), manager.seconds / (rounds + 2) if manager else 0.0
+    return times.medians()
 
 
 def time_new_masks(shape: str, rounds: int) -> dict[str, float]:
