@@ -34,6 +34,7 @@ from sparsification.quantized_modules import (
 )
 from sparsification.recipe import RECIPE_FILE
 from sparsification.report.dashboards import DashboardCallback
+from sparsification.report.facts import write_whole
 from sparsification.report.mixin import ReportMixin
 from sparsification.report.terminal import TerminalCallback
 from sparsification.runtime.build import BuildError
@@ -215,7 +216,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             self.manager.after_backward()
         return loss
 
-    def _check_loss(self, loss: torch.Tensor) -> None:
+    def _check_loss(self, loss: torch.Tensor | float) -> None:
         """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
         self._lost = 0 if math.isfinite(loss) else self._lost + 1
         if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
@@ -300,7 +301,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             if not self.args.fp16:
-                self._check_loss(torch.tensor(logs["loss"]))
+                self._check_loss(logs["loss"])
             logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
         elif "eval_runtime" in logs:  # an evaluation of the model itself
             sparsity = self.manager.sparsity()
@@ -424,10 +425,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         folder = Path(output_dir or self.args.output_dir)
         save_quantization(self.accelerator.unwrap_model(self.model), folder)
         if self.manager.recipe is not None:
-            path = folder / RECIPE_FILE
-            partial = path.with_suffix(".partial")
-            partial.write_text(self.manager.recipe.to_yaml(), encoding="utf-8")
-            os.replace(partial, path)
+            write_whole(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -38,8 +38,8 @@ from transformers import (
     default_data_collator,
 )
 
-from benchmarks.machine import cpu_name
 from data_qa import load_squad_files
+from sparsification.report.machine import cpu_name
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import postprocess_qa_predictions, prepare_train_features, prepare_validation_features
 

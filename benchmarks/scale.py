@@ -23,7 +23,6 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.machine import cpu_name
 from benchmarks.training_step import (
     BATCH,
     LENGTH,
@@ -38,6 +37,7 @@ from benchmarks.training_step import (
 )
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
+from sparsification.report.machine import cpu_name
 
 MASKS = {"unstructured": "unstructured", "1x4 blocks": "[1, 4]", "2:4": "'2:4'", "unstructured, one ranking": "global"}
 NEW_MASKS = """

@@ -23,7 +23,6 @@ import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from benchmarks.engine_worker import features as fixed_features
-from benchmarks.machine import cpu_name
 from benchmarks.onnx_engines import (
     INPUTS,
     OUTPUTS,
@@ -40,6 +39,7 @@ from benchmarks.sparse_runtime_report import DENSE, FP32, best, report, variant_
 from sparsification.export import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.onnx_quantization import has_vnni
+from sparsification.report.machine import cpu_name
 from sparsification.runtime.build import build
 from sparsification.runtime.convert import SPARSE_FILE, convert
 

@@ -26,9 +26,9 @@ import torch
 import transformers
 from transformers import BertConfig, BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.machine import cpu_name
 from sparse_trainer import SparseTrainerMixin
 from sparsification.manager import ScheduledModifierManager
+from sparsification.report.machine import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {  # layers, hidden size, heads, intermediate size
@@ -100,26 +100,23 @@ class TimedManager(ScheduledModifierManager):
         super().__init__(*args)
         self.seconds = 0.0
 
-    def update_loss(self, *args):
+    def _timed(self, method, *args):
         begun = time.process_time()
-        loss = super().update_loss(*args)
+        result = method(*args)
         self.seconds += time.process_time() - begun
-        return loss
+        return result
+
+    def update_loss(self, *args):
+        return self._timed(super().update_loss, *args)
 
     def after_backward(self):
-        begun = time.process_time()
-        super().after_backward()
-        self.seconds += time.process_time() - begun
+        self._timed(super().after_backward)
 
     def update(self, *args):
-        begun = time.process_time()
-        super().update(*args)
-        self.seconds += time.process_time() - begun
+        self._timed(super().update, *args)
 
     def after_optimizer_step(self):
-        begun = time.process_time()
-        super().after_optimizer_step()
-        self.seconds += time.process_time() - begun
+        self._timed(super().after_optimizer_step)
 
 
 class Turns(TrainerCallback):

@@ -87,7 +87,10 @@ def _sync(path: Path) -> None:
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
     """The folders of checkpoints by step, ascending."""
-    found = {path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path for path in output_dir.glob("checkpoint-*")}
+    found = {
+        path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path
+        for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
     steps = {int(step): path for step, path in found.items() if step.isdecimal() and path.is_dir()}
     return dict(sorted(steps.items()))
 

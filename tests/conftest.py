@@ -113,6 +113,25 @@ def build_tiny_tokenizer(padding_side: str = "right"):
     )
 
 
+def save_tiny_bert(folder: Path, hidden_size: int, positions: int) -> None:
+    """Save a random BERT for question answering, of two layers, and its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    tokenizer = build_tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * hidden_size,
+        max_position_embeddings=positions,
+    )
+    torch.manual_seed(0)
+    BertForQuestionAnswering(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Give the tokenizer of tiny_model_dir."""
@@ -122,20 +141,6 @@ def tiny_tokenizer():
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a random BERT for question answering (2 layers, hidden size 32, 128 positions) and its tokenizer."""
-    import torch
-    from transformers import BertConfig, BertForQuestionAnswering
-
     folder = tmp_path_factory.mktemp("tiny_bert")
-    tokenizer = build_tiny_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-    )
-    torch.manual_seed(0)
-    BertForQuestionAnswering(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tiny_bert(folder, hidden_size=32, positions=128)
     return folder

@@ -23,10 +23,9 @@ from pathlib import Path
 
 import onnx
 import torch
-from conftest import PLACES, build_tiny_tokenizer, squad_json
+from conftest import PLACES, save_tiny_bert, squad_json
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForQuestionAnswering
 
 import run_qa
 import stages_qa
@@ -59,18 +58,7 @@ def prepare(folder: Path) -> None:
     (folder / "train.json").write_text(json.dumps(squad_json(PLACES[:6])))
     (folder / "validation.json").write_text(json.dumps(squad_json(PLACES[6:])))
     (folder / "recipe.yaml").write_text(RECIPE)
-    tokenizer = build_tiny_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    torch.manual_seed(0)
-    BertForQuestionAnswering(config).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    save_tiny_bert(folder / "model", hidden_size=16, positions=64)
 
 
 def start(folder: Path, name: str) -> int:
