@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
 # isort: split
 # [sparsification]
@@ -139,9 +140,19 @@ class DataTrainingArguments:
 class ArgumentParser(HfArgumentParser):
     """HfArgumentParser whose complaints are one message, without pages of usage."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # A switch that also knows words: HfArgumentParser reads it as a switch alone.
+        self._option_string_actions["--include_num_input_tokens_seen"].type = _counted_tokens
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
         raise UsageError(message)
+
+
+def _counted_tokens(text: str) -> str | bool:
+    """Value of --include_num_input_tokens_seen: all, non_padding, no or a boolean."""
+    return text if text in ("all", "non_padding", "no") else string_to_bool(text)
 
 
 def parse_arguments(
@@ -177,6 +188,10 @@ def parse_arguments(
     try:
         return *parser.parse_dict(vars(values)), manager
     except (ValueError, TypeError, ImportError) as error:  # what the arguments' own checks raise
+        if values.ddp_backend is not None and "process group" in str(error):
+            raise UsageError(
+                f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"
+            ) from error
         raise UsageError(str(error)) from error
 
 

@@ -389,6 +389,32 @@ def check_answers(examples: Dataset, version_2_with_negative: bool) -> None:
         )
 
 
+def check_references(examples: Dataset, version_2_with_negative: bool, metric: str | None) -> None:
+    """Refuse questions whose answers cannot be scored as the flags ask.
+
+    Args:
+        examples: questions with their true answers.
+        version_2_with_negative: whether some of them may have none.
+        metric: what decides which checkpoint is the best, if anything does.
+
+    Raises:
+        DataError: questions without answers that were not announced, or no question of those that the metric is about.
+    """
+    missing = sum(not answers["text"] for answers in examples["answers"])
+    name = (metric or "").removeprefix("eval_")
+    if version_2_with_negative:
+        for group, count in (("HasAns_", len(examples) - missing), ("NoAns_", missing)):
+            if name.startswith(group) and count == 0:
+                raise DataError(f"--metric_for_best_model {metric}: there is no such question in the evaluation data")
+    elif 0 < missing < len(examples):
+        raise DataError(
+            f"{missing} of {len(examples)} questions of the evaluation data have no answer: with "
+            "--version_2_with_negative they count as questions that should get none"
+        )
+    elif missing and metric is not None:
+        raise DataError(f"--metric_for_best_model {metric}: no question of the evaluation data has an answer to score")
+
+
 def check_ids(examples: Dataset) -> None:
     """Refuse questions that share an id, because answers go by it.
 

@@ -42,8 +42,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model_args, data_args, sparse_args, training_args, manager = arguments
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
     import stages_qa as stages
+    from flag_checks_qa import Flags, check_flags
+    from trial_qa import try_out
 
     stages.set_up_logging(training_args)
+    flags = Flags(*arguments)
+    check_flags(flags)
     # [sparsification]
     if sparse_args.one_shot:
         stages.refuse_used_folder(data_args, training_args)
@@ -56,25 +60,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     raw_datasets = stages.load_data(model_args, data_args, training_args)
     tokenizer, model = stages.load_model(model_args)
+    # [sparsification]
+    teacher = stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager)
+    if training_args.do_train and not sparse_args.one_shot and not sparse_args.skip_trial:
+        seconds = try_out(flags, raw_datasets, tokenizer, model, teacher)
+        stages.logger.info(f"The trial before training went through in {seconds:.1f} s (--skip_trial leaves it out)")
+    # [/sparsification]
     train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
         raw_datasets, tokenizer, model, data_args, training_args
     )
 
     # [sparsification]
-    trainer = stages.SparseQuestionAnsweringTrainer(
-        manager=manager,
-        teacher=stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager),
-        teacher_cache=stages.pick_teacher_cache(model_args, sparse_args),
-        best_model_after_epoch=sparse_args.best_model_after_epoch,
-        model=model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        eval_examples=eval_examples,
-        processing_class=tokenizer,
-        data_collator=stages.pick_collator(tokenizer, data_args, training_args),
-        post_process_function=stages.make_post_process_function(data_args, training_args),
-        compute_metrics=stages.make_compute_metrics(data_args),
+    cache = stages.pick_teacher_cache(model_args, sparse_args)
+    trainer = stages.make_trainer(
+        flags, tokenizer, model, teacher, train_dataset, eval_dataset, eval_examples, teacher_cache=cache
     )
     if sparse_args.one_shot:
         trainer.apply_once()

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
-from data_qa import DataError, check_answers, check_ids, load_qa_dataset
+from data_qa import DataError, check_answers, check_ids, check_references, load_qa_dataset
+from flag_checks_qa import Flags
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -62,6 +63,34 @@ def pick_teacher(
     """Load the teacher, where there is anything to be learnt."""
     name = sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable"
     return load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, manager, **hub_settings(model_args))
+
+
+def make_trainer(
+    flags: Flags,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    train_dataset: Dataset | None,
+    eval_dataset: Dataset | None,
+    eval_examples: Dataset | None,
+    teacher_cache: str | None,
+) -> SparseQuestionAnsweringTrainer:
+    """Put the parts of a run together."""
+    return SparseQuestionAnsweringTrainer(
+        manager=flags.manager,
+        teacher=teacher,
+        teacher_cache=teacher_cache,
+        best_model_after_epoch=flags.sparse.best_model_after_epoch,
+        model=model,
+        args=flags.training,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        eval_examples=eval_examples,
+        processing_class=tokenizer,
+        data_collator=pick_collator(tokenizer, flags.data, flags.training),
+        post_process_function=make_post_process_function(flags.data, flags.training),
+        compute_metrics=make_compute_metrics(flags.data),
+    )
 
 
 def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
@@ -250,7 +279,20 @@ def load_data(
             )
         if wanted and len(raw_datasets[split]) == 0:
             raise DataError(f"{flag}: the {split} data holds no question")
+    if training_args.do_train:
+        check_answers(_limited(raw_datasets["train"], data_args.max_train_samples), data_args.version_2_with_negative)
+    if training_args.do_eval:
+        questions = _limited(raw_datasets["validation"], data_args.max_eval_samples)
+        check_ids(questions)
+        check_references(questions, data_args.version_2_with_negative, training_args.metric_for_best_model)
+    if training_args.do_predict:
+        check_ids(_limited(raw_datasets["test"], data_args.max_predict_samples))
     return raw_datasets
+
+
+def _limited(examples: Dataset, limit: int | None) -> Dataset:
+    """The first questions."""
+    return examples if limit is None else examples.select(range(min(limit, len(examples))))
 
 
 def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -301,21 +343,18 @@ def build_features(
 ) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
     """Make the features of the splits that are asked for.
 
+    Raises:
+        DataError: a question leaves no room for its context, or there are less features than ``--dataloader_drop_last``
+            needs for a batch.
+
     Returns:
         Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
         asked for.
     """
-    cutting = {
-        "tokenizer": tokenizer,
-        "max_seq_length": usable_length(tokenizer, model, data_args.max_seq_length),
-        "doc_stride": data_args.doc_stride,
-        "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
-    }
+    settings = cutting(tokenizer, model, data_args)
 
     def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
-        examples = raw_datasets[split]
-        if limit is not None:
-            examples = examples.select(range(min(limit, len(examples))))
+        examples = _limited(raw_datasets[split], limit)
         with training_args.main_process_first(desc=f"features of the {split} data"):
             features = examples.map(
                 prepare,
@@ -323,7 +362,7 @@ def build_features(
                 num_proc=data_args.preprocessing_num_workers,
                 remove_columns=examples.column_names,
                 load_from_cache_file=not data_args.overwrite_cache,
-                fn_kwargs=cutting | more,
+                fn_kwargs=settings | more,
                 desc=f"Making features of the {split} data",
             )
         return examples, features
@@ -331,21 +370,40 @@ def build_features(
     train_dataset = eval_dataset = predict_dataset = eval_examples = predict_examples = None
     if training_args.do_train:
         limit = data_args.max_train_samples
-        by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
-        length_column = training_args.length_column_name if by_length else None
-        train_examples, train_dataset = make("train", prepare_train_features, limit, length_column=length_column)
-        check_answers(train_examples, data_args.version_2_with_negative)
+        _, train_dataset = make("train", prepare_train_features, limit, length_column=length_column(training_args))
         if limit is not None:
             train_dataset = train_dataset.select(range(min(limit, len(train_dataset))))
+        batch = training_args.train_batch_size * training_args.world_size
+        if training_args.dataloader_drop_last and len(train_dataset) < batch:
+            raise DataError(
+                f"--dataloader_drop_last leaves nothing to train on: {len(train_dataset)} features are no full batch "
+                f"of {batch}"
+            )
     # The limits below count questions. All their features stay: a question without its last windows would get a wrong
     # answer.
     if training_args.do_eval:
         eval_examples, eval_dataset = make("validation", prepare_validation_features, data_args.max_eval_samples)
-        check_ids(eval_examples)
     if training_args.do_predict:
         predict_examples, predict_dataset = make("test", prepare_validation_features, data_args.max_predict_samples)
-        check_ids(predict_examples)
     return train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples
+
+
+def cutting(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_args: DataTrainingArguments
+) -> dict[str, Any]:
+    """Settings by which questions and contexts are cut into features."""
+    return {
+        "tokenizer": tokenizer,
+        "max_seq_length": usable_length(tokenizer, model, data_args.max_seq_length),
+        "doc_stride": data_args.doc_stride,
+        "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
+    }
+
+
+def length_column(training_args: TrainingArguments) -> str | None:
+    """Name of the column of lengths, where batches are made by length."""
+    by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    return training_args.length_column_name if by_length else None
 
 
 def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:

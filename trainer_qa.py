@@ -6,10 +6,12 @@ makes answers of its logits and ``compute_metrics`` scores these. Timing, loggin
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
@@ -108,6 +110,7 @@ class QuestionAnsweringTrainer(Trainer):
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+        weights = self._weights_to_keep()
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
         concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
@@ -118,6 +121,8 @@ class QuestionAnsweringTrainer(Trainer):
         finally:
             self.compute_metrics = compute_metrics
             self.args.eval_do_concat_batches = concatenates
+            for tensor, values in weights:
+                tensor.data = values
         if output.predictions is None:
             return output  # asked for the loss alone
 
@@ -128,6 +133,23 @@ class QuestionAnsweringTrainer(Trainer):
         for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
             metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
         return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
+
+    def _weights_to_keep(self) -> list[tuple[Tensor, Tensor]]:
+        """The model's tensors and their values where an evaluation outside of training will round them to 16 bits."""
+        rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        tensors = chain(self.model.parameters(), self.model.buffers()) if rounds else ()
+        return [(tensor, tensor.data) for tensor in tensors]
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Load every feature of an evaluation, in order, whatever the flags say of training batches."""
+        if is_training:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        given = self.args.dataloader_drop_last, self.args.dataloader_in_order
+        self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last, self.args.dataloader_in_order = given
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         """Keep the features in their order, which is how logits find their question.

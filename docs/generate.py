@@ -1,6 +1,6 @@
 """Write the pages that say what the code and the recipes say themselves.
 
-    python docs/generate.py            # docs/modifiers.md and recipes/README.md
+    python docs/generate.py            # docs/modifiers.md, docs/flags.md and recipes/README.md
     python docs/generate.py --check    # exit status 1 if one of them is not current
 
 A modifier's page is its docstring, and its fields with the comments that stand behind them; a recipe's row is what the
@@ -18,8 +18,11 @@ import typing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
+
+from flag_checks_qa import RULES  # noqa: E402
 from sparsification.fields import describe, show  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
@@ -33,7 +36,7 @@ MADE_BY = "<!-- Made by docs/generate.py: change the {source}, not this page. --
 
 
 def main() -> None:
-    """Write or check both pages."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is not current")
     check = parser.parse_args().check
@@ -46,7 +49,11 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """All generated pages: path and text."""
-    return {ROOT / "docs" / "modifiers.md": modifiers_page(), ROOT / "recipes" / "README.md": recipes_page()}
+    return {
+        ROOT / "docs" / "modifiers.md": modifiers_page(),
+        ROOT / "docs" / "flags.md": flags_page(),
+        ROOT / "recipes" / "README.md": recipes_page(),
+    }
 
 
 # Modifiers
@@ -109,6 +116,38 @@ def field_comments(kind: type) -> dict[str, str]:
                 if found:
                     comments[node.target.id] = comment.strip()
     return comments
+
+
+# Flags
+
+
+def flags_page() -> str:
+    """What becomes of each flag of run_qa.py, and the case by which that is tested."""
+    lines = [
+        MADE_BY.format(source="rules in flag_checks_qa.py and the cases in tests/flag_cases.py"),
+        "",
+        "# Flags",
+        "",
+        "All flags of `run_qa.py`: those of Transformers' script and of this project first, then Trainer's. Each was",
+        "run on a tiny model as the last columns say. *Works* means that the run went through with it; *refused* that",
+        "it ended with one message before training; *corrected* and *no effect* that a warning says so. Everything that",
+        "no rule names works as Transformers documents it.",
+        "",
+    ]
+    for title, cases in (("The script's flags", SCRIPT), ("Trainer's flags", TRAINING)):
+        lines += [f"## {title}", "", "| flag | rules | tried | what came of it |", "|---|---|---|---|"]
+        for flag in sorted(cases):
+            rules = " ".join(f"*{rule.outcome.capitalize()}*: {rule.reason}." for rule in RULES if rule.flag == flag)
+            tried = cases_of(flag)
+            argvs = "<br>".join(f"`{_plain(case.argv)}`" for case in tried)
+            outcomes = "<br>".join(case.outcome for case in tried)
+            lines.append(f"| `--{flag}` | {rules} | {argvs} | {outcomes} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _plain(argv: str) -> str:
+    return argv.format(recipe="RECIPE", model="MODEL", file="FILE", out="OUT").strip()
 
 
 # Recipes

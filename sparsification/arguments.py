@@ -58,6 +58,13 @@ class SparsificationArguments:
             "of masks or layers."
         },
     )
+    skip_trial: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out the trial before training: one step, evaluation and export on copies, which finds "
+            "within a minute what would fail at the end."
+        },
+    )
     one_shot: bool = field(
         default=False, metadata={"help": "Apply the recipe at one stroke, without training, and save the model."}
     )

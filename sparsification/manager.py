@@ -259,6 +259,11 @@ class ScheduledModifierManager:
         for modifier in self.modifiers:
             modifier.finalize()
 
+    def preview(self) -> None:
+        """Let a trial of one step go through all that the recipe will do to losses and computation in time."""
+        for modifier in self.modifiers:
+            modifier.preview()
+
     def apply_once(self) -> None:
         """Bring an initialized model into its final state at one stroke, without training.
 

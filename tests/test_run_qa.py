@@ -267,7 +267,9 @@ def test_wrong_model_or_data_is_refused(tiny_model_dir, tiny_squad, tmp_path):
 
 
 def test_unanswerable_questions_need_their_flag(tiny_model_dir, tiny_squad_v2, tmp_path):
-    with pytest.raises(DataError, match=r"2 of 8 questions have no answer.*--version_2_with_negative"):
+    with pytest.raises(
+        DataError, match=r"2 of 8 questions of the evaluation data have no answer.*--version_2_with_negative"
+    ):
         main(command(tiny_model_dir, tiny_squad_v2, tmp_path / "out", "--do_eval"))
 
 
@@ -352,7 +354,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
 
 
 def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():
-    for name, places in (("run_qa.py", 4), ("arguments_qa.py", 3), ("stages_qa.py", 1)):
+    for name, places in (("run_qa.py", 5), ("arguments_qa.py", 3), ("stages_qa.py", 1)):
         lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
         marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
         assert marks == ["# [sparsification]", "# [/sparsification]"] * places

@@ -109,6 +109,9 @@ class Modifier:
     def finalize(self) -> None:
         """Training is over."""
 
+    def preview(self) -> None:
+        """A trial of a single step comes next: change losses and computation in it as later in the run."""
+
     def apply_once(self) -> None:
         """Bring the model into its final state at one stroke: there is no training (one shot)."""
 

@@ -118,6 +118,9 @@ class DistillationModifier(Modifier):
             raise ValueError("student and teacher have no output in common to distill")
         return keys
 
+    def preview(self) -> None:
+        self.start_epoch = self.end_epoch = -1.0
+
     def update_loss(
         self,
         task_loss: Tensor,

@@ -92,6 +92,9 @@ class PerLayerDistillationModifier(Modifier):
 
             self._hooks.append(layer.register_forward_hook(keep))
 
+    def preview(self) -> None:
+        self.start_epoch = self.end_epoch = -1.0
+
     def update_loss(
         self,
         task_loss: Tensor,

@@ -242,6 +242,9 @@ class QuantizationModifier(Modifier):
     def finalize(self) -> None:
         self._observe(False)
 
+    def preview(self) -> None:
+        self.start_epoch, self.disable_quantization_observer_epoch = -1.0, None
+
     def apply_once(self) -> None:
         """Quantize, and let the batches that come next set the ranges, in evaluation mode too."""
         set_quantizing(self._model, True)
