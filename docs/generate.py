@@ -130,8 +130,8 @@ def flags_page() -> str:
         "",
         "All flags of `run_qa.py`: those of Transformers' script and of this project first, then Trainer's. Each was",
         "run on a tiny model as the last columns say. *Works* means that the run went through with it; *refused* that",
-        "it ended with one message before training; *corrected* and *no effect* that a warning says so. Everything that",
-        "no rule names works as Transformers documents it.",
+        "it ended with one message before training; *corrected* and *no effect* that a warning says so. Everything",
+        "that no rule names works as Transformers documents it.",
         "",
     ]
     for title, cases in (("The script's flags", SCRIPT), ("Trainer's flags", TRAINING)):
