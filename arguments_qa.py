@@ -12,7 +12,7 @@ from typing import NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from command_line_qa import QAError as QAError
-from command_line_qa import UsageError, accept_files_and_lists, is_first_process, parse_command_line
+from command_line_qa import UsageError, accept_files_and_lists, is_first_process, name_dashboards, parse_command_line
 
 # isort: split
 # [sparsification]
@@ -146,6 +146,10 @@ def parse_arguments(
     parser = ArgumentParser((ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
     accept_files_and_lists(parser)
     values, warnings, place = parse_command_line(parser, argv)
+    # [sparsification]
+    if line := name_dashboards(values):
+        warnings.append(line)
+    # [/sparsification]
     for line in warnings if is_first_process() else ():
         logger.warning(line)
     # [sparsification]

@@ -52,6 +52,7 @@ def accept_files_and_lists(parser: HfArgumentParser) -> None:
     for action in parser._actions:
         if "no" in (action.choices or ()):
             action.type = functools.partial(_word, action.type)
+    parser._option_string_actions["--report_to"].default = None  # to tell what is given from what is left out
     parser._option_string_actions["--fsdp"].nargs = "*"  # a switch, or the list of words that Transformers 4 took
 
 
@@ -97,6 +98,19 @@ def _parse_part(parser: HfArgumentParser, argv: list[str]) -> None:
     """Raise UsageError for what is wrong in a part of the arguments, which need not have those that are required."""
     required = [action.option_strings[0] for action in parser._actions if action.required]
     parse_flags(parser, [*(f"{flag}=" for flag in required), *argv])
+
+
+def name_dashboards(values: argparse.Namespace) -> str | None:
+    """Put Transformers' default where no dashboard is named; gives a line that says so for a training by a recipe."""
+    if values.report_to is not None:
+        return None
+    values.report_to = "none"
+    if values.recipe is None or not values.do_train:
+        return None
+    return (
+        "No dashboard gets the curves of this run: Transformers 5 writes to none unless it is named, with --report_to "
+        "wandb, trackio or tensorboard. The report in --output_dir shows them at the end."
+    )
 
 
 def is_first_process() -> bool:

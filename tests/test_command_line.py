@@ -178,3 +178,22 @@ def test_flags_of_2021_are_warned_of_once_on_the_first_process(file, environment
         parse_arguments([path, "--overwrite_output_dir", "--save_safetensors", "True"])
     words = [record.getMessage().split()[0] for record in caplog.records if record.name == "arguments_qa"]
     assert sorted(words) == (["--evaluation_strategy", "--no_cuda", "--save_safetensors"] if first else [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--do_train --recipe {}", True),
+        ("--do_train", False),
+        ("--do_eval --recipe {}", False),
+        ("--do_train --recipe {} --report_to none", False),
+        ("--do_train --recipe {} --report_to trackio", False),
+    ],
+)
+def test_run_by_a_recipe_that_names_no_dashboard_says_so_in_one_line(file, tmp_path, flags, told, caplog):
+    (tmp_path / "recipe.yaml").write_text("modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n")
+    args = training(file(), *flags.format(tmp_path / "recipe.yaml").split())
+    assert args.report_to == (["trackio"] if "trackio" in flags else [])
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in lines] == (["No dashboard gets the curves of this run"] if told else [])
+    assert "\n" not in "".join(lines)
