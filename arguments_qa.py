@@ -4,22 +4,19 @@ Nothing here takes seconds to import beyond torch and Transformers' own argument
 refused at once.
 """
 
-import difflib
-import json
 import logging
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import string_to_bool
+
+from command_line_qa import QAError as QAError
+from command_line_qa import UsageError, accept_files_and_lists, is_first_process, name_dashboards, parse_command_line
 
 # isort: split
 # [sparsification]
 from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
-from sparsification.flags import translate_flags
 from sparsification.manager import ScheduledModifierManager
 
 # [/sparsification]
@@ -27,14 +24,6 @@ from sparsification.manager import ScheduledModifierManager
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = ("csv", "json", "jsonl", "parquet")
-
-
-class QAError(Exception):
-    """Something the user can put right; the message alone says what."""
-
-
-class UsageError(QAError):
-    """Arguments that do not fit each other or this machine's files."""
 
 
 @dataclass
@@ -140,46 +129,29 @@ class DataTrainingArguments:
 class ArgumentParser(HfArgumentParser):
     """HfArgumentParser whose complaints are one message, without pages of usage."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        # A switch that also knows words: HfArgumentParser reads it as a switch alone.
-        self._option_string_actions["--include_num_input_tokens_seen"].type = _counted_tokens
-
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print and exit with."""
         raise UsageError(message)
 
 
-def _counted_tokens(text: str) -> str | bool:
-    """Value of --include_num_input_tokens_seen: all, non_padding, no or a boolean."""
-    return text if text in ("all", "non_padding", "no") else string_to_bool(text)
-
-
 def parse_arguments(
     argv: list[str],
 ) -> tuple[ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager]:
-    """Read the command line, or the JSON or YAML file that is its only argument, and the recipe that it names.
+    """Read the command line, the JSON or YAML files of arguments that it names, and its recipe.
 
     Raises:
         UsageError: an unknown flag or key, or a value that is refused.
         SparsificationError: a flag of 2021 that has no equal today, a wrong recipe, or no compiler for the export.
     """
-    if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        argv = read_config_file(argv[0])
-    beside = Path(sys.argv[0]).with_suffix(".args")  # where HfArgumentParser looks, too
-    if beside.is_file():
-        argv = [*beside.read_text(encoding="utf-8").split(), *argv]
-    # [sparsification]
-    argv, warnings = translate_flags(argv)
-    for line in warnings:
-        logger.warning(line)
-    # [/sparsification]
     parser = ArgumentParser((ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
-    values, unknown = parser.parse_known_args(argv)
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
-        raise UsageError(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+    accept_files_and_lists(parser)
+    values, warnings, place = parse_command_line(parser, argv)
+    # [sparsification]
+    if line := name_dashboards(values):
+        warnings.append(line)
+    # [/sparsification]
+    for line in warnings if is_first_process() else ():
+        logger.warning(line)
     # [sparsification]
     manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
     prepare_export(values.onnx_export_path, values.onnx_target)
@@ -189,29 +161,6 @@ def parse_arguments(
         return *parser.parse_dict(vars(values)), manager
     except (ValueError, TypeError, ImportError) as error:  # what the arguments' own checks raise
         if values.ddp_backend is not None and "process group" in str(error):
-            raise UsageError(
-                f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"
-            ) from error
-        raise UsageError(str(error)) from error
-
-
-def read_config_file(path: str) -> list[str]:
-    """Turn a JSON or YAML file of ``flag: value`` into a command line, so that both are checked alike.
-
-    Raises:
-        UsageError: the file cannot be read, or holds something else.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected flags and their values, found {type(values).__name__}")
-    argv = []
-    for name, value in values.items():
-        if isinstance(value, list) and value:
-            argv += [f"--{name}", *map(str, value)]
-        elif value is not None and value != []:
-            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return argv
+            message = f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"
+            raise UsageError(place + message) from error
+        raise UsageError(f"{place}{error}") from error

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from arguments_qa import QAError
 from sparsification import runtime
 from sparsification.errors import SparsificationError
 from sparsification.quantized_modules import load_quantization
+from sparsification.quiet import no_progress_bars
 from sparsification.runtime.convert import SPARSE_FILE
 from utils_qa import Spans, all_spans, prepare_validation_features
 
@@ -155,8 +155,8 @@ def _onnx_logits(path: Path) -> Logits:
 
 
 def _torch_logits(folder: Path) -> Logits:
-    logging.disable_progress_bar()
-    model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    with no_progress_bars():
+        model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     load_quantization(model, folder)
 
     def logits(features: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ r"""Train, evaluate and use a question-answering model: the script of Transforme
 
     python run_qa.py --model_name_or_path out --validation_file my-squad.json --do_eval --output_dir out
 
-    python run_qa.py arguments.yaml
+    python run_qa.py arguments.yaml --seed 3
 
 What lies between ``# [sparsification]`` and ``# [/sparsification]`` is added to the well-known script.
 """

@@ -123,19 +123,33 @@ def evaluate_exported(
 def evaluate_teacher(
     trainer: SparseQuestionAnsweringTrainer, data_args: DataTrainingArguments, student: dict[str, float]
 ) -> dict[str, float]:
-    """Evaluate the teacher once, write eval_teacher_results.json, and warn where its student is better than it is."""
+    """Evaluate the teacher once, write eval_teacher_results.json, and warn where it seems to know nothing."""
     metrics = trainer.evaluate_teacher()
     warn_of_weak_teacher(student, metrics)
     return report(trainer, "eval_teacher", metrics, data_args.max_eval_samples, trainer.eval_dataset)
 
 
+# F1 of an untrained method, the sliding window of Rajpurkar et al. 2016 (arXiv:1606.05250, table 5); guessing has 4.
+UNTRAINED_F1 = 20.0
+# A good student may be some points ahead of its teacher, not by half of the teacher's score.
+FAR_BELOW = 2 / 3
+
+
 def warn_of_weak_teacher(student: dict[str, float], teacher: dict[str, float]) -> None:
-    """Say where the student's F1 is above that of its teacher, from which it can hardly have learnt much."""
-    own, taught = teacher.get("eval_teacher_f1"), student.get("eval_f1")
-    if own is not None and taught is not None and own < taught:
+    """Say where a teacher seems to know nothing: it scores as an untrained method does, or far below its student.
+
+    In SQuAD 2.0 "no answer" alone has an F1 of 50, so there the questions that have one count.
+    """
+    name = "HasAns_f1" if "eval_teacher_HasAns_f1" in teacher else "f1"
+    if f"eval_teacher_{name}" not in teacher:
+        return
+    label = "F1 on questions with an answer" if name == "HasAns_f1" else "F1"
+    own, taught = teacher[f"eval_teacher_{name}"], student.get(f"eval_{name}", 0.0)
+    if own < UNTRAINED_F1 or own < FAR_BELOW * taught:
+        below = f", that of its student {taught:.2f}" if own < taught else ", hardly more than guessing gives"
         logger.warning(
-            f"The teacher's F1 of {own:.2f} is below the student's {taught:.2f}: is it trained for this task, and is "
-            "it the one that --distill_teacher should name?"
+            f"The teacher's {label} is {own:.2f}{below}: is it trained for this task, and is it the one that "
+            "--distill_teacher should name?"
         )
 
 

@@ -22,6 +22,11 @@ class Grid:
     symmetric: bool = True  # signed integers with zero point 0; else unsigned ones with a zero point
     per_channel: bool = False  # one scale for each index of dimension 0; else one for the whole tensor
 
+    def __post_init__(self) -> None:
+        """Refuse what a file may claim: the integers' ends are powers of 2, of a large number too large for memory."""
+        if type(self.bits) is not int or not 2 <= self.bits <= 8:
+            raise ValueError(f"bits must be 2 to 8, got {self.bits!r}")
+
     @property
     def quant_min(self) -> int:
         return -(2 ** (self.bits - 1)) if self.symmetric else 0

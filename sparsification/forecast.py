@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
-from transformers.utils import logging
 
 from sparsification.fake_quantize import FakeQuantize
 from sparsification.masks import MaskType, parse_mask_type
@@ -28,6 +27,7 @@ from sparsification.modifiers.gradual_pruning import FROM_PARAM
 from sparsification.modifiers.structured_pruning import UNIT_DIMENSION
 from sparsification.name_doubts import patterns_of
 from sparsification.quantized_modules import AttentionQuantizers, is_quantizing, quantized_modules
+from sparsification.quiet import errors_only
 from sparsification.targets import ALL, TargetError, Targets
 from sparsification.timeline import Timeline, target_sparsity
 
@@ -81,16 +81,19 @@ def load_model(name: str) -> tuple[PreTrainedModel, bool]:
     Raises:
         ModelError: there is none.
     """
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     has_weights = any((Path(name) / file).is_file() for file in WEIGHT_FILES)
     try:
-        config = AutoConfig.from_pretrained(name)
-        if has_weights:
-            return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
-        return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
+        with errors_only():
+            config = AutoConfig.from_pretrained(name)
+            if has_weights:
+                return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
+            return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
     except (OSError, ValueError) as error:
         raise ModelError(f"--model {name}: {str(error).strip().splitlines()[0]}") from error
+    except RuntimeError as error:
+        # Transformers compares the sizes before it allocates; a configuration alone may claim anything.
+        reason = "its weights are not of the sizes that config.json names" if has_weights else "it is too large"
+        raise ModelError(f"--model {name}: {reason} ({str(error).strip().splitlines()[0]})") from error
 
 
 def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:

@@ -4,8 +4,10 @@ Nothing is downloaded: the vocabulary is built from the texts below and the weig
 """
 
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,28 @@ def squad_article(place: tuple[str, str, str, int], *, impossible: bool = False,
 def squad_json(places: list[tuple[str, str, str, int]], **kwargs: bool) -> dict:
     """Make SQuAD's nested JSON about the places."""
     return {"version": "test", "data": [squad_article(place, **kwargs) for place in places]}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_settings() -> Iterator[None]:
+    """Take back after each file what the script sets for its whole process, so that the files' order is free."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (transformers_logging, datasets.utils.logging)
+    scripts = [logging.getLogger(name) for name in ("stages_qa", "utils_qa")]
+    before = [library.get_verbosity() for library in libraries], [script.level for script in scripts]
+    bars = transformers_logging.is_progress_bar_enabled()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORBOARD_LOGGING_DIR", "runs")  # so that it is put back
+        patch.delenv("TENSORBOARD_LOGGING_DIR")
+        yield
+    for library, level in zip(libraries, before[0], strict=True):
+        library.set_verbosity(level)
+    for script, level in zip(scripts, before[1], strict=True):
+        script.setLevel(level)
+    if bars:
+        transformers_logging.enable_progress_bar()
 
 
 @pytest.fixture(autouse=True, scope="session")

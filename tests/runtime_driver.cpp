@@ -126,6 +126,19 @@ static bool test_hostile_weight() {
   }
 }
 
+// Sizes alone are refused: there is no memory behind these.
+static void test_hostile_sizes() {
+  const int64_t sizes[][3] = {
+      {65536, int64_t{1} << 21, 0}, {65536, int64_t{1} << 28, 0}, {1, 1, int64_t{1} << 40}, {int64_t{1} << 40, 1, 1}};
+  for (auto& size : sizes) {
+    try {
+      PackedWeight packed({size[0], size[1], size[2], nullptr, nullptr, nullptr});
+      fail("a weight that is too large was packed");
+    } catch (const std::invalid_argument&) {
+    }
+  }
+}
+
 static void test_attention() {
   Attention a{};
   int64_t batch = random_between(1, 3);
@@ -190,6 +203,7 @@ int main() {
       test_linear();
       test_attention();
       test_add_norm();
+      test_hostile_sizes();
       for (int weight = 0; weight < 30; weight++) refused += test_hostile_weight();
     }
   }

@@ -231,6 +231,27 @@ def test_pattern_without_a_match_is_the_managers_error(tmp_path, capsys, model_d
     assert r"no parameter matches 're:.*(qeury)\.weight'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("weights", "vocab_size", "reason"),
+    [
+        (True, 10**12, "its weights are not of the sizes that config.json names"),
+        (True, 3 * 10**8, "its weights are not of the sizes that config.json names"),
+        (False, 10**12, "it is too large"),
+    ],
+)
+def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
+    weights, vocab_size, reason, model_dir, tmp_path, capsys
+):
+    for file in Path(model_dir).iterdir():
+        if weights or file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": vocab_size}))
+    assert main(["check", write(tmp_path, RUN), "--model", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--model {tmp_path}: {reason} (")
+
+
 @pytest.mark.parametrize("options", [["--batch_size", "4"], ["--batch_size", "0", "--num_examples", "8"]])
 def test_command_line_that_makes_no_sense_exits_with_2(options, tmp_path):
     with pytest.raises(SystemExit) as caught:

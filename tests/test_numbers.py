@@ -53,12 +53,38 @@ def test_mask_that_leaves_nothing_is_told_once_with_modifier_and_weight(tmp_path
     assert "GMPruningModifier: the mask leaves nothing of bert.encoder.layer.0" in line and "and 17 more" in line
 
 
-def test_teacher_that_knows_less_than_its_student_is_told(caplog):
-    warn_of_weak_teacher({"eval_f1": 49.9}, {"eval_teacher_f1": 50.0})
-    warn_of_weak_teacher({}, {})  # no question came with its answer
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [
+        ({"eval_f1": 90.22}, {"eval_teacher_f1": 90.03}),  # the quickstart's
+        ({"eval_f1": 89.8}, {"eval_teacher_f1": 88.1}),
+        ({"eval_f1": 35.0}, {"eval_teacher_f1": 25.0}),
+        ({"eval_f1": 5.0}, {"eval_teacher_f1": 88.0}),
+        ({"eval_f1": 80.0, "eval_HasAns_f1": 78.0}, {"eval_teacher_f1": 50.0, "eval_teacher_HasAns_f1": 60.0}),
+        ({}, {}),  # no question came with its answer
+    ],
+)
+def test_teacher_that_knows_its_task_is_not_doubted_also_below_its_student(student, teacher, caplog):
+    warn_of_weak_teacher(student, teacher)
     assert not caplog.records
-    warn_of_weak_teacher({"eval_f1": 50.1}, {"eval_teacher_f1": 50.0})
-    assert "The teacher's F1 of 50.00 is below the student's 50.10" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        ({"eval_f1": 89.8}, {"eval_teacher_f1": 43.6}, "F1 is 43.60, that of its student 89.80"),
+        ({"eval_f1": 88.0}, {"eval_teacher_f1": 7.3}, "F1 is 7.30, that of its student 88.00"),
+        ({"eval_f1": 3.0}, {"eval_teacher_f1": 4.1}, "F1 is 4.10, hardly more than guessing gives"),
+        (
+            {"eval_f1": 76.0, "eval_HasAns_f1": 74.0},
+            {"eval_teacher_f1": 50.07, "eval_teacher_HasAns_f1": 0.4},
+            "F1 on questions with an answer is 0.40, that of its student 74.00",
+        ),
+    ],
+)
+def test_teacher_that_knows_nothing_is_told(student, teacher, words, caplog):
+    warn_of_weak_teacher(student, teacher)
+    assert f"The teacher's {words}: is it trained for this task, and is it the one that --distill" in caplog.text
 
 
 def test_teacher_s_evaluation_asks_the_teacher(tmp_path):

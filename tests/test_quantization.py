@@ -1,10 +1,13 @@
 """Quantization-aware training on its own terms; tests/parity has it against SparseML."""
 
 import copy
+import json
 
 import pytest
 import torch
 from golden_run import load_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from sparsification.fake_quantize import FakeQuantize, Grid, quantization_parameters
@@ -197,6 +200,19 @@ def test_saving_a_model_that_does_not_quantize_leaves_no_ranges_behind(tmp_path)
     save_quantization(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert not load_quantization(load_model("model_student"), tmp_path)
+
+
+@pytest.mark.parametrize("bits", [10**12, 9, 1, -3, "8", 8.0, None, True])
+def test_number_of_bits_in_a_file_is_checked_before_it_is_a_power_of_2(bits, tmp_path):
+    save_quantization(quantized_model()[0], tmp_path)
+    path = tmp_path / "quantization.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    schemes = json.loads(metadata["schemes"])
+    next(grid for scheme in schemes.values() for grid in scheme.values() if grid)["bits"] = bits
+    save_file(load_file(path), path, metadata | {"schemes": json.dumps(schemes)})
+    with pytest.raises(QuantizationError, match=r"bits must be 2 to 8, got "):
+        load_quantization(load_model("model_student"), tmp_path)
 
 
 def test_ranges_of_another_model_are_refused(tmp_path):

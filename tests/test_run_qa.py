@@ -354,7 +354,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
 
 
 def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():
-    for name, places in (("run_qa.py", 5), ("arguments_qa.py", 3), ("stages_qa.py", 1)):
+    for name, places in (("run_qa.py", 5), ("arguments_qa.py", 3), ("command_line_qa.py", 1), ("stages_qa.py", 1)):
         lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
         marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
         assert marks == ["# [sparsification]", "# [/sparsification]"] * places

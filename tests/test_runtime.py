@@ -51,8 +51,8 @@ def _each_instruction_set(library):
         yield name.decode()
 
 
-def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict, threads: int = 1):
-    """A session of one node. What it is fed and its constants are by input name, in the node's order."""
+def _model(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict) -> onnx.ModelProto:
+    """A model of one node. What it is fed and its constants are by input name, in the node's order."""
     node = helper.make_node(op, [*feeds, *constants], list(outputs), domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
@@ -64,7 +64,12 @@ def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], att
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
     )
     opsets = [helper.make_opsetid("", 14), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict, threads: int = 1):
+    """A session of such a model."""
+    model = _model(op, feeds, constants, outputs, attributes)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -217,10 +222,11 @@ def _with(index, value):
     return change
 
 
+_PER_OUTPUT = ("counts", "scale", "bias", "output_scale", "output_zero_point")
 HOSTILE = [
     ("blocks than there are groups", {"counts": _with(0, 30)}),
     ("rows' blocks are not as many", {"counts": _with(0, 0)}),
-    ("has no outputs", {"counts": lambda array: array[:0]}),
+    ("has no outputs", dict.fromkeys(_PER_OUTPUT, lambda array: array[:0])),
     ("beyond its inputs", {"indices": _with(-1, 25)}),
     ("of input parameter .indices.", {"indices": lambda array: array.astype(np.int32)}),
     ("not four for each index", {"values": lambda array: array[:-1]}),
@@ -242,6 +248,69 @@ def test_hostile_weight_is_refused_when_the_session_is_made(message, change):
     case = _linear_case(2, 100, 20, 0.5, 0)
     with pytest.raises(Exception, match=message):
         _linear_session(case, quantized=True, **change)
+
+
+LOAD = """
+import resource, sys, time, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+options.register_custom_ops_library(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+except Exception as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("message", "per_output"),
+    [
+        ("scale does not have a number", {"scale": 1, "bias": 1}),
+        ("output_zero_point does not have", {"output_zero_point": 1}),
+        ("too few blocks for as many inputs and outputs", {}),
+    ],
+)
+def test_weight_of_sizes_that_do_not_fit_is_refused_before_memory_is_taken(message, per_output, tmp_path):
+    """Packed, these 2 million rows of 82 slices each would take 700 MB."""
+    rows = 2**21
+    constants = {
+        "counts": np.zeros(rows, np.uint16),
+        "indices": np.zeros(0, np.uint16),
+        "values": np.zeros((0, 4), np.int8),
+        "scale": np.ones(per_output.get("scale", rows), np.float32),
+        "bias": np.ones(per_output.get("bias", rows), np.float32),
+        "output_scale": np.ones(rows, np.float32),
+        "output_zero_point": np.zeros(per_output.get("output_zero_point", rows), np.uint8),
+    }
+    attributes = {"inputs": 65536, "zero_point": 0, "gelu": 0}
+    feeds, outputs = {"x": np.zeros((1, 65536), np.uint8)}, {"y": TensorProto.UINT8}
+    path = tmp_path / "model.onnx"
+    onnx.save(_model("SparseLinearQuantized", feeds, constants, outputs, attributes), path)
+    command = [sys.executable, "-c", LOAD, str(build()), str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, grown = result.stdout.rsplit("\n", 2)[:2]
+    assert message in said
+    # ONNX Runtime itself has the file two or three times: as it is read, as messages, as tensors.
+    assert int(grown) < 4 * path.stat().st_size + 16e6
+
+
+@needs_compiler
+@pytest.mark.parametrize(("inputs", "outputs"), [(28672, 8192), (768, 250002), (65536, 64)])
+def test_weight_of_zeros_alone_is_taken_in_the_sizes_that_models_have(inputs, outputs):
+    x, bias = np.zeros((1, inputs), np.uint8), np.arange(outputs, dtype=np.float32)
+    constants = {
+        "counts": np.zeros(outputs, np.uint16),
+        "indices": np.zeros(0, np.uint16),
+        "values": np.zeros((0, 4), np.int8),
+        "scale": np.ones(outputs, np.float32),
+        "bias": bias,
+    }
+    attributes = {"inputs": inputs, "zero_point": 0, "gelu": 0}
+    session = _session("SparseLinear", {"x": x}, constants, {"y": TensorProto.FLOAT}, attributes)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0][0], bias)
 
 
 @needs_compiler

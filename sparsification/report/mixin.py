@@ -8,11 +8,13 @@ from pathlib import Path
 
 import datasets
 import torch
+from transformers.modelcard import TASK_MAPPING
 
 from sparsification.export import ONNX_FILE, OnnxModel
+from sparsification.modifiers import Clock, LearningRateBase
 from sparsification.recipe import RECIPE_FILE
 from sparsification.report import gather
-from sparsification.report.card import complete_card
+from sparsification.report.card import complete_card, has_losses
 from sparsification.report.dashboards import log_files
 from sparsification.report.documents import write_documents
 from sparsification.report.facts import RunFacts, hide_secrets
@@ -105,11 +107,46 @@ class ReportMixin:
         return texts
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Write Trainer's card of the model, and what ``write_report`` has found into it."""
+        """Write Trainer's card of the model, with what was used and found; one that a training wrote stays."""
+        path = Path(self.args.output_dir, "README.md")
+        trained = self.state.global_step > 0
+        if not self.is_world_process_zero() or (not trained and self.facts is None and path.is_file()):
+            return
+        task, dataset = (_first(kwargs.get(name)) for name in ("tasks", "dataset_tags"))
+        if not has_losses(self.state.log_history):
+            # Trainer would look for scores where there are none, and print what it drops for the lack of them.
+            kwargs |= {"tasks": [], "dataset_tags": []}
         super().create_model_card(*args, **kwargs)
-        if self.facts is not None:
-            path = Path(self.args.output_dir, "README.md")
-            complete_card(path, self.facts, kwargs.get("tasks"), kwargs.get("dataset_tags"))
+        if path.is_file():
+            task = task or _task_of(self.accelerator.unwrap_model(self.model))
+            changed = self._overruled() if trained else None
+            complete_card(path, self.state.log_history, task, dataset, self.facts, changed)
+
+    def _overruled(self) -> dict[str, str]:
+        """What the card is to say of arguments that the recipe overruled; those without words are left out."""
+        if not self.manager.sets_learning_rate:
+            return {}
+        steps = self._steps_per_epoch
+        clocks = Clock(0, steps), Clock(self.state.global_step - 1, steps)
+        first, last = (self.manager.learning_rate(clock, 0, self.args.learning_rate) for clock in clocks)
+        names = [
+            type(modifier).__name__ for modifier in self.manager.modifiers if isinstance(modifier, LearningRateBase)
+        ]
+        return {
+            "learning_rate": f"{first:.4g} in the first step, {last:.4g} in the last one, by the recipe",
+            "lr_scheduler_type": f"the recipe's ({', '.join(dict.fromkeys(names))})",
+            "lr_scheduler_warmup_steps": "",
+        }
+
+
+def _first(value: str | Sequence[str] | None) -> str | None:
+    """One of what Trainer takes alone or as a list."""
+    return value if isinstance(value, str) or value is None else next(iter(value), None)
+
+
+def _task_of(model: torch.nn.Module) -> str | None:
+    """The hub's name of what a model's class is for, as Trainer finds it."""
+    return next((task for task, names in TASK_MAPPING.items() if type(model).__name__ in names.values()), None)
 
 
 def _exported(folder: str | Path | None) -> dict[str, tuple[str, Path]]:

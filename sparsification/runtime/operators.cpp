@@ -163,10 +163,9 @@ struct Node {
   }
 };
 
-std::vector<float> padded(const Tensor& tensor, int64_t count, int64_t size, float rest, const char* name) {
-  check(tensor.count() == count, std::string(name) + " does not have a number for each output");
-  std::vector<float> copy(tensor.as<float>(), tensor.as<float>() + count);
-  copy.resize(size, rest);
+std::vector<float> padded(const Tensor& tensor, int64_t size) {
+  std::vector<float> copy(tensor.as<float>(), tensor.as<float>() + tensor.count());
+  copy.resize(size, 0.0f);
   return copy;
 }
 
@@ -194,20 +193,26 @@ struct SparseLinear {
     Tensor counts = node.constant(1, ort::kUint16, "counts"), indices = node.constant(2, ort::kUint16, "indices");
     Tensor values = node.constant(3, ort::kInt8, "values");
     int64_t inputs = node.integer("inputs", 1, kMaxInputs), outputs = counts.count(), blocks = indices.count();
+    // All sizes are checked before any of them decides how much is allocated.
+    auto for_each_output = [&](size_t index, int type, const char* name) {
+      Tensor tensor = node.constant(index, type, name);
+      check(tensor.count() == outputs, std::string(name) + " does not have a number for each output");
+      return tensor;
+    };
     check(values.count() == 4 * blocks, "values are not four for each index");
+    Tensor scales = for_each_output(4, ort::kFloat, "scale"), biases = for_each_output(5, ort::kFloat, "bias");
+    std::vector<Tensor> grid;
+    if (quantized)
+      grid = {for_each_output(6, ort::kFloat, "output_scale"), for_each_output(7, ort::kUint8, "output_zero_point")};
     weight = std::make_unique<PackedWeight>(
         WeightFile{inputs, outputs, blocks, counts.as<uint16_t>(), indices.as<uint16_t>(), values.as<int8_t>()});
     int64_t size = weight->padded_outputs();
-    scale = padded(node.constant(4, ort::kFloat, "scale"), outputs, size, 0.0f, "scale");
-    bias = padded(node.constant(5, ort::kFloat, "bias"), outputs, size, 0.0f, "bias");
+    scale = padded(scales, size);
+    bias = padded(biases, size);
     if (quantized) {
-      Tensor scales = node.constant(6, ort::kFloat, "output_scale");
-      Tensor zeros = node.constant(7, ort::kUint8, "output_zero_point");
-      check(scales.count() == outputs, "output_scale does not have a number for each output");
-      check(zeros.count() == outputs, "output_zero_point does not have a number for each output");
       for (int64_t row = 0; row < outputs; row++) {
-        Node::check_scale(scales.as<float>()[row], "output_scale");
-        grids.push_back(make_grid(scales.as<float>()[row], zeros.as<uint8_t>()[row]));
+        Node::check_scale(grid[0].as<float>()[row], "output_scale");
+        grids.push_back(make_grid(grid[0].as<float>()[row], grid[1].as<uint8_t>()[row]));
       }
       grids.resize(size, make_grid(1.0f, 0));
     }

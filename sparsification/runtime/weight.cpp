@@ -21,11 +21,19 @@ void check(bool right, const char* what) {
   if (!right) throw std::invalid_argument(what);
 }
 
+// Rows of slices that any weight may have, and how many more for each row and block in the file. A weight of 28,672 inputs
+// and 8,192 outputs has 295 thousand.
+constexpr int64_t kFreeCells = int64_t{1} << 20, kCellsPerNumber = 8;
+
+// Sizes first: nothing is read or allocated before they are known to fit each other.
 void check_file(const WeightFile& file) {
   check(file.inputs > 0 && file.inputs <= kMaxInputs, "the weight has no inputs or more than 65536");
   check(file.outputs > 0 && file.outputs < (1 << 28), "the weight has no outputs or too many");
   check(file.blocks >= 0 && file.blocks < (1 << 28), "the weight has too many blocks");
-  int64_t groups = (file.inputs + 3) / 4, blocks = 0;
+  int64_t groups = (file.inputs + 3) / 4, slices = (groups + kSliceGroups - 1) / kSliceGroups, blocks = 0;
+  // A row takes room in each slice, also where it has no block: without this bound a small file could fill the memory.
+  check(slices * file.outputs <= kFreeCells + kCellsPerNumber * (file.outputs + file.blocks),
+        "the weight has too few blocks for as many inputs and outputs");
   for (int64_t row = 0; row < file.outputs; row++) {
     // Without this bound a repeated block could overflow the sums.
     check(file.counts[row] <= groups, "a row of the weight has more blocks than there are groups of inputs");

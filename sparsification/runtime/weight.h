@@ -14,7 +14,8 @@ struct WeightFile {
   const int8_t* values;     // [blocks][4]
 };
 
-// The same in the kernels' layout. All checks are here, once: what was packed cannot be read out of bounds.
+// The same in the kernels' layout. All checks are here, once: what was packed cannot be read out of bounds, and takes
+// memory in proportion to the file.
 class PackedWeight {
  public:
   // Throws std::invalid_argument, with what is wrong.
