@@ -51,7 +51,7 @@ STATE_FILE = "sparsification.safetensors"
 
 
 class CheckpointError(SparsificationError):
-    """A checkpoint holds what no checkpoint should."""
+    """A checkpoint is not there, holds what no checkpoint should, or does not fit the run."""
 
 
 @contextlib.contextmanager
@@ -452,6 +452,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if not Path(best).is_dir():  # Trainer would go on with the last weights
+            raise CheckpointError(
+                f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
+                f"{best}. Keep it until the run ends; on several machines put --output_dir on a disk that they share, "
+                "or add --save_on_each_node"
+            )
         super()._load_best_model()
         model = self.accelerator.unwrap_model(self.model)
         if not load_quantization(model, self.state.best_model_checkpoint):
