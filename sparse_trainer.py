@@ -138,7 +138,6 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
-        self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
@@ -269,10 +268,33 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        # Distillation is a mean over the batch, so the task's loss must be one where the two are mixed. Where Trainer
+        # counts the labels of the whole step, the batch's own number is given to the model in place of that, and the
+        # share of the step that this is comes back as a factor.
+        own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
+        batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
+        if own_items is not None:
+            loss = loss * (own_items * batches / num_items_in_batch)
+        elif batches > 1:
+            loss = loss * batches
         answers = self._ask_teacher(inputs, rows, outputs)
-        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask"))
+        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
         return (loss, outputs) if return_outputs else loss
+
+    def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
+        """Whether Trainer takes a loss as it is, rather than dividing it by the number of accumulated batches."""
+        if self.loss_is_scaled_for_ga is not None:
+            return self.loss_is_scaled_for_ga
+        return self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None)
+
+    def _num_labels(self, inputs: dict) -> int:
+        """How many labels of a batch count, as Trainer counts them for a whole step."""
+        if "shift_labels" in inputs:
+            labels = inputs["shift_labels"]
+        else:
+            labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
+        return int(labels.ne(-100).sum())
 
     def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
         """The teacher's outputs, kept or computed."""
