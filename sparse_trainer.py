@@ -21,8 +21,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME
+from transformers.trainer_utils import has_length
 
 from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.epoch_length import EPOCH_FILE, EpochLength, what_differs
 from sparsification.errors import SparsificationError, printable
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.manager import ManagerError, ScheduledModifierManager
@@ -51,7 +54,7 @@ STATE_FILE = "sparsification.safetensors"
 
 
 class CheckpointError(SparsificationError):
-    """A checkpoint holds what no checkpoint should."""
+    """A checkpoint is not there, holds what no checkpoint should, or does not fit the run."""
 
 
 @contextlib.contextmanager
@@ -135,8 +138,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
-        self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
+        self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
         self._asks_teacher = False  # while it is the teacher that is evaluated
         self._lost = 0  # losses in a row that were no number
@@ -200,7 +203,40 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
     def set_initial_training_values(self, args, dataloader):
         values = super().set_initial_training_values(args, dataloader)
         self._steps_per_epoch = values[1]
+        self._epoch_length = None
+        if has_length(dataloader):
+            self._epoch_length = EpochLength(
+                steps=values[1],
+                features=values[2],
+                batch_size=self._train_batch_size,
+                accumulation=args.gradient_accumulation_steps,
+                processes=args.world_size,
+                drop_last=args.dataloader_drop_last,
+            )
         return values
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        if resume_from_checkpoint is not None:
+            self._refuse_other_epochs(Path(resume_from_checkpoint))
+        return super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+
+    def _refuse_other_epochs(self, checkpoint: Path) -> None:
+        """Raise CheckpointError where a checkpoint's steps are other moments of this run's schedule."""
+        try:
+            saved = EpochLength.load(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint / EPOCH_FILE}: {error}") from error
+        if saved is None or self._epoch_length is None:
+            return
+        if differs := what_differs(saved, self._epoch_length):
+            raise CheckpointError(
+                f"{checkpoint} cannot be resumed: {differs}, and its steps would be other moments of the schedule. "
+                "Set that back, or train from the start in another --output_dir or with --overwrite_output_dir"
+            )
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.lr_scheduler is None and self.manager.sets_learning_rate:
@@ -232,10 +268,33 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        # Distillation is a mean over the batch, so the task's loss must be one where the two are mixed. Where Trainer
+        # counts the labels of the whole step, the batch's own number is given to the model in place of that, and the
+        # share of the step that this is comes back as a factor.
+        own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
+        batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
+        if own_items is not None:
+            loss = loss * (own_items * batches / num_items_in_batch)
+        elif batches > 1:
+            loss = loss * batches
         answers = self._ask_teacher(inputs, rows, outputs)
-        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask"))
+        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
         return (loss, outputs) if return_outputs else loss
+
+    def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
+        """Whether Trainer takes a loss as it is, rather than dividing it by the number of accumulated batches."""
+        if self.loss_is_scaled_for_ga is not None:
+            return self.loss_is_scaled_for_ga
+        return self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None)
+
+    def _num_labels(self, inputs: dict) -> int:
+        """How many labels of a batch count, as Trainer counts them for a whole step."""
+        if "shift_labels" in inputs:
+            labels = inputs["shift_labels"]
+        else:
+            labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
+        return int(labels.ne(-100).sum())
 
     def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
         """The teacher's outputs, kept or computed."""
@@ -431,12 +490,20 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.manager.modifiers and self.args.should_save:
             save_file(self.manager.state_dict(), os.path.join(output_dir, STATE_FILE))
+        if self._epoch_length is not None and self.args.should_save:
+            self._epoch_length.save(Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        unfinished = checkpoint is not None and self.state.global_step < self.state.max_steps
+        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would go on with a new optimizer
+            raise CheckpointError(
+                f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
+                f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
+            )
         with _numbers_only(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
@@ -452,6 +519,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if not Path(best).is_dir():  # Trainer would go on with the last weights
+            raise CheckpointError(
+                f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
+                f"{best}. Keep it until the run ends; on several machines put --output_dir on a disk that they share, "
+                "or add --save_on_each_node"
+            )
         super()._load_best_model()
         model = self.accelerator.unwrap_model(self.model)
         if not load_quantization(model, self.state.best_model_checkpoint):

@@ -11,10 +11,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sparsification.saving import SAVING, move_whole, remove_old_checkpoints, scratch_of, written_whole
+from sparsification.saving import (
+    SAVING,
+    explaining_faults,
+    move_whole,
+    remove_old_checkpoints,
+    scratch_of,
+    written_whole,
+)
 
 
 class WholeSavesMixin:
@@ -28,15 +36,17 @@ class WholeSavesMixin:
     def _save_checkpoint(self, model, trial) -> None:
         """Save a checkpoint under another name, and rename it when it is whole, on all processes."""
         if self.args.push_to_hub:  # uploads the folder while training goes on: it must keep its name
-            super()._save_checkpoint(model, trial)
+            with explaining_faults(Path(self.args.output_dir), "a checkpoint"):
+                super()._save_checkpoint(model, trial)
             return
         run_dir = Path(self._get_output_dir(trial))
         final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not self.args.should_save:
             self._scratch = run_dir / SAVING
             self.accelerator.wait_for_everyone()  # the folder is empty
-            super()._save_checkpoint(model, trial)
-            self._scratch = None
+            with explaining_faults(run_dir, final.name):
+                super()._save_checkpoint(model, trial)
+            self._name_best_checkpoint(final)
             self.accelerator.wait_for_everyone()  # all have written
             self.accelerator.wait_for_everyone()  # it has its name
             return
@@ -44,13 +54,41 @@ class WholeSavesMixin:
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
-            saved, self._scratch = self._scratch / final.name, None
-            if self.state.best_model_checkpoint == str(saved):
-                self.state.best_model_checkpoint = str(final)
+            saved = self._scratch / final.name
+            if self._name_best_checkpoint(final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
             move_whole(saved, final)
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _name_best_checkpoint(self, final: Path) -> bool:
+        """Writing is over: let ``state`` know the best checkpoint by its final name, on every process.
+
+        Returns:
+            Whether the checkpoint just written is the best one.
+        """
+        written, self._scratch = self._scratch / final.name, None
+        if self.state.best_model_checkpoint != str(written):
+            return False
+        self.state.best_model_checkpoint = str(final)
+        return True
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        """Find the best checkpoint beside the one that training goes on from: the folder may have moved since."""
+        done = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None:
+            saved = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
+            if saved.best_model_checkpoint is not None:
+                best = Path(resume_from_checkpoint).parent / Path(saved.best_model_checkpoint).name
+                if best.is_dir():
+                    self.state.best_model_checkpoint = str(best)
+                elif self.state.best_model_checkpoint is None:  # it is gone: the best of those to come replaces it
+                    self.state.best_metric = self.state.best_global_step = None
+        return done
 
     def save_state(self) -> None:
         with self._whole_results():

@@ -17,11 +17,40 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.errors import SparsificationError
 
+WINDOWS = os.name == "nt"
 SAVING = ".saving"  # what is being written; after a crash what was
+# What torch.save's RuntimeError says when the disk is full or a write fails; it names neither file nor reason.
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
 
 
 class SavingError(SparsificationError):
     """Something could not be written: the disk is full, or the folder not ours to write to."""
+
+
+@contextlib.contextmanager
+def explaining_faults(folder: Path, what: str) -> Iterator[None]:
+    """Let an error while something is written say what could not be saved, where and why.
+
+    Raises:
+        SavingError: ``what`` cannot be written to ``folder``.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        if isinstance(error, RuntimeError):
+            if not any(word in reason for word in TORCH_WRITER):
+                raise
+            reason = f"a file could not be written to its end ({_free_space(folder)})"
+        raise SavingError(
+            f"{what} could not be saved in {folder}: {reason}. What was saved before stays as it is"
+        ) from error
+
+
+def _free_space(folder: Path) -> str:
+    """Say how full the disk of a folder is, which torch's own words leave out."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
+    return f"{shutil.disk_usage(there).free / 1e6:.0f} MB are free on its disk"
 
 
 @contextlib.contextmanager
@@ -33,16 +62,10 @@ def scratch_of(folder: Path, what: str) -> Iterator[Path]:
     """
     scratch = folder / SAVING
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        yield scratch
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        reason = str(error).split("\n")[0]
-        raise SavingError(
-            f"{what} could not be saved in {folder}: {reason}. What was saved before stays as it is"
-        ) from error
+        with explaining_faults(folder, what):
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -78,7 +101,9 @@ def sync(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows flushes what is open for writing
     try:
         os.fsync(descriptor)
     finally:

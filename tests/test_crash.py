@@ -7,8 +7,11 @@ from pathlib import Path
 
 import crash_study
 import pytest
+import torch
+from safetensors.torch import load_file
 from test_sparse_trainer import PRUNE, make_data, make_trainer
 
+from sparse_trainer import CheckpointError
 from sparsification import saving
 from sparsification.saving import SavingError, checkpoints, flaw_of
 
@@ -16,6 +19,14 @@ from sparsification.saving import SavingError, checkpoints, flaw_of
 def test_killed_runs_leave_nothing_half_written_and_end_with_the_same_weights(tmp_path):
     counts = crash_study.study(tmp_path, kills=3)
     assert counts["kills"] == 3
+
+
+# What writes a file of a checkpoint, and how many bytes of it the full disk of these tests takes.
+WRITERS = {
+    "model.safetensors": ("_save_checkpoint", 20_000),
+    "optimizer.pt": ("_save_optimizer_and_scheduler", 20_000),
+    "rng_state.pth": ("_save_rng_state", 1_000),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +59,60 @@ def test_missing_file_is_a_flaw(checkpoint, tmp_path, name):
     assert flaw_of(copy)
 
 
-def test_full_disk_leaves_the_checkpoints_before_and_says_so(tmp_path):
+@pytest.mark.parametrize("refused", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_full_disk_leaves_the_checkpoints_before_and_says_so(tmp_path, refused):
     trainer = make_trainer(tmp_path, PRUNE, save_strategy="steps", save_steps=2, save_total_limit=1)
-    save = trainer._save_checkpoint
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def save_on_a_full_disk(*args, **kwargs):
-        if trainer.state.global_step == 6:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        try:
-            save(*args, **kwargs)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    def on_a_full_disk(name, limit):
+        write = getattr(trainer, name)
 
-    trainer._save_checkpoint = save_on_a_full_disk
+        def limited(*args, **kwargs):
+            if trainer.state.global_step == 6:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            try:
+                return write(*args, **kwargs)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        setattr(trainer, name, limited)
+
+    on_a_full_disk(*WRITERS[refused])
     with pytest.raises(SavingError, match="checkpoint-6 could not be saved in .* stays as it is") as caught:
         trainer.train()
     assert "\n" not in str(caught.value)
+    assert "unexpected pos" not in str(caught.value)
     assert list(checkpoints(tmp_path)) == [4]
     assert flaw_of(tmp_path / "checkpoint-4") is None
     assert not (tmp_path / saving.SAVING).exists()
+
+
+def test_full_disk_is_said_where_torch_names_neither_file_nor_reason(tmp_path):
+    told = pytest.raises(SavingError, match="MB are free on its disk")
+    with told as caught, saving.explaining_faults(tmp_path, "checkpoint-2"):
+        torch.save({"numbers": torch.zeros(100)}, "/dev/full")
+    assert "iostream" in str(caught.value.__cause__)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_faults_while_saving_keep_their_traceback(tmp_path):
+    with pytest.raises(RuntimeError, match="size mismatch"), saving.explaining_faults(tmp_path, "a checkpoint"):
+        raise RuntimeError("size mismatch")
+
+
+def test_folders_are_not_opened_on_windows(tmp_path, monkeypatch):
+    def open_as_windows_does(path, flags):
+        if path.is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags)
+
+    real = os.open
+    monkeypatch.setattr(saving.os, "open", open_as_windows_does)
+    monkeypatch.setattr(saving, "WINDOWS", True)
+    (tmp_path / "new" / "inner").mkdir(parents=True)
+    (tmp_path / "new" / "inner" / "file").write_text("whole")
+    saving.move_whole(tmp_path / "new", tmp_path / "final")
+    assert (tmp_path / "final" / "inner" / "file").read_text() == "whole"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
@@ -95,6 +140,41 @@ def test_best_checkpoint_is_remembered_under_its_final_name(tmp_path):
     assert best.parent == tmp_path and flaw_of(best) is None
     for path in checkpoints(tmp_path).values():
         assert saving.SAVING not in (path / "trainer_state.json").read_text()
+
+
+def test_best_checkpoint_is_found_beside_the_one_that_a_moved_run_goes_on_from(tmp_path):
+    settings = {
+        "save_strategy": "epoch",
+        "eval_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "eval_dataset": make_data(4),
+        "learning_rate": 1.0,  # the first epoch is the best
+    }
+    make_trainer(tmp_path / "before", None, num_train_epochs=2, **settings).train()
+    shutil.rmtree(tmp_path / "before" / "checkpoint-24", ignore_errors=True)
+    (tmp_path / "before").rename(tmp_path / "after")
+    trainer = make_trainer(tmp_path / "after", None, **settings)
+    last = list(checkpoints(tmp_path / "after").values())[-1]
+    trainer.train(resume_from_checkpoint=str(last))
+    best = Path(trainer.state.best_model_checkpoint)
+    scores = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
+    assert best == tmp_path / "after" / f"checkpoint-{min(scores, key=scores.get)}" != last
+    for name, weight in load_file(best / "model.safetensors").items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+
+
+def test_best_checkpoint_that_is_gone_ends_in_one_message(tmp_path):
+    trainer = make_trainer(
+        tmp_path,
+        None,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        eval_dataset=make_data(4),
+    )
+    trainer.log = lambda *args: shutil.rmtree(trainer.state.best_model_checkpoint or "", ignore_errors=True)
+    with pytest.raises(CheckpointError, match="process 0 does not find the best checkpoint"):
+        trainer.train()
 
 
 def test_folder_that_cannot_be_written_to_is_said(tmp_path):

@@ -96,6 +96,29 @@ def test_two_processes_prune_quantize_distill_resume_and_export_as_one_does(tmp_
     assert (tmp_path / "two-onnx" / "model.onnx").exists()
 
 
+def test_every_process_ends_with_the_weights_of_the_best_checkpoint(tmp_path):
+    crash_study.prepare(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("modifiers: []\n")
+    log = launch(
+        "-m torch.distributed.run --nproc_per_node 2",
+        tmp_path,
+        "two",
+        batch_size=3,
+        more="--max_steps 5 --learning_rate 0.3 --warmup_steps 1 --eval_strategy steps --eval_steps 1 --save_steps 1 "
+        "--load_best_model_at_end --metric_for_best_model f1 --do_predict --test_file validation.json",
+    )
+    assert "Could not locate" not in log
+    best = json.loads((tmp_path / "two" / "trainer_state.json").read_text())
+    scores = [row["eval_f1"] for row in best["log_history"] if "eval_f1" in row][:5]
+    assert scores[-1] < best["best_metric"] == max(scores)
+    weights = load_file(tmp_path / best["best_model_checkpoint"] / "model.safetensors")
+    for name, weight in load_file(tmp_path / "two" / "model.safetensors").items():
+        assert torch.equal(weight, weights[name]), name
+    results = json.loads((tmp_path / "two" / "all_results.json").read_text())
+    for stage in ("eval", "eval_onnx", "test"):  # each is half the second process's
+        assert results[f"{stage}_f1"] == pytest.approx(best["best_metric"]), stage
+
+
 @pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
 def test_launcher_that_splits_the_weights_is_refused_by_name(tmp_path, monkeypatch, name):
     trainer = make_trainer(tmp_path, PRUNE)
