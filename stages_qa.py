@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
-from data_qa import DataError, check_answers, check_ids, load_qa_dataset
+from data_qa import DataError, check_answers, check_ids, has_answer_text, load_qa_dataset
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -409,7 +409,7 @@ def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPred
     def compute_metrics(outcome: EvalPrediction) -> dict[str, float]:
         if data_args.version_2_with_negative:
             return squad_v2_metrics(outcome.predictions, outcome.label_ids)
-        if not any(reference["answers"]["text"] for reference in outcome.label_ids):
+        if not any(has_answer_text(reference["answers"]) for reference in outcome.label_ids):
             logger.warning("No question comes with its answer: there is nothing to score")
             return {}
         return squad_metrics(outcome.predictions, outcome.label_ids)
@@ -437,9 +437,16 @@ def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments
 def predict(
     trainer: QuestionAnsweringTrainer, features: Dataset, examples: Dataset, data_args: DataTrainingArguments
 ) -> dict[str, float]:
-    """Answer the test questions and write predict_results.json."""
+    """Answer the test questions and write predict_results.json, with scores where the answers are known."""
     logger.info("*** Predict ***")
-    metrics = trainer.predict(features, examples).metrics
+    score = trainer.compute_metrics
+    if not any(map(has_answer_text, examples["answers"])):
+        logger.warning("No question comes with its answer: there is nothing to score")
+        trainer.compute_metrics = None
+    try:
+        metrics = trainer.predict(features, examples).metrics
+    finally:
+        trainer.compute_metrics = score
     return report(trainer, "predict", metrics, data_args.max_predict_samples, features)
 
 

@@ -149,6 +149,20 @@ def test_sample_limits_and_batches_by_length(tiny_model_dir, tiny_squad, tmp_pat
     assert len(json.loads((tmp_path / "out/eval_predictions.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("flags", [[], ["--version_2_with_negative"]])
+def test_questions_without_their_answers_get_no_scores(tiny_model_dir, tiny_squad_v2, tmp_path, flags):
+    records = json.loads((tiny_squad_v2 / "validation.json").read_text())["data"]
+    for question in (question for article in records for p in article["paragraphs"] for question in p["qas"]):
+        del question["answers"], question["is_impossible"]
+    (tmp_path / "test.json").write_text(json.dumps({"data": records}))
+    out = tmp_path / "out"
+    given = ["--do_predict", "--test_file", str(tmp_path / "test.json"), *flags]
+    main(command(tiny_model_dir, tiny_squad_v2, out, *given))
+    speed = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+    assert set(results(out, "predict")) == {"predict_samples"} | {f"test_{name}" for name in speed}
+    assert len(json.loads((out / "predict_predictions.json").read_text())) == 8
+
+
 @pytest.mark.parametrize("extension", ["json", "yaml", "yml"])
 def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squad, tmp_path, extension):
     flags = ["--learning_rate", "3e-5", "--label_names", "a", "b", "--do_eval", "--lr_scheduler_kwargs", '{"x": 1}']
