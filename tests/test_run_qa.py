@@ -290,6 +290,32 @@ def test_too_long_a_sequence_is_cut_to_the_models(tiny_model_dir, tiny_squad, tm
     assert "--max_seq_length 384 is more than the model's 128: using 128" in caplog.text
 
 
+@pytest.mark.parametrize(("promised", "length"), [(10**30, 128), (512, 128), (128, 128), (100, 100)])
+def test_windows_are_as_long_as_tokenizer_and_model_both_allow(tiny_model_dir, tiny_squad, tmp_path, promised, length):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.model_max_length = promised
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir)
+    assert stages_qa.usable_length(tokenizer, model, 384) == length
+    assert stages_qa.usable_length(tokenizer, model, 64) == 64
+    long = {"id": "x", "question": "Where is Lima?", "context": "Lima is the capital of Peru. " * 60}
+    (tmp_path / "test.json").write_text(json.dumps([long]))
+    flags = ["--tokenizer_name", str(tmp_path / "tokenizer"), "--max_seq_length", "384", "--doc_stride", "20"]
+    flags += ["--test_file", str(tmp_path / "test.json")]
+    main(command(tiny_model_dir, tiny_squad, tmp_path / "out", "--do_predict", *flags))
+    answers = json.loads((tmp_path / "out/predict_predictions.json").read_text())
+    assert answers["x"] in long["context"]
+
+
+def test_default_stride_fits_smaller_windows_and_a_given_one_is_kept(tiny_model_dir, tiny_squad, tmp_path, caplog):
+    out = tmp_path / "out"
+    stages_qa.logger.propagate = True
+    main([flag for flag in command(tiny_model_dir, tiny_squad, out, "--do_eval") if flag not in ("--doc_stride", "16")])
+    assert "Windows of 64 tokens cannot share 128: they share 21 (--doc_stride)" in caplog.text
+    with pytest.raises(DataError, match="--doc_stride 61 has to be less than the 61 tokens"):
+        main(command(tiny_model_dir, tiny_squad, tmp_path / "other", "--do_eval", "--doc_stride", "61"))
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
