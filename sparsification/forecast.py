@@ -89,11 +89,15 @@ def load_model(name: str) -> tuple[PreTrainedModel, bool]:
                 return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
             return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
     except (OSError, ValueError) as error:
-        raise ModelError(f"--model {name}: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(f"--model {name}: {_first_line(error)}") from error
     except RuntimeError as error:
         # Transformers compares the sizes before it allocates; a configuration alone may claim anything.
         reason = "its weights are not of the sizes that config.json names" if has_weights else "it is too large"
-        raise ModelError(f"--model {name}: {reason} ({str(error).strip().splitlines()[0]})") from error
+        raise ModelError(f"--model {name}: {reason} ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:
