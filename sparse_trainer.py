@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers.trainer_utils import has_length
 
 from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.errors import SparsificationError, printable
@@ -134,6 +135,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
+        self._tell_what_is_passed_over()
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self.loss_is_scaled_for_ga = False  # ours is a mean over the batch, as every question-answering loss is
         self._steps_per_epoch = 1  # known when train() has seen the data
@@ -171,6 +173,20 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                     f"{self.manager.recipe.source}: {name} splits the weights between processes, and a recipe needs "
                     f"them whole: launch with torchrun or accelerate, without {name}"
                 )
+
+    def _tell_what_is_passed_over(self) -> None:
+        """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
+        example, dataset = None, self.train_dataset
+        if self.manager.quantizes and has_length(dataset):
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description="training")
+            row = self.data_collator([dataset[0]])
+            example = {
+                name: value.to(self.model.device) for name, value in row.items() if isinstance(value, torch.Tensor)
+            }
+        if self.is_world_process_zero():
+            for text in self.manager.passed_over(example):
+                logger.warning(text)
 
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""

@@ -32,7 +32,14 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from sparsification.arguments import TARGETS
 from sparsification.export_check import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
 from sparsification.onnx_quantization import Recorder, module_differences, recorded_modules, tidy, to_int8
-from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized_modules, quantizers
+from sparsification.quantized_modules import (
+    ATTENTION,
+    is_quantizing,
+    leave_in_fp32,
+    quantized_modules,
+    quantizers,
+    uncalled_modules,
+)
 from sparsification.runtime.convert import SPARSE_FILE
 
 logger = logging.getLogger(__name__)
@@ -118,10 +125,11 @@ def export_onnx(
     quantized = is_quantizing(model)
     _check_opset(opset, target, quantized)
     mean_limit = math.inf
-    if quantized:
-        _check_ranges(model)
-        tolerance, mean_limit = math.inf, MEAN_LIMIT
     twin = _copy_for_export(model)
+    if quantized:
+        _leave_uncalled(twin, first)
+        _check_ranges(twin)
+        tolerance, mean_limit = math.inf, MEAN_LIMIT
     smaller = {name: tensor[:1, : max(1, tensor.shape[1] // 2)] for name, tensor in first.items()}
 
     try:
@@ -185,6 +193,13 @@ def _check_opset(opset: int, target: str, quantized: bool) -> None:
     if opset > newest and (quantized or target == "deepsparse"):
         reason = "DeepSparse loads" if target == "deepsparse" else "PyTorch's exporter knows"
         raise ExportError(f"opset {opset} is too new: {reason} {newest} and less")
+
+
+def _leave_uncalled(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    """Take the quantizers out of modules that no forward pass calls: they have no range, and round nothing."""
+    unseen = {name.rpartition(".")[0] for name, quantizer in quantizers(model).items() if not quantizer.observed}
+    unseen = {name.removesuffix(".matmul_quantizers") for name in unseen}
+    leave_in_fp32(model, unseen.intersection(uncalled_modules(model, batch)) if unseen else ())
 
 
 def _check_ranges(model: PreTrainedModel) -> None:
