@@ -26,6 +26,7 @@ from transformers.trainer_utils import has_length
 from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.errors import SparsificationError, printable
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
+from sparsification.full_eval import full_eval
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
@@ -205,11 +206,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                 "--learning_rate only before the recipe's first value."
             )
 
-        if self.manager.quantizes and (self.args.bf16 or self.args.fp16):
-            warn(
-                f"--{'bf16' if self.args.bf16 else 'fp16'} does not reach what is fake-quantized: while it is, Linear "
-                "layers and attention compute in fp32, since 16 bits would spoil the ranges."
-            )
+        if self.manager.quantizes:
+            for flag in ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"):
+                if getattr(self.args, flag):
+                    warn(
+                        f"--{flag} does not reach what is fake-quantized: while it is, Linear layers and attention "
+                        "compute in fp32, since 16 bits would spoil the ranges."
+                    )
 
     # Trainer's events, in the order of a step
 
@@ -423,6 +426,12 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:
             self._asks_teacher = False
+
+    def evaluation_loop(self, *args, **kwargs):
+        if self.is_in_train:
+            return super().evaluation_loop(*args, **kwargs)
+        with full_eval(self.accelerator.unwrap_model(self.model), self.args):
+            return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._asks_teacher:
