@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     raw_datasets = stages.load_data(model_args, data_args, training_args)
     tokenizer, model = stages.load_model(model_args)
+    # [sparsification]
+    stages.check_export(model, sparse_args)
+    # [/sparsification]
     train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
         raw_datasets, tokenizer, model, data_args, training_args
     )

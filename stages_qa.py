@@ -39,7 +39,7 @@ from utils_qa import (
 # [sparsification]
 from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
-from sparsification.export import ExportReport
+from sparsification.export import ExportReport, refuse_unrecordable
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
 from sparsification.report.terminal import is_watched
@@ -62,6 +62,12 @@ def pick_teacher(
     """Load the teacher, where there is anything to be learnt."""
     name = sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable"
     return load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, manager, **hub_settings(model_args))
+
+
+def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -> None:
+    """Refuse a model that could not be exported at the end, where it is to be."""
+    if sparse_args.onnx_export_path is not None:
+        refuse_unrecordable(model)
 
 
 def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:

@@ -49,6 +49,11 @@ MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole ten
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
 
+# What the exporter, which records one run, cannot follow; by model type.
+UNRECORDABLE = {
+    "longformer": "how many windows and global tokens its attention has differs from batch to batch, and the exporter "
+    "records those of one",
+}
 MAX_FILE_BYTES = 2**31 - 1  # protobuf holds no larger message
 # What the TorchScript exporter says on every BERT; the check afterwards proves what these only suspect.
 _KNOWN_WARNINGS = (
@@ -111,11 +116,12 @@ def export_onnx(
         The report of the check, which is logged as well.
 
     Raises:
-        ExportError: the opset is none of the target's, a quantized model's ranges are not final, the model is too large
-            for one file, an input or output is missing, the exporter, the checker or ONNX Runtime refuses the graph,
-            an output differs (or is NaN, or has another shape), or the disk is full.
-            ``output_dir/file_name`` is then what it was before.
+        ExportError: the model is of a kind that cannot be recorded, the opset is none of the target's, a quantized
+            model's ranges are not final, the model is too large for one file, an input or output is missing, the
+            exporter, the checker or ONNX Runtime refuses the graph, an output differs (or is NaN, or has another
+            shape), or the disk is full. ``output_dir/file_name`` is then what it was before.
     """
+    refuse_unrecordable(model)
     output_dir = Path(output_dir)
     batches = iter(check_batches)
     first = next(batches, None)
@@ -182,6 +188,13 @@ def export_onnx(
     if report.cpu_note:
         logger.warning("%s: %s", report.path, report.cpu_note)
     return report
+
+
+def refuse_unrecordable(model: PreTrainedModel) -> None:
+    """Raise ExportError for a model whose graph would be right for the recorded inputs alone, before it is trained."""
+    reason = UNRECORDABLE.get(model.config.model_type)
+    if reason:
+        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {reason}")
 
 
 def _check_opset(opset: int, target: str, quantized: bool) -> None:

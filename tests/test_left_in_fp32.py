@@ -157,3 +157,15 @@ def test_run_says_before_training_what_stays_in_fp32_and_exports_it(tiny, tiny_s
     floats = [name for name, kind in large.items() if kind == onnx.TensorProto.FLOAT]
     assert floats == ["model.deberta.encoder.rel_embeddings.weight"]
     assert onnx.TensorProto.INT8 in large.values()
+
+
+def test_model_that_the_exporter_cannot_follow_is_refused_before_training(tiny, tiny_squad, tmp_path):
+    from test_int8_run import command
+
+    import run_qa
+    from sparsification.export import ExportError
+
+    model = ("--model_name_or_path", tiny("Longformer"), "--do_train", "--output_dir", tmp_path / "out")
+    with pytest.raises(ExportError, match="LongformerForQuestionAnswering cannot be exported to ONNX: .* one"):
+        run_qa.main(command(tiny_squad, *model, "--onnx_export_path", tmp_path / "onnx"))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()
