@@ -14,9 +14,10 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 
@@ -33,6 +34,11 @@ QA_FEATURES = Features(
         "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))},
     }
 )
+FLAT_ANSWERS = (
+    "answers.text",
+    "answers.answer_start",
+)  # as Dataset.flatten names them
+CSV_SEPARATORS = ",;\t"
 # The hub's short names of 2021; only the names with an owner are sure to be found today.
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 SPLIT_PREFIXES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
@@ -176,13 +182,20 @@ def _digest(paths: list[str]) -> str:
 def _generate_records(paths: list[str], split_name: str, digest: str) -> Iterator[dict[str, Any]]:
     """Yield the files' questions as rows of ``QA_FEATURES``."""
     for path in paths:
-        count = misplaced = 0
+        count = misplaced = labelled = 0
         for count, raw in enumerate(read_records(path), start=1):
             record = qa_record(raw, f"{path}, record {count}", number=count - 1, answers_needed=split_name != "test")
             misplaced += not _answers_in_place(record)
+            labelled += is_labelled(raw)
             yield record
         if count == 0:
             raise DataError(f"{path}: no questions in it")
+        if split_name == "test" and 0 < labelled < count:
+            # Scores would count the others as unanswerable.
+            raise DataError(
+                f"{path}: {count - labelled} of {count} records have no 'answers': give them to all questions or to "
+                'none; a question without an answer has "answers": {"text": [], "answer_start": []}'
+            )
         if misplaced:
             logger.warning(f"{path}: in {misplaced} of {count} records the answer is not at its answer_start")
 
@@ -222,9 +235,36 @@ def _read_csv(path: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # contexts are longer than the 128 KiB that csv allows a field
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file)
-    except (csv.Error, UnicodeDecodeError) as error:
+            rows = csv.reader(file, delimiter=_separator(file))
+            header = [name.strip() for name in next(rows)]
+            count = 0
+            for row in rows:
+                if not row:
+                    continue
+                count += 1
+                if len(row) < len(header) or any(row[len(header) :]):
+                    raise DataError(
+                        f"{path}, record {count}: {len(row)} fields for {len(header)} columns; a text that holds the "
+                        "separator, a quote or a line break stands in quotes, as Python's csv.writer writes it"
+                    )
+                yield dict(zip(header, row, strict=False))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 text ({error})") from error
+    except (csv.Error, StopIteration) as error:
         raise DataError(f"{path}: not a CSV file ({error})") from error
+
+
+def _separator(file: TextIO) -> str:
+    """Tell which sign separates the columns: the one that makes ``question`` and ``context`` of the header."""
+    for separator in CSV_SEPARATORS:
+        file.seek(0)
+        header = next(csv.reader(file, delimiter=separator))
+        if {"question", "context"} <= {name.strip() for name in header}:
+            break
+    else:
+        separator = CSV_SEPARATORS[0]
+    file.seek(0)
+    return separator
 
 
 def _read_json(path: str) -> Iterator[dict[str, Any]]:
@@ -238,7 +278,7 @@ def _read_json(path: str) -> Iterator[dict[str, Any]]:
         content = _json_lines(path, text, error)
     if isinstance(content, dict) and "data" in content:
         content = content["data"]
-    elif isinstance(content, dict) and "question" in content:
+    elif isinstance(content, dict) and ("question" in content or "paragraphs" in content):
         content = [content]  # JSON lines of a single line
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise DataError(f'{path}: expected SQuAD\'s {{"data": [...]}} or a list of records, found {_brief(content)}')
@@ -251,7 +291,8 @@ def _read_json(path: str) -> Iterator[dict[str, Any]]:
 
 def _json_lines(path: str, text: str, whole_error: json.JSONDecodeError) -> list[Any]:
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON strings may hold U+2028, U+0085 and others of its separators as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -293,8 +334,12 @@ def qa_record(raw: Mapping[str, Any], where: str, number: int, answers_needed: b
             raise DataError(f"{where}: no column '{column}'; there are {', '.join(map(repr, raw)) or 'none'}")
         if not isinstance(raw[column], str):
             raise DataError(f"{where}: '{column}' should be a text, not {_brief(raw[column])}")
-    if "answers" not in raw and answers_needed and not raw.get("is_impossible"):
-        raise DataError(f"{where}: no column 'answers'; there are {', '.join(map(repr, raw))}")
+    if answers_needed and not is_labelled(raw):
+        raise DataError(
+            f"{where}: no column 'answers'; there are {', '.join(map(repr, raw))}. It holds "
+            '{"text": [...], "answer_start": [...]}, in CSV as json.dumps writes it; "answers.text" and '
+            '"answers.answer_start" are columns that can stand for it'
+        )
     given_id = raw.get("id")
     return {
         "id": str(number if given_id in (None, "") else given_id),
@@ -303,8 +348,42 @@ def qa_record(raw: Mapping[str, Any], where: str, number: int, answers_needed: b
         "question": raw["question"],
         "answers": {"text": [], "answer_start": []}
         if _is_true(raw.get("is_impossible"))
-        else _answers(raw.get("answers"), where),
+        else _answers(_given_answers(raw, where), where),
     }
+
+
+def is_labelled(raw: Mapping[str, Any]) -> bool:
+    """Tell whether a raw record says what the right answer is, or that there is none."""
+    return "answers" in raw or set(FLAT_ANSWERS) <= set(raw) or _is_true(raw.get("is_impossible"))
+
+
+def _given_answers(raw: Mapping[str, Any], where: str) -> Any:
+    """Give a record's answers as they are, or put them together from two columns ``answers.*``."""
+    if "answers" in raw or not set(FLAT_ANSWERS) <= set(raw):
+        return raw.get("answers")
+    texts, starts = (raw[column] for column in FLAT_ANSWERS)
+    if isinstance(starts, str) and starts.strip():
+        starts = _literal(starts, "answers.answer_start", where)
+        # Whether it is a list decides it for the text, too: an answer may itself look like one.
+        if isinstance(starts, list) and isinstance(texts, str):
+            texts = _literal(texts, "answers.text", where)
+    if texts in (None, "", []) and starts in (None, "", []):
+        return None
+    return {"text": texts, "answer_start": starts}
+
+
+def _literal(value: str, column: str, where: str) -> Any:
+    """Read a column's text as JSON or as a Python literal."""
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise DataError(
+                f"{where}: '{column}' is neither JSON nor a Python literal: {_brief(value)}. Write the column as JSON "
+                '({"text": ["Rome"], "answer_start": [12]}), or the data set with to_json in place of to_csv'
+            ) from error
 
 
 def _is_true(value: Any) -> bool:
@@ -314,18 +393,12 @@ def _is_true(value: Any) -> bool:
 def _answers(value: Any, where: str) -> dict[str, list]:
     """Bring answers into ``{"text": [...], "answer_start": [...]}``, from a dict, a list of dicts or their text."""
     if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            try:
-                value = ast.literal_eval(value)
-            except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-                raise DataError(f"{where}: 'answers' is neither JSON nor a Python literal: {_brief(value)}") from error
+        value = _literal(value, "answers", where)
     if value in (None, "", []):
         return {"text": [], "answer_start": []}
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
-        if isinstance(texts, str) and isinstance(starts, int):
+        if isinstance(texts, str) and not isinstance(starts, list):
             texts, starts = [texts], [starts]
     elif isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
         texts = [answer.get("text") for answer in value]
@@ -337,14 +410,26 @@ def _answers(value: Any, where: str) -> dict[str, list]:
         and isinstance(starts, list)
         and len(texts) == len(starts)
         and all(isinstance(text, str) for text in texts)
-        and all(isinstance(start, int) and start >= 0 for start in starts)
+        # Where an empty text stands means nothing; some tools write -1.
+        and all(
+            isinstance(start, int) and 0 <= start < 2**31
+            for text, start in zip(texts, starts, strict=True)
+            if text.strip()
+        )
     )
     if not good:
         raise DataError(
             f"{where}: 'answers' should be {{'text': [texts], 'answer_start': [numbers]}}, one number from 0 on for "
             f"each text, not {_brief(value)}"
         )
-    return {"text": texts, "answer_start": starts}
+    # Annotation tools write "no answer" as an empty text.
+    kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
+    return {"text": [text for text, _ in kept], "answer_start": [start for _, start in kept]}
+
+
+def has_answer_text(answers: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether a question has an answer: an empty text is none."""
+    return any(text.strip() for text in answers["text"])
 
 
 def _brief(value: Any) -> str:
@@ -357,7 +442,7 @@ def _as_qa_datasets(loaded: DatasetDict, where: str) -> DatasetDict:
     for split, data in loaded.items():
         answers = data.features.get("answers")
         is_text = all(data.features.get(column) == Value("string") for column in ("id", "question", "context"))
-        if is_text and isinstance(answers, dict) and {"text", "answer_start"} <= set(answers):
+        if is_text and isinstance(answers, dict) and {"text", "answer_start"} <= set(answers) and not _has_empty(data):
             continue
         loaded[split] = data.map(
             _record_of_row,
@@ -367,6 +452,13 @@ def _as_qa_datasets(loaded: DatasetDict, where: str) -> DatasetDict:
             features=QA_FEATURES,
         )
     return loaded
+
+
+def _has_empty(data: Dataset) -> bool:
+    """Tell whether an answer of a data set is an empty text."""
+    batches = data.select_columns("answers").with_format("arrow").iter(1000)
+    answers = (batch["answers"].combine_chunks().field("text").flatten() for batch in batches)
+    return any(pc.any(pc.equal(pc.utf8_trim_whitespace(texts), "")).as_py() for texts in answers)
 
 
 def _record_of_row(row: dict[str, Any], index: int, where: str, answers_needed: bool) -> dict[str, Any]:
@@ -379,7 +471,7 @@ def check_answers(examples: Dataset, version_2_with_negative: bool) -> None:
     Raises:
         DataError: no question has an answer.
     """
-    missing = sum(not answers["text"] for answers in examples["answers"])
+    missing = sum(not has_answer_text(answers) for answers in examples["answers"])
     if missing == len(examples):
         raise DataError(f"none of the {missing} training questions has an answer")
     if missing and not version_2_with_negative:

@@ -4,7 +4,7 @@ Whatever this project saves can be asked: a folder of Transformers, with the ran
 folder of an export, or one of its ONNX files. Windows and answers are those of an evaluation.
 """
 
-import json
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from arguments_qa import QAError
 from sparsification import runtime
 from sparsification.errors import SparsificationError
+from sparsification.model_io import position_limit, position_limit_of, tokenizer_limit
 from sparsification.quantized_modules import load_quantization
 from sparsification.runtime.convert import SPARSE_FILE
 from utils_qa import Spans, all_spans, prepare_validation_features
 
 OUTPUTS = ("start_logits", "end_logits")
+MAX_LENGTH = 384  # of a window, and what two windows share, as run_qa.py has them
+STRIDE = 128
 N_BEST_SIZE = 20  # candidates that share the probability, as in eval_nbest_predictions.json
 Logits = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
@@ -46,7 +49,7 @@ class Model:
     """A saved model that is ready to be asked."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # tokens that it has positions for, where it says so
+    max_length: int | None  # tokens that it has positions for; None: it has no bound
     logits: Logits  # int64 [1, tokens] by name -> start logits and end logits, [1, tokens] each
 
     def answer(
@@ -55,8 +58,8 @@ class Model:
         context: str,
         *,
         version_2_with_negative: bool = False,
-        max_seq_length: int = 384,
-        doc_stride: int = 128,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
         max_answer_length: int = 30,
     ) -> list[Answer]:
         """Look for the answer in all windows of the context.
@@ -65,23 +68,23 @@ class Model:
             question: without an answer of its own.
             context: as long as it likes.
             version_2_with_negative: whether the model has learnt that some questions have no answer.
-            max_seq_length: tokens of a window, question included; at most what the model is made for.
-            doc_stride: tokens that two windows share.
+            max_seq_length: tokens of a window, question included, 384 by default; at most what the model is made for.
+            doc_stride: tokens that two windows share; by default 128, or as many as fit into a smaller window.
             max_answer_length: longest answer, in tokens.
 
         Returns:
             The candidates, best first, no span twice.
 
         Raises:
-            PredictError: question or context is empty.
+            PredictError: question or context is empty, or the question is as long as a window.
             DataError: the question leaves the context no room.
         """
         for name, text in (("question", question), ("context", context)):
             if not text.strip():
                 raise PredictError(f"the {name} is empty")
-        limits = [max_seq_length, self.tokenizer.model_max_length, self.max_length or max_seq_length]
+        window, stride = self._windows(question, max_seq_length, doc_stride)
         examples = {"id": ["0"], "question": [question], "context": [context]}
-        table = prepare_validation_features(examples, self.tokenizer, min(limits), doc_stride, pad_to_max_length=False)
+        table = prepare_validation_features(examples, self.tokenizer, window, stride, pad_to_max_length=False)
         rows = table.to_pylist()
         names = [name for name in table.column_names if name in self.tokenizer.model_input_names]
         # One window after the other: none is padded, and a context seldom has many.
@@ -93,6 +96,24 @@ class Model:
         )
         spans, nulls = all_spans(["0"], rows, logits, N_BEST_SIZE, max_answer_length)
         return _ranked(context, spans, nulls if version_2_with_negative else None)
+
+    def _windows(self, question: str, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:
+        """Give the tokens of a window and those that two of them share; what is None is made to fit."""
+        limits = [max_seq_length or MAX_LENGTH, tokenizer_limit(self.tokenizer), self.max_length]
+        window = min(limit for limit in limits if limit is not None)
+        length = len(self.tokenizer(question.lstrip(), add_special_tokens=False)["input_ids"])
+        room = window - self.tokenizer.num_special_tokens_to_add(pair=True) - length
+        if max_seq_length == window and doc_stride is not None:
+            return window, doc_stride  # both as they were given: whatever does not fit is told in their names
+        whose = f"--max_seq_length {window}" if max_seq_length == window else f"the model's {window}"
+        if room < 1:
+            raise PredictError(f"the question has {length} tokens: of {whose} it leaves none for the context")
+        if doc_stride is not None and doc_stride >= room:
+            raise PredictError(
+                f"--doc_stride {doc_stride} has to be less than the {room} tokens that the question leaves of {whose}"
+            )
+        # A third of a window and half of what the question leaves of it, so that each window has something new.
+        return window, min(STRIDE, window // 3, room // 2) if doc_stride is None else doc_stride
 
 
 def _ranked(context: str, spans: Spans, null: Spans | None) -> list[Answer]:
@@ -139,13 +160,15 @@ def load(path: str | Path) -> Model:
         raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        logits = _onnx_logits(path) if is_onnx else _torch_logits(folder)
+        if is_onnx:
+            logits, max_length = _onnx_logits(path), position_limit_of(AutoConfig.from_pretrained(folder))
+        else:
+            logits, max_length = _torch_logits(folder)
     except (OSError, ValueError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
         raise PredictError(f"{path}: {error}") from error
     if not tokenizer.is_fast:
         raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")
-    return Model(tokenizer, config.get("max_position_embeddings"), logits)
+    return Model(tokenizer, max_length, logits)
 
 
 def _onnx_logits(path: Path) -> Logits:
@@ -154,14 +177,16 @@ def _onnx_logits(path: Path) -> Logits:
     return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
 
 
-def _torch_logits(folder: Path) -> Logits:
+def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
     logging.disable_progress_bar()
     model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    max_length = position_limit(model)
     load_quantization(model, folder)
+    taken = inspect.signature(model.forward).parameters
 
     def logits(features: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():
-            outputs = model(**{name: torch.from_numpy(array) for name, array in features.items()})
-        return [outputs[name].numpy() for name in OUTPUTS]
+            outputs = model(**{name: torch.from_numpy(array) for name, array in features.items() if name in taken})
+        return [outputs[name].float().numpy() for name in OUTPUTS]
 
-    return logits
+    return logits, max_length

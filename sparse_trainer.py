@@ -28,6 +28,7 @@ from sparsification.errors import SparsificationError, printable
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.full_eval import full_eval
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.model_io import INTERMEDIATE_OUTPUTS, input_names
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
     load_quantization,
@@ -371,8 +372,9 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
             features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
             batches = list(self.get_eval_dataloader(features))
-            inputs = {name: batches[0][name] for name in self.processing_class.model_input_names if name in batches[0]}
             model = self.accelerator.unwrap_model(self.model).eval()
+            names = input_names(model, self.processing_class)
+            inputs = {name: batches[0][name] for name in names if name in batches[0]}
             with torch.no_grad():
                 outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
             first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
@@ -383,7 +385,11 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                     folder,
                     self.processing_class,
                     input_names=list(inputs),
-                    output_names=[name for name, value in outputs.items() if isinstance(value, torch.Tensor)],
+                    output_names=[
+                        name
+                        for name, value in outputs.items()
+                        if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
+                    ],
                     check_batches=batches,
                     target=engine,
                     opset=opset,

@@ -25,7 +25,9 @@ from transformers import (
 )
 
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
-from data_qa import DataError, check_answers, check_ids, load_qa_dataset
+from data_qa import DataError, check_answers, check_ids, has_answer_text, load_qa_dataset
+from models_qa import check_model
+from sparsification.model_io import position_limit, tokenizer_limit
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -280,7 +282,7 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
             f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is no fast tokenizer, so it cannot say "
             "where in the text its tokens stand; take a model that has a fast one"
         )
-    embeddings = model.get_input_embeddings().num_embeddings
+    embeddings = len(model.get_input_embeddings().weight)
     if len(tokenizer) > embeddings:
         raise UsageError(
             f"the tokenizer of {model_args.tokenizer_name or name} has {len(tokenizer)} tokens, "
@@ -311,10 +313,12 @@ def build_features(
         Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
         asked for.
     """
+    length = usable_length(tokenizer, model, data_args.max_seq_length)
+    check_model(model, tokenizer, model.name_or_path, length)
     cutting = {
         "tokenizer": tokenizer,
-        "max_seq_length": usable_length(tokenizer, model, data_args.max_seq_length),
-        "doc_stride": data_args.doc_stride,
+        "max_seq_length": length,
+        "doc_stride": usable_stride(tokenizer, data_args, length),
         "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
     }
 
@@ -356,12 +360,20 @@ def build_features(
 
 def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
     """Give ``max_seq_length``, or the length that tokenizer and model are made for where that is less."""
-    limit = tokenizer.model_max_length
-    if limit > 1_000_000:  # the tokenizer does not know: ask the model, which would fail on its missing positions
-        limit = getattr(model.config, "max_position_embeddings", None) or asked
+    # A tokenizer may promise more than the model has positions for, which would fail at the first long feature.
+    limit = min(n for n in (asked, tokenizer_limit(tokenizer), position_limit(model)) if n is not None)
     if asked > limit:
         logger.warning(f"--max_seq_length {asked} is more than the model's {limit}: using {limit}")
-    return min(asked, limit)
+    return limit
+
+
+def usable_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, length: int) -> int:
+    """Give ``doc_stride``, or a third of a window, as by default, where the default is too long for the windows."""
+    default = type(data_args).doc_stride
+    if data_args.doc_stride == default and default >= length - tokenizer.num_special_tokens_to_add(pair=True):
+        logger.warning(f"Windows of {length} tokens cannot share {default}: they share {length // 3} (--doc_stride)")
+        return length // 3
+    return data_args.doc_stride
 
 
 def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments) -> bool:
@@ -415,7 +427,7 @@ def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPred
     def compute_metrics(outcome: EvalPrediction) -> dict[str, float]:
         if data_args.version_2_with_negative:
             return squad_v2_metrics(outcome.predictions, outcome.label_ids)
-        if not any(reference["answers"]["text"] for reference in outcome.label_ids):
+        if not any(has_answer_text(reference["answers"]) for reference in outcome.label_ids):
             logger.warning("No question comes with its answer: there is nothing to score")
             return {}
         return squad_metrics(outcome.predictions, outcome.label_ids)
@@ -443,9 +455,16 @@ def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments
 def predict(
     trainer: QuestionAnsweringTrainer, features: Dataset, examples: Dataset, data_args: DataTrainingArguments
 ) -> dict[str, float]:
-    """Answer the test questions and write predict_results.json."""
+    """Answer the test questions and write predict_results.json, with scores where the answers are known."""
     logger.info("*** Predict ***")
-    metrics = trainer.predict(features, examples).metrics
+    score = trainer.compute_metrics
+    if not any(map(has_answer_text, examples["answers"])):
+        logger.warning("No question comes with its answer: there is nothing to score")
+        trainer.compute_metrics = None
+    try:
+        metrics = trainer.predict(features, examples).metrics
+    finally:
+        trainer.compute_metrics = score
     return report(trainer, "predict", metrics, data_args.max_predict_samples, features)
 
 

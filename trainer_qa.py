@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from sparsification.model_io import INTERMEDIATE_OUTPUTS
+
 PostProcess = Callable[[Dataset, Dataset, Any, str], EvalPrediction]
 
 
@@ -108,6 +110,8 @@ class QuestionAnsweringTrainer(Trainer):
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+        if ignore_keys is None:
+            ignore_keys = list(INTERMEDIATE_OUTPUTS)
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
         concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False

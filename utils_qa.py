@@ -219,11 +219,13 @@ def _answer_span(
 ) -> tuple[int, int] | None:
     """Give the first and the last token of the first answer, or None where the window does not hold all of it."""
     window = _context_window(feature, tokenizer)
-    if window is None or not answers["answer_start"]:
+    # An empty text is no answer.
+    given = next(((t, s) for t, s in zip(answers["text"], answers["answer_start"], strict=True) if t.strip()), None)
+    if window is None or given is None:
         return None
     first, last = window
-    start_char = answers["answer_start"][0]
-    end_char = start_char + len(answers["text"][0])
+    text, start_char = given
+    end_char = start_char + len(text)
 
     def begins(token: int) -> int:
         return feature.token_to_chars(token)[0]

@@ -83,8 +83,12 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--version_2_with_negative", action="store_true", help="there may be no answer: the model was trained so"
     )
-    parser.add_argument("--max_seq_length", type=_positive, default=384, help="tokens of a window (default 384)")
-    parser.add_argument("--doc_stride", type=_positive, default=128, help="tokens that two windows share (default 128)")
+    parser.add_argument(
+        "--max_seq_length", type=_positive, help="tokens of a window (default 384, or what the model has)"
+    )
+    parser.add_argument(
+        "--doc_stride", type=_positive, help="tokens that two windows share (default 128, or what fits into a window)"
+    )
     parser.add_argument("--max_answer_length", type=_positive, default=30, help="longest answer in tokens (default 30)")
     parser.set_defaults(run=_predict)
 

@@ -162,6 +162,10 @@ def export_onnx(
                 os.replace(source, output_dir / source.name)
     except OSError as error:
         raise ExportError(f"cannot export to {output_dir}: {error}") from error
+    except (AssertionError, IndexError) as error:  # the model's own, e.g. Longformer's, which looks for its separators
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported: it does not run on parts of features ({error})"
+        ) from error
 
     report = ExportReport(
         path=output_dir / file_name,

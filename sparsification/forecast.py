@@ -90,7 +90,8 @@ def load_model(name: str) -> tuple[PreTrainedModel, bool]:
             return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
         return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
     except (OSError, ValueError) as error:
-        raise ModelError(f"--model {name}: {str(error).strip().splitlines()[0]}") from error
+        reason, _, _ = str(error).strip().partition("\n")
+        raise ModelError(f"--model {name}: {reason}") from error
 
 
 def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:

@@ -28,7 +28,16 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from sparsification.fake_quantize import Grid, quantization_parameters
 from sparsification.modifiers import LayerPruningModifier
-from sparsification.quantized_modules import Scheme, quantize_modules, quantizers, save_quantization, set_quantizing
+from sparsification.quantized_modules import (
+    QUANTIZATION_FILE,
+    QuantizationError,
+    Scheme,
+    load_quantization,
+    quantize_modules,
+    quantizers,
+    save_quantization,
+    set_quantizing,
+)
 from sparsification.recipe import Recipe, RecipeError, load_recipe
 from sparsification.targets import match_names
 
@@ -44,6 +53,7 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
 )
 # Attention's matrix products: SparseML's name of a quantizer, and ours.
@@ -87,7 +97,8 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
     """Turn a directory that SparseML saved into a plain checkpoint with its recipe and ranges.
 
     Args:
-        source: with config.json, pytorch_model.bin or model.safetensors, and recipe.yaml where there was a recipe.
+        source: with config.json, pytorch_model.bin or model.safetensors, recipe.yaml where there was a recipe, and
+            quantization.safetensors where this project saved a quantized model.
         target: must not exist, or be empty; nothing is left there if something goes wrong.
 
     Returns:
@@ -116,6 +127,14 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
     if ranges:
         _quantize(model, ranges)
         said.append(f"int8: {len(ranges)} ranges")
+    if (source / QUANTIZATION_FILE).is_file():
+        if ranges:
+            raise ConversionError(f"{source} has ranges in its weights and in {QUANTIZATION_FILE}: which are they?")
+        try:
+            load_quantization(model, source)
+        except QuantizationError as error:
+            raise ConversionError(str(error)) from error
+        said.append(f"int8: the {len(quantizers(model))} ranges of {QUANTIZATION_FILE}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         complete = Path(folder, "complete")

@@ -245,3 +245,126 @@ def test_unanswerable_training_questions_are_refused_or_reported(caplog):
     assert caplog.text == ""
     check_answers(some, version_2_with_negative=False)
     assert "1 of 2 training questions have no answer; --version_2_with_negative" in caplog.text
+
+
+# What JSON and CSV leave as it is, and splitlines takes for the end of a line.
+SEPARATORS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_json_lines_end_where_json_lets_them(end, tmp_path):
+    rows = [GOOD | {"id": str(number), "title": "", "context": f"x y {SEPARATORS[-3:]} z"} for number in range(3)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    assert len(lines[0].splitlines()) == 4
+    (tmp_path / "a.jsonl").write_text(end.join(lines) + end, encoding="utf-8", newline="")
+    assert rows_of(tmp_path / "a.jsonl") == [json.loads(line) for line in lines] == rows
+
+
+def test_csv_fields_keep_every_separator_of_lines(tmp_path):
+    rows = [GOOD | {"title": "", "context": f"x y {SEPARATORS}\n z"}] * 2
+    assert rows_of(write_csv(tmp_path / "a.csv", rows, json.dumps)) == rows
+
+
+def test_single_json_line_may_be_an_article(nested, tmp_path):
+    article = json.loads(nested.read_text())["data"][0]
+    (tmp_path / "a.jsonl").write_text(json.dumps(article) + "\n")
+    assert rows_of(tmp_path / "a.jsonl") == rows_of(nested)[:4]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_csv_columns_may_be_separated_otherwise_and_answers_stand_in_two(separator, nested, tmp_path):
+    rows = rows_of(nested)
+    for how in (json.dumps, repr):
+        with open(tmp_path / "a.csv", "w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file, delimiter=separator)
+            writer.writerow([*rows[0]][:4] + ["answers.text", "answers.answer_start"])
+            writer.writerows([*[*row.values()][:4], *map(how, row["answers"].values())] for row in rows)
+        assert rows_of(tmp_path / "a.csv") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "expected"),
+    [
+        ("y", "2", {"text": ["y"], "answer_start": [2]}),
+        ("[1]", "2", {"text": ["[1]"], "answer_start": [2]}),  # the answer itself, since its place is no list
+        ('["[1]"]', "[2]", {"text": ["[1]"], "answer_start": [2]}),
+        ("", "", {"text": [], "answer_start": []}),
+        ("[]", "[]", {"text": [], "answer_start": []}),
+    ],
+)
+def test_answer_of_two_csv_columns_is_a_text_or_a_list_of_texts(text, start, expected, tmp_path):
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows(
+            [["question", "context", "answers.text", "answers.answer_start"], ["q", "x [1]", text, start]]
+        )
+    assert rows_of(tmp_path / "a.csv")[0]["answers"] == expected
+
+
+def test_flattened_data_set_is_read_from_json_lines_and_parquet(nested, tmp_path):
+    rows = rows_of(nested)
+    flat = load_squad_files({"train": nested})["train"].flatten()
+    flat.to_json(tmp_path / "a.jsonl")
+    flat.to_parquet(tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        assert rows_of(tmp_path / name) == rows
+
+
+def test_array_of_numpy_in_a_csv_file_is_refused_with_what_to_write(tmp_path):
+    table = Dataset.from_list([GOOD | {"answers": {"text": ["x", "y"], "answer_start": [0, 2]}}])
+    for data, column in ((table, "answers"), (table.flatten(), "answers.answer_start")):
+        data.to_csv(tmp_path / "a.csv")
+        with pytest.raises(DataError, match=rf"'{column}' is neither JSON .*to_json in place of to_csv"):
+            rows_of(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("row", ['1,q,x, y,"{}"', "1,q", '1,q,"x\n'])
+def test_csv_row_that_does_not_fit_its_header_is_refused(row, tmp_path):
+    (tmp_path / "a.csv").write_text(f"id,question,context,answers\n{row}\n")
+    with pytest.raises(DataError, match=r"a.csv, record 1: \d fields for 4 columns; .* stands in quotes"):
+        rows_of(tmp_path / "a.csv")
+
+
+def test_csv_file_of_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("question,context,answers\nq,caf\u00e9,\n".encode("cp1252"))
+    with pytest.raises(DataError, match="not a UTF-8 text"):
+        rows_of(tmp_path / "a.csv")
+
+
+def test_question_that_is_not_impossible_needs_its_answers(tmp_path):
+    (tmp_path / "a.csv").write_text("question,context,is_impossible\nq,x,False\n")
+    with pytest.raises(DataError, match=r"no column 'answers'; .*\"answers.text\" and"):
+        rows_of(tmp_path / "a.csv")
+
+
+# How tools write that there is no answer, and one that has an answer beside.
+EMPTY = [
+    ({"text": [""], "answer_start": [0]}, []),
+    ({"text": [""], "answer_start": [-1]}, []),
+    ({"text": [" "], "answer_start": [None]}, []),
+    ({"text": "", "answer_start": -1}, []),
+    ([{"text": "", "answer_start": 0}], []),
+    ({"text": ["", "y"], "answer_start": [0, 2]}, ["y"]),
+]
+
+
+@pytest.mark.parametrize(("answers", "expected"), EMPTY)
+def test_empty_answer_is_none_in_every_kind_of_file(answers, expected, tmp_path):
+    row = GOOD | {"answers": answers}
+    (tmp_path / "a.json").write_text(json.dumps([row]))
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    qas = [{"id": "1", "question": "q", "answers": answers}]
+    (tmp_path / "b.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "x y", "qas": qas}]}]}))
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    write_csv(tmp_path / "a.csv", [row], json.dumps)
+    write_csv(tmp_path / "b.csv", [row], repr)
+    for path in tmp_path.iterdir():
+        assert rows_of(path)[0]["answers"]["text"] == expected, path
+    if isinstance(answers, dict) and isinstance(answers["text"], list):
+        Dataset.from_list([GOOD, row]).save_to_disk(tmp_path / "saved")
+        assert load_qa_dataset(str(tmp_path / "saved"))["train"][1]["answers"]["text"] == expected
+
+
+def test_test_data_has_all_its_answers_or_none(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([GOOD, {"question": "q", "context": "x"}]))
+    with pytest.raises(DataError, match="1 of 2 records have no 'answers': give them to all questions or to none"):
+        rows_of(tmp_path / "a.json", "test")

@@ -166,6 +166,41 @@ def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):
             load(folders / "plain").answer(**empty)
 
 
+@pytest.mark.parametrize("name", ["plain", "onnx"])
+def test_windows_fit_the_model_by_default(name, folders):
+    model = load(folders / name)
+    long = CONTEXT * 4
+    length = len(build_tiny_tokenizer()(QUESTION, add_special_tokens=False)["input_ids"])
+    assert model.max_length == 128
+    for context in ("Riga is the capital of Latvia.", long):
+        found = model.answer(QUESTION, context)
+        expected = model.answer(QUESTION, context, max_seq_length=128, doc_stride=42)
+        assert found == expected and found[0].answer in context
+    # Half of what a long question leaves.
+    question = QUESTION.rstrip("?") + " and the river" * 30
+    length = len(build_tiny_tokenizer()(question, add_special_tokens=False)["input_ids"])
+    expected = model.answer(question, long, max_seq_length=128, doc_stride=(128 - 3 - length) // 2)
+    assert model.answer(question, long) == expected
+    assert model.answer(question, long, max_seq_length=500) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "repeats", "message"),
+    [
+        ([], 60, "tokens: of the model's 128 it leaves none for the context"),
+        (["--max_seq_length", "40"], 20, "tokens: of --max_seq_length 40 it leaves none for the context"),
+        (["--max_seq_length", "500"], 60, "tokens: of the model's 128 it leaves none for the context"),
+        (["--doc_stride", "120"], 0, "--doc_stride 120 has to be less than the 119 tokens that the question leaves of"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_flags_that_were_given(flags, repeats, message, folders, capsys):
+    question = QUESTION.rstrip("?") + " and the river" * repeats + "?"
+    assert main(["predict", str(folders / "plain"), "--question", question, "--context", CONTEXT, *flags]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert all(word in flags for word in err.split() if word.startswith("--"))
+
+
 @needs_compiler
 def test_sparse_file_without_a_compiler_says_what_is_missing(sparse, tmp_path, capsys, monkeypatch):
     for name in ("CC", "CXX"):

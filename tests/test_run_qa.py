@@ -149,6 +149,20 @@ def test_sample_limits_and_batches_by_length(tiny_model_dir, tiny_squad, tmp_pat
     assert len(json.loads((tmp_path / "out/eval_predictions.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("flags", [[], ["--version_2_with_negative"]])
+def test_questions_without_their_answers_get_no_scores(tiny_model_dir, tiny_squad_v2, tmp_path, flags):
+    records = json.loads((tiny_squad_v2 / "validation.json").read_text())["data"]
+    for question in (question for article in records for p in article["paragraphs"] for question in p["qas"]):
+        del question["answers"], question["is_impossible"]
+    (tmp_path / "test.json").write_text(json.dumps({"data": records}))
+    out = tmp_path / "out"
+    given = ["--do_predict", "--test_file", str(tmp_path / "test.json"), *flags]
+    main(command(tiny_model_dir, tiny_squad_v2, out, *given))
+    speed = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+    assert set(results(out, "predict")) == {"predict_samples"} | {f"test_{name}" for name in speed}
+    assert len(json.loads((out / "predict_predictions.json").read_text())) == 8
+
+
 @pytest.mark.parametrize("extension", ["json", "yaml", "yml"])
 def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squad, tmp_path, extension):
     flags = ["--learning_rate", "3e-5", "--label_names", "a", "b", "--do_eval", "--lr_scheduler_kwargs", '{"x": 1}']
@@ -274,6 +288,32 @@ def test_unanswerable_questions_need_their_flag(tiny_model_dir, tiny_squad_v2, t
 def test_too_long_a_sequence_is_cut_to_the_models(tiny_model_dir, tiny_squad, tmp_path, caplog):
     main(command(tiny_model_dir, tiny_squad, tmp_path / "out", "--do_eval", "--max_seq_length", "384"))
     assert "--max_seq_length 384 is more than the model's 128: using 128" in caplog.text
+
+
+@pytest.mark.parametrize(("promised", "length"), [(10**30, 128), (512, 128), (128, 128), (100, 100)])
+def test_windows_are_as_long_as_tokenizer_and_model_both_allow(tiny_model_dir, tiny_squad, tmp_path, promised, length):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.model_max_length = promised
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir)
+    assert stages_qa.usable_length(tokenizer, model, 384) == length
+    assert stages_qa.usable_length(tokenizer, model, 64) == 64
+    long = {"id": "x", "question": "Where is Lima?", "context": "Lima is the capital of Peru. " * 60}
+    (tmp_path / "test.json").write_text(json.dumps([long]))
+    flags = ["--tokenizer_name", str(tmp_path / "tokenizer"), "--max_seq_length", "384", "--doc_stride", "20"]
+    flags += ["--test_file", str(tmp_path / "test.json")]
+    main(command(tiny_model_dir, tiny_squad, tmp_path / "out", "--do_predict", *flags))
+    answers = json.loads((tmp_path / "out/predict_predictions.json").read_text())
+    assert answers["x"] in long["context"]
+
+
+def test_default_stride_fits_smaller_windows_and_a_given_one_is_kept(tiny_model_dir, tiny_squad, tmp_path, caplog):
+    out = tmp_path / "out"
+    stages_qa.logger.propagate = True
+    main([flag for flag in command(tiny_model_dir, tiny_squad, out, "--do_eval") if flag not in ("--doc_stride", "16")])
+    assert "Windows of 64 tokens cannot share 128: they share 21 (--doc_stride)" in caplog.text
+    with pytest.raises(DataError, match="--doc_stride 61 has to be less than the 61 tokens"):
+        main(command(tiny_model_dir, tiny_squad, tmp_path / "other", "--do_eval", "--doc_stride", "61"))
 
 
 @pytest.mark.parametrize(

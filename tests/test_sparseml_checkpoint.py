@@ -98,6 +98,31 @@ def test_recipe_and_tokenizer_go_with_it(copied, tmp_path):
     assert ours.modifiers == theirs.modifiers
 
 
+def test_quantized_model_of_this_project_stays_quantized(tmp_path):
+    convert(SAVED, tmp_path / "ours")
+    (tmp_path / "ours" / "spm.model").write_bytes(b"a tokenizer")
+    said = convert(tmp_path / "ours", tmp_path / "again")
+    assert said[-1] == "int8: the 62 ranges of quantization.safetensors"
+    models = [load(tmp_path / name) for name in ("ours", "again")]
+    for name, model in zip(("ours", "again"), models, strict=True):
+        assert load_quantization(model, tmp_path / name)
+    expected, found = map(logits_of, models)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {
+        path.name for path in (tmp_path / "again").iterdir()
+    }
+
+
+def test_ranges_that_are_there_twice_or_of_another_model_are_refused(copied, tmp_path):
+    convert(SAVED, tmp_path / "ours")
+    shutil.copy(tmp_path / "ours" / "quantization.safetensors", copied)
+    with pytest.raises(ConversionError, match="ranges in its weights and in quantization.safetensors"):
+        convert(copied, tmp_path / "out")
+    save_file({"low": torch.ones(1)}, tmp_path / "ours" / "quantization.safetensors")
+    with pytest.raises(ConversionError, match="does not hold the ranges of a quantized model"):
+        convert(tmp_path / "ours", tmp_path / "out")
+
+
 def test_recipe_that_is_refused_here_is_copied_and_told_of(copied, tmp_path):
     (copied / "recipe.yaml").write_text("modifiers:\n  - !UnheardOfModifier\n      start_epoch: 0.0\n")
     said = convert(copied, tmp_path / "out")

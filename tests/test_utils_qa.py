@@ -530,3 +530,13 @@ def test_squad_v2_metrics_follow_the_plain_rule(rows, shuffler: random.Random):
     ]
     assert metrics["best_exact"] == pytest.approx(100 * max(reached))
     assert metrics["best_f1"] >= metrics["best_exact"] - 1e-9
+
+
+def test_empty_answer_is_labelled_as_none(tiny_tokenizer):
+    empty = {"text": [""], "answer_start": [0]}
+    examples = {"question": ["Where is Riga?"] * 2, "context": ["Riga is in Latvia."] * 2}
+    answers = [empty, {"text": ["", "Latvia"], "answer_start": [0, 11]}]
+    table = prepare_train_features(examples | {"answers": answers}, tiny_tokenizer, max_seq_length=32, doc_stride=8)
+    ids = table["input_ids"].to_pylist()[1]
+    latvia = ids.index(tiny_tokenizer.convert_tokens_to_ids("latvia"))
+    assert table["start_positions"].to_pylist() == table["end_positions"].to_pylist() == [0, latvia]

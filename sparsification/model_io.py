@@ -1,0 +1,75 @@
+"""What a model takes and gives, and how long its inputs may be.
+
+Asked of the model itself: configurations count positions in different ways. RoBERTa's 514 are 512, since its numbering
+begins after the padding index; BART keeps two rows more than its configuration says; DeBERTa has relative positions and
+no bound.
+"""
+
+import inspect
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# Modules that hold one row for each absolute position.
+_POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+# What some models give beside what their head computes.
+INTERMEDIATE_OUTPUTS = (
+    "cache",
+    "past_key_values",
+    "mems",
+    "hidden_states",
+    "attentions",
+    "global_attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+    "encoder_global_attentions",
+)
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Give the number of tokens that a model has positions for, None where it has no bound.
+
+    A model with rotary positions runs at any length; the bound is the length that its configuration names.
+    """
+    named = vars(model.config).get("max_position_embeddings")
+    named = [named] if isinstance(named, int) and named > 0 else []
+    tables = list(_table_lengths(model))
+    rotates = vars(model.config).get("rope_parameters") is not None
+    return min([*tables, *named]) if tables or (rotates and named) else None
+
+
+def _table_lengths(model: PreTrainedModel) -> Iterator[int]:
+    """The positions of each table that has a row for each."""
+    for name, module in model.named_modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if name.rpartition(".")[2] in _POSITION_TABLES and weight is not None:
+            padding_index = vars(module).get("padding_idx")
+            unused = 0 if padding_index is None else padding_index + 1  # numbered from the row after it
+            yield len(weight) - unused - vars(module).get("offset", 0)
+
+
+def position_limit_of(config: PreTrainedConfig) -> int | None:
+    """Give :func:`position_limit` of the question-answering model of a configuration, without its weights.
+
+    Raises:
+        ValueError: no such model.
+    """
+    with torch.device("meta"):
+        return position_limit(AutoModelForQuestionAnswering.from_config(config))
+
+
+def input_names(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give what of a tokenizer's columns a model's ``forward`` takes, in the tokenizer's order."""
+    taken = inspect.signature(model.forward).parameters
+    return [name for name in tokenizer.model_input_names if name in taken]
+
+
+def tokenizer_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Give the longest input that a tokenizer names, None where it names none."""
+    return tokenizer.model_max_length if tokenizer.model_max_length <= 1_000_000 else None
