@@ -503,8 +503,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         return load_file(os.path.join(checkpoint, STATE_FILE))
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        if self.manager.modifiers and (load_result.missing_keys or load_result.unexpected_keys):
-            keys = [*load_result.missing_keys, *load_result.unexpected_keys]
+        # A tied weight is saved under one of its names.
+        weights = dict(self.accelerator.unwrap_model(self.model).named_parameters(remove_duplicate=False))
+        there = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(weights.get(name)) not in there]
+        load_result.missing_keys[:] = missing  # for Trainer, too, which warns of them
+        keys = [*missing, *load_result.unexpected_keys]
+        if self.manager.modifiers and keys:
             raise ManagerError(
                 f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
             )
