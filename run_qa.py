@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     raw_datasets = stages.load_data(model_args, data_args, training_args)
     tokenizer, model = stages.load_model(model_args)
     # [sparsification]
+    stages.check_export(model, sparse_args)
     teacher = stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager)
     if training_args.do_train and not sparse_args.one_shot and not sparse_args.skip_trial:
         seconds = try_out(flags, raw_datasets, tokenizer, model, teacher)

@@ -28,6 +28,7 @@ from sparsification.arguments import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.epoch_length import EPOCH_FILE, EpochLength, what_differs
 from sparsification.errors import SparsificationError, printable
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
+from sparsification.full_eval import full_eval
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import INTERMEDIATE_OUTPUTS, input_names
 from sparsification.modifiers import Clock
@@ -138,6 +139,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
+        self._tell_what_is_passed_over()
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
@@ -176,6 +178,20 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                     f"them whole: launch with torchrun or accelerate, without {name}"
                 )
 
+    def _tell_what_is_passed_over(self) -> None:
+        """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
+        example, dataset = None, self.train_dataset
+        if self.manager.quantizes and has_length(dataset):
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description="training")
+            row = self.data_collator([dataset[0]])
+            example = {
+                name: value.to(self.model.device) for name, value in row.items() if isinstance(value, torch.Tensor)
+            }
+        if self.is_world_process_zero():
+            for text in self.manager.passed_over(example):
+                logger.warning(text)
+
     def _overrule_arguments(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
         warn = logger.warning if self.is_world_process_zero() else logger.debug
@@ -193,11 +209,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                 "--learning_rate only before the recipe's first value."
             )
 
-        if self.manager.quantizes and (self.args.bf16 or self.args.fp16):
-            warn(
-                f"--{'bf16' if self.args.bf16 else 'fp16'} does not reach what is fake-quantized: while it is, Linear "
-                "layers and attention compute in fp32, since 16 bits would spoil the ranges."
-            )
+        if self.manager.quantizes:
+            for flag in ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"):
+                if getattr(self.args, flag):
+                    warn(
+                        f"--{flag} does not reach what is fake-quantized: while it is, Linear layers and attention "
+                        "compute in fp32, since 16 bits would spoil the ranges."
+                    )
 
     # Trainer's events, in the order of a step
 
@@ -473,6 +491,12 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         finally:
             self._asks_teacher = False
 
+    def evaluation_loop(self, *args, **kwargs):
+        if self.is_in_train:
+            return super().evaluation_loop(*args, **kwargs)
+        with full_eval(self.accelerator.unwrap_model(self.model), self.args):
+            return super().evaluation_loop(*args, **kwargs)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._asks_teacher:
             model = self.teacher
@@ -552,8 +576,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         return load_file(os.path.join(checkpoint, STATE_FILE))
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        if self.manager.modifiers and (load_result.missing_keys or load_result.unexpected_keys):
-            keys = [*load_result.missing_keys, *load_result.unexpected_keys]
+        # A tied weight is saved under one of its names.
+        weights = dict(self.accelerator.unwrap_model(self.model).named_parameters(remove_duplicate=False))
+        there = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(weights.get(name)) not in there]
+        load_result.missing_keys[:] = missing  # for Trainer, too, which warns of them
+        keys = [*missing, *load_result.unexpected_keys]
+        if self.manager.modifiers and keys:
             raise ManagerError(
                 f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
             )

@@ -42,7 +42,7 @@ from utils_qa import (
 # [sparsification]
 from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
-from sparsification.export import ExportReport
+from sparsification.export import ExportReport, refuse_unrecordable
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
 from sparsification.report.terminal import is_watched
@@ -93,6 +93,12 @@ def make_trainer(
         post_process_function=make_post_process_function(flags.data, flags.training),
         compute_metrics=make_compute_metrics(flags.data),
     )
+
+
+def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -> None:
+    """Refuse a model that could not be exported at the end, where it is to be."""
+    if sparse_args.onnx_export_path is not None:
+        refuse_unrecordable(model)
 
 
 def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:

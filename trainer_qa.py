@@ -6,12 +6,10 @@ makes answers of its logits and ``compute_metrics`` scores these. Timing, loggin
 """
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
@@ -114,7 +112,6 @@ class QuestionAnsweringTrainer(Trainer):
             )
         if ignore_keys is None:
             ignore_keys = list(INTERMEDIATE_OUTPUTS)
-        weights = self._weights_to_keep()
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
         concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
@@ -125,8 +122,6 @@ class QuestionAnsweringTrainer(Trainer):
         finally:
             self.compute_metrics = compute_metrics
             self.args.eval_do_concat_batches = concatenates
-            for tensor, values in weights:
-                tensor.data = values
         if output.predictions is None:
             return output  # asked for the loss alone
 
@@ -137,12 +132,6 @@ class QuestionAnsweringTrainer(Trainer):
         for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
             metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
         return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
-
-    def _weights_to_keep(self) -> list[tuple[Tensor, Tensor]]:
-        """The model's tensors and their values where an evaluation outside of training will round them to 16 bits."""
-        rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        tensors = chain(self.model.parameters(), self.model.buffers()) if rounds else ()
-        return [(tensor, tensor.data) for tensor in tensors]
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """Load every feature of an evaluation, in order, whatever the flags say of training batches."""

@@ -32,7 +32,14 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from sparsification.arguments import TARGETS
 from sparsification.export_check import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
 from sparsification.onnx_quantization import Recorder, module_differences, recorded_modules, tidy, to_int8
-from sparsification.quantized_modules import ATTENTION, is_quantizing, quantized_modules, quantizers
+from sparsification.quantized_modules import (
+    ATTENTION,
+    is_quantizing,
+    leave_in_fp32,
+    quantized_modules,
+    quantizers,
+    uncalled_modules,
+)
 from sparsification.runtime.convert import SPARSE_FILE
 
 logger = logging.getLogger(__name__)
@@ -42,6 +49,11 @@ MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole ten
 # How far an int8 graph may be from the fake-quantized model, measured on MiniLM-L6 (6 models, 2 targets):
 MODULE_LIMIT = 1e-3  # each module for itself: up to 2e-5 when right; 0.2 for a scale that is 20 % off
 
+# What the exporter, which records one run, cannot follow; by model type.
+UNRECORDABLE = {
+    "longformer": "how many windows and global tokens its attention has differs from batch to batch, and the exporter "
+    "records those of one",
+}
 MAX_FILE_BYTES = 2**31 - 1  # protobuf holds no larger message
 # What the TorchScript exporter says on every BERT; the check afterwards proves what these only suspect.
 _KNOWN_WARNINGS = (
@@ -104,11 +116,12 @@ def export_onnx(
         The report of the check, which is logged as well.
 
     Raises:
-        ExportError: the opset is none of the target's, a quantized model's ranges are not final, the model is too large
-            for one file, an input or output is missing, the exporter, the checker or ONNX Runtime refuses the graph,
-            an output differs (or is NaN, or has another shape), or the disk is full.
-            ``output_dir/file_name`` is then what it was before.
+        ExportError: the model is of a kind that cannot be recorded, the opset is none of the target's, a quantized
+            model's ranges are not final, the model is too large for one file, an input or output is missing, the
+            exporter, the checker or ONNX Runtime refuses the graph, an output differs (or is NaN, or has another
+            shape), or the disk is full. ``output_dir/file_name`` is then what it was before.
     """
+    refuse_unrecordable(model)
     output_dir = Path(output_dir)
     batches = iter(check_batches)
     first = next(batches, None)
@@ -118,10 +131,11 @@ def export_onnx(
     quantized = is_quantizing(model)
     _check_opset(opset, target, quantized)
     mean_limit = math.inf
-    if quantized:
-        _check_ranges(model)
-        tolerance, mean_limit = math.inf, MEAN_LIMIT
     twin = _copy_for_export(model)
+    if quantized:
+        _leave_uncalled(twin, first)
+        _check_ranges(twin)
+        tolerance, mean_limit = math.inf, MEAN_LIMIT
     smaller = {name: tensor[:1, : max(1, tensor.shape[1] // 2)] for name, tensor in first.items()}
 
     try:
@@ -180,6 +194,13 @@ def export_onnx(
     return report
 
 
+def refuse_unrecordable(model: PreTrainedModel) -> None:
+    """Raise ExportError for a model whose graph would be right for the recorded inputs alone, before it is trained."""
+    reason = UNRECORDABLE.get(model.config.model_type)
+    if reason:
+        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {reason}")
+
+
 def _check_opset(opset: int, target: str, quantized: bool) -> None:
     if target not in TARGETS:
         raise ExportError(f"there is no target {target!r}, only {', '.join(TARGETS)}")
@@ -189,6 +210,13 @@ def _check_opset(opset: int, target: str, quantized: bool) -> None:
     if opset > newest and (quantized or target == "deepsparse"):
         reason = "DeepSparse loads" if target == "deepsparse" else "PyTorch's exporter knows"
         raise ExportError(f"opset {opset} is too new: {reason} {newest} and less")
+
+
+def _leave_uncalled(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    """Take the quantizers out of modules that no forward pass calls: they have no range, and round nothing."""
+    unseen = {name.rpartition(".")[0] for name, quantizer in quantizers(model).items() if not quantizer.observed}
+    unseen = {name.removesuffix(".matmul_quantizers") for name in unseen}
+    leave_in_fp32(model, unseen.intersection(uncalled_modules(model, batch)) if unseen else ())
 
 
 def _check_ranges(model: PreTrainedModel) -> None:

@@ -150,6 +150,18 @@ class ScheduledModifierManager:
             where = self.recipe.source if self.recipe else "recipe"
             raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
+    def passed_over(self, example: Mapping[str, Tensor] | None = None) -> list[str]:
+        """What the recipe means and its modifiers leave as it is, one sentence each; after ``initialize``.
+
+        Args:
+            example: inputs of the model, one row is enough; without it, nothing is said of modules that never run.
+        """
+        return [
+            f"{self.recipe.source}: {type(modifier).__name__}: {text}"
+            for modifier in self.modifiers
+            for text in modifier.passed_over(example)
+        ]
+
     def sample_with(self, sampler: GradientSampler) -> None:
         """Say where the modifiers that prune by gradients of single batches get them from."""
         for modifier in self._all(GradientSampledPruning):

@@ -7,6 +7,8 @@ import itertools
 import re
 from collections.abc import Iterator
 
+import torch
+
 from sparsification.doubts import Doubt, Questioned
 from sparsification.modifiers import (
     ConstantPruningModifier,
@@ -109,9 +111,29 @@ def _prunes_what_is_no_matrix(asked: Questioned) -> Iterator[Doubt]:
             )
 
 
+def _left_as_it_is(asked: Questioned) -> Iterator[Doubt]:
+    """What the trainer will say before training, found out with a few made-up tokens."""
+    model = asked.targets.model
+    separator = getattr(model.config, "sep_token_id", None)
+    # Longformer counts the separators: it wants a question and a context.
+    tokens = [5, 6, *[5 if separator is None else separator] * 2, 7, 5 if separator is None else separator]
+    for modifier in asked.timeline.modifiers:
+        try:
+            texts = modifier.passed_over({"input_ids": torch.tensor([tokens])})
+        except (TypeError, ValueError, RuntimeError):  # the model takes more than tokens
+            texts = modifier.passed_over(None)
+        for text in texts:
+            yield modifier, text
+
+
 def _and_more(names: list[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 QUESTIONS = (_dots_for_any_character, _one_pattern_in_two_modifiers)
-QUESTIONS_WITH_MODEL = (_two_patterns_for_one_weight, _two_modifiers_for_one_weight, _prunes_what_is_no_matrix)
+QUESTIONS_WITH_MODEL = (
+    _two_patterns_for_one_weight,
+    _two_modifiers_for_one_weight,
+    _prunes_what_is_no_matrix,
+    _left_as_it_is,
+)

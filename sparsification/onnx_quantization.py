@@ -33,6 +33,7 @@ from sparsification.quantized_modules import (
     QuantizedLinear,
     fake_quantized_attention,
     quantized_modules,
+    replace_module,
 )
 
 ATTENTION = "int8_for_export"  # the name of our attention function in Transformers
@@ -255,7 +256,7 @@ def to_int8(model: PreTrainedModel, in_integers: bool) -> None:
             model.set_attn_implementation(ATTENTION)
         elif isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
             new = _Int8Linear(module, in_integers) if isinstance(module, QuantizedLinear) else _Int8Embedding(module)
-            model.set_submodule(name, new)
+            replace_module(model, name, new)
 
 
 def tidy(graph: onnx.GraphProto) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,6 +186,13 @@ def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     return replaceable if model._can_set_attn_implementation() else {}
 
 
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put a module in the place of the one of this name, wherever in the model that one stands."""
+    old = model.get_submodule(name)
+    for path in [path for path, module in model.named_modules(remove_duplicate=False) if module is old]:
+        model.set_submodule(path, new)
+
+
 def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> None:
     """Swap modules for ones that can fake-quantize, and do not yet.
 
@@ -200,8 +207,7 @@ def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> N
             module.matmul_quantizers = AttentionQuantizers(scheme)
         else:
             kind = next(kind for kind in _QUANTIZED if isinstance(module, kind))
-            swapped = _QUANTIZED[kind](module, scheme).train(module.training)
-            model.set_submodule(name, swapped)
+            replace_module(model, name, _QUANTIZED[kind](module, scheme).train(module.training))
     if any(name in attention for name in schemes):
         _register_attention()
         for name, module in attention.items():
@@ -220,6 +226,48 @@ def quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def quantizers(model: nn.Module) -> dict[str, FakeQuantize]:
     """All fake quantizers by name, e.g. ``bert.encoder.layer.0.attention.self.query.input_quantizer``."""
     return {name: module for name, module in model.named_modules() if isinstance(module, FakeQuantize)}
+
+
+def is_replaceable(module: nn.Module) -> bool:
+    """Whether a quantized module computes what this one does: a subclass with a forward of its own does more."""
+    kind = next((kind for kind in _QUANTIZED if isinstance(module, kind)), None)
+    return kind is not None and type(module).forward in (kind.forward, _QUANTIZED[kind].forward)
+
+
+def uncalled_modules(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[str]:
+    """Names of the modules that can fake-quantize, and that a forward pass does not run.
+
+    Of some of them it takes the weight alone, past the quantizers.
+
+    Args:
+        model: runs once, in evaluation mode, and is as it was afterwards.
+        inputs: by name, on the model's device.
+    """
+    uncalled = dict.fromkeys(name for name, _ in quantized_modules(model))
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: uncalled.pop(name, None))
+        for name in list(uncalled)
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(**inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    return list(uncalled)
+
+
+def leave_in_fp32(model: PreTrainedModel, names: Iterable[str]) -> None:
+    """Take the quantizers out of modules, given by their names, which then compute as what they replaced."""
+    modules = dict(quantized_modules(model))
+    for name in names:
+        modules[name].scheme = Scheme()
+        for part, quantizer in list(modules[name].named_children()):
+            if isinstance(quantizer, FakeQuantize):
+                setattr(modules[name], part, nn.Identity())
 
 
 def is_quantizing(model: nn.Module) -> bool:

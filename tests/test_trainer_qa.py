@@ -122,17 +122,6 @@ def test_what_training_batches_leave_out_or_mix_no_evaluation_does(
     assert vars(trainer.args) | arguments == vars(trainer.args)
 
 
-def test_evaluation_in_16_bits_leaves_the_weights_as_they_are(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
-    trainer, _ = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path, bf16_full_eval=True)
-    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    seen = []
-    trainer.model.qa_outputs.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
-    trainer.evaluate()
-    assert set(seen) == {torch.bfloat16}
-    after = trainer.model.state_dict()
-    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
-
-
 def test_evaluate_reports_scores_and_speed_to_log_and_callbacks(examples, tiny_tokenizer, tiny_model_dir, tmp_path):
     trainer, recorder = build(examples, tiny_tokenizer, tiny_model_dir, tmp_path)
     metrics = trainer.evaluate()

@@ -1,7 +1,7 @@
 """What is a modifier, and when in a training step is it asked to act?"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -85,6 +85,14 @@ class Modifier:
 
     def initialize(self, targets: Targets) -> None:
         """Find what the recipe names, and change the structure of the model where that is the technique."""
+
+    def passed_over(self, example: Mapping[str, Tensor] | None) -> list[str]:
+        """What of an initialized model it leaves as it is, though the recipe means it: one sentence each.
+
+        Args:
+            example: inputs of one forward pass, on the model's device; None: nothing is said that takes one.
+        """
+        return []
 
     def pruned(self) -> Iterable[str]:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""

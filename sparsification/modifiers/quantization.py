@@ -20,10 +20,12 @@ from sparsification.modifiers.quantization_scheme import ACTIVATIONS, SCHEMES, W
 from sparsification.quantized_modules import (
     Scheme,
     attention_modules,
+    is_replaceable,
     quantize_modules,
     quantized_modules,
     quantizers,
     set_quantizing,
+    uncalled_modules,
 )
 from sparsification.targets import Targets, match_names, no_match
 
@@ -147,7 +149,7 @@ class QuantizationModifier(Modifier):
         attention = attention_modules(model)
         modules = {name: module for name, module in model.named_modules() if name}
         self._check_names(modules)
-        schemes = {}
+        schemes, self._subclassed = {}, []
         for name, module in modules.items():
             if name in attention:
                 scheme = self._scheme_of(name, _MATMUL_TYPE)
@@ -171,9 +173,32 @@ class QuantizationModifier(Modifier):
                 scheme = scheme and Scheme(outputs=scheme.inputs)
             else:
                 continue
-            if scheme and scheme != Scheme():
+            if not scheme or scheme == Scheme():
+                continue
+            if name in attention or is_replaceable(module):
                 schemes[name] = scheme
+            else:
+                self._subclassed.append(name)
         return schemes
+
+    def passed_over(self, example: Mapping[str, Tensor] | None) -> list[str]:
+        texts = []
+        if self._subclassed:
+            kinds = {type(self._model.get_submodule(name)).__name__ for name in self._subclassed}
+            texts.append(
+                f"{_and_more(self._subclassed)} stays in fp32: {', '.join(sorted(kinds))} computes in its own way"
+            )
+        if not attention_modules(self._model) and self._scheme_of("", _MATMUL_TYPE):
+            texts.append(
+                f"attention's matrix products stay in fp32: {type(self._model).__name__} computes them in its own way, "
+                "not by an attention function of Transformers"
+            )
+        if example is not None and (uncalled := uncalled_modules(self._model, example)):
+            texts.append(
+                f"{_and_more(uncalled)} stays in fp32: no forward pass calls it, the model takes its weight alone or "
+                "does not use it"
+            )
+        return texts
 
     def _factor_bits(self) -> int:
         return 7 if self.reduce_range else 8
@@ -282,6 +307,10 @@ class QuantizationModifier(Modifier):
                 grid = module.scheme.weights or module.scheme.inputs or module.scheme.outputs
                 series[f"QuantizationModifier/{name}/num_bits"] = float(grid.bits if module.quantizing and grid else 32)
         return series
+
+
+def _and_more(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def _is_inside(name: str, parent: str) -> bool:
