@@ -164,7 +164,7 @@ def load(path: str | Path) -> Model:
             logits, max_length = _onnx_logits(path), position_limit_of(AutoConfig.from_pretrained(folder))
         else:
             logits, max_length = _torch_logits(folder)
-    except (OSError, ValueError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
         raise PredictError(f"{path}: {error}") from error
     if not tokenizer.is_fast:
         raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")

@@ -331,7 +331,8 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
-    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+    # RuntimeError: the weights are of other sizes than the configuration says.
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise UsageError(f"--model_name_or_path {name}: {error}") from error
     if not tokenizer.is_fast:
         raise UsageError(

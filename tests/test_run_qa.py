@@ -20,6 +20,7 @@ import run_qa
 import stages_qa
 from arguments_qa import DataTrainingArguments, ModelArguments, QAError, UsageError, parse_arguments
 from data_qa import DataError
+from predict_qa import PredictError, load
 from run_qa import main
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
@@ -272,6 +273,13 @@ def test_wrong_model_or_data_is_refused(tiny_model_dir, tiny_squad, tmp_path):
     (tmp_path / "headless/config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(UsageError, match=r"--model_name_or_path .*headless"):
         main(command(tmp_path / "headless", tiny_squad, out, "--do_eval"))
+    shutil.copytree(tiny_model_dir, tmp_path / "wider")
+    config = json.loads((tmp_path / "wider/config.json").read_text())
+    (tmp_path / "wider/config.json").write_text(json.dumps(config | {"intermediate_size": 80}))
+    with pytest.raises(UsageError, match=r"--model_name_or_path .*wider"):
+        main(command(tmp_path / "wider", tiny_squad, out, "--do_eval"))
+    with pytest.raises(PredictError, match="wider"):
+        load(tmp_path / "wider")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.add_tokens(["one", "more"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
