@@ -144,9 +144,12 @@ class ArgumentParser(HfArgumentParser):
         raise UsageError(message)
 
 
-def parse_arguments(
-    argv: list[str],
-) -> tuple[ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager]:
+Arguments = tuple[
+    ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager
+]
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
     """Read the command line, or the JSON or YAML file that is its only argument, and the recipe that it names.
 
     Raises:
