@@ -123,6 +123,8 @@ class WholeSavesMixin:
         run_dir = Path(self.args.output_dir)
         if (run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}").is_dir():
             return
+        if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still read it
+            return
         try:
             with scratch_of(run_dir, "the end of training") as self._scratch:
                 saved = self._scratch / TRAINED
@@ -141,6 +143,7 @@ class WholeSavesMixin:
 
     def forget_end(self) -> None:
         """The run is over, or trains anew."""
+        self.accelerator.wait_for_everyone()  # all have read it
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir, TRAINED), ignore_errors=True)
 
