@@ -134,9 +134,12 @@ class ArgumentParser(HfArgumentParser):
         raise UsageError(message)
 
 
-def parse_arguments(
-    argv: list[str],
-) -> tuple[ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager]:
+Arguments = tuple[
+    ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager
+]
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
     """Read the command line, the JSON or YAML files of arguments that it names, and its recipe.
 
     Raises:

@@ -17,11 +17,12 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from arguments_qa import QAError, UsageError, parse_arguments
+from arguments_qa import Arguments, QAError, UsageError, parse_arguments
 
 # isort: split
 # [sparsification]
 from sparsification.errors import SparsificationError
+from sparsification.run_lock import RunLock
 
 # [/sparsification]
 
@@ -39,23 +40,45 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
-    model_args, data_args, sparse_args, training_args, manager = arguments
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
     import stages_qa as stages
     from flag_checks_qa import Flags, check_flags
+
+    *_, training_args, _ = arguments
+    stages.set_up_logging(training_args)
+    check_flags(Flags(*arguments))
+    with stages.only_run_in(arguments) as lock:
+        return work(argv, arguments, lock)
+
+
+def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[str, float]:
+    """Do what parsed arguments ask for, in an output folder that no other run has.
+
+    Args:
+        argv: the command line's arguments, for the report.
+        arguments: what ``parse_arguments`` made of them.
+        lock: of the folder; None on processes that save nothing.
+
+    Returns:
+        All metrics.
+    """
+    model_args, data_args, sparse_args, training_args, manager = arguments
+    import stages_qa as stages
+    from flag_checks_qa import Flags
     from trial_qa import try_out
 
-    stages.set_up_logging(training_args)
     flags = Flags(*arguments)
-    check_flags(flags)
+    was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:
-        stages.refuse_used_folder(data_args, training_args)
+        stages.refuse_used_folder(data_args, training_args, was_interrupted)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
             raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
         training_args.do_train = manager.quantizes
     # [/sparsification]
-    checkpoint = stages.find_checkpoint(data_args, training_args)
+    checkpoint = stages.find_checkpoint(data_args, training_args, was_interrupted)
+    if lock is not None:
+        lock.begin()
     transformers.set_seed(training_args.seed)
 
     raw_datasets = stages.load_data(model_args, data_args, training_args)
@@ -99,6 +122,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         stages.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
     stages.describe(trainer, model_args, data_args)
+    trainer.forget_end()
     return metrics
 
 

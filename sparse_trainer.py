@@ -518,10 +518,15 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self.manager.modifiers and self.args.should_save:
-            save_file(self.manager.state_dict(), os.path.join(output_dir, STATE_FILE))
-        if self._epoch_length is not None and self.args.should_save:
-            self._epoch_length.save(Path(output_dir))
+        if self.args.should_save:
+            self._save_beside_optimizer(Path(output_dir))
+
+    def _save_beside_optimizer(self, checkpoint: Path) -> None:
+        super()._save_beside_optimizer(checkpoint)
+        if self.manager.modifiers:
+            save_file(self.manager.state_dict(), os.path.join(checkpoint, STATE_FILE))
+        if self._epoch_length is not None:
+            self._epoch_length.save(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):

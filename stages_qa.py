@@ -1,10 +1,14 @@
 """Which steps does a run of the script consist of? Its data, its model, its features, training, and what is written."""
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from transformers import (
     default_data_collator,
 )
 
-from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
+from arguments_qa import Arguments, DataTrainingArguments, ModelArguments, UsageError
 from data_qa import DataError, check_answers, check_ids, check_references, has_answer_text, load_qa_dataset
 from flag_checks_qa import Flags
 from models_qa import check_model
@@ -46,12 +50,40 @@ from sparsification.export import ExportReport, refuse_unrecordable
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
 from sparsification.report.terminal import is_watched
-from sparsification.saving import SAVING, checkpoints, flaw_of
+from sparsification.run_lock import RunLock, locked
+from sparsification.saving import TRAINED, checkpoints, flaw_of, is_leftover
 from sparsification.teacher import load_teacher
 
 
 class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):
     """Trains by a recipe, evaluates by answers."""
+
+
+@contextlib.contextmanager
+def only_run_in(arguments: Arguments) -> Iterator[RunLock | None]:
+    """Hold the output folder, so that no second run replaces files of this one.
+
+    Args:
+        arguments: what ``parse_arguments`` gave.
+
+    Yields:
+        The lock; None on processes that save nothing: their first one has it.
+
+    Raises:
+        UsageError: there is a file of the folder's name.
+        RunLockError: another run has the folder.
+    """
+    *parts, training_args, manager = arguments
+    if not training_args.should_save:
+        yield None
+        return
+    output_dir = Path(training_args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
+    recipe = manager.recipe.to_yaml() if manager.recipe is not None else None
+    values = [*(dataclasses.asdict(part) for part in parts), training_args.to_dict(), recipe]
+    with locked(output_dir, hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()) as lock:
+        yield lock
 
 
 def pick_teacher(
@@ -210,8 +242,15 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     logger.info(f"Arguments: {training_args}")
 
 
-def find_checkpoint(data_args: DataTrainingArguments, training_args: TrainingArguments) -> str | None:
+def find_checkpoint(
+    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
+) -> str | None:
     """Find the checkpoint that training goes on from.
+
+    Args:
+        data_args: whether to overwrite what is there.
+        training_args: where to look.
+        was_interrupted: see ``refuse_used_folder``.
 
     Raises:
         UsageError: there is none where one was named, or the output folder holds other things.
@@ -241,19 +280,26 @@ def find_checkpoint(data_args: DataTrainingArguments, training_args: TrainingArg
             "or add --overwrite_output_dir"
         )
     else:
-        refuse_used_folder(data_args, training_args)
+        refuse_used_folder(data_args, training_args, was_interrupted)
     return found
 
 
-def refuse_used_folder(data_args: DataTrainingArguments, training_args: TrainingArguments) -> None:
+def refuse_used_folder(
+    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
+) -> None:
     """Make sure that no work of another run would be overwritten.
+
+    Args:
+        data_args: whether that is allowed.
+        training_args: the output folder.
+        was_interrupted: whether what lies there is of a run with the same arguments that did not end.
 
     Raises:
         UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
     """
     output_dir = Path(training_args.output_dir)
-    used = output_dir.is_dir() and any(path.name != SAVING for path in output_dir.iterdir())
-    if used and not data_args.overwrite_output_dir:
+    used = output_dir.is_dir() and not all(is_leftover(path) for path in output_dir.iterdir())
+    if used and not was_interrupted and not data_args.overwrite_output_dir:
         raise UsageError(
             f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
             "name another one, or add --overwrite_output_dir"
@@ -262,7 +308,9 @@ def refuse_used_folder(data_args: DataTrainingArguments, training_args: Training
 
 def last_complete_checkpoint(output_dir: Path) -> str | None:
     """Find the newest checkpoint that is whole."""
-    for path in reversed(checkpoints(output_dir).values()):
+    for path in (output_dir / TRAINED, *reversed(checkpoints(output_dir).values())):
+        if path.name == TRAINED and not path.is_dir():
+            continue
         flaw = flaw_of(path)
         if flaw is None:
             return os.fspath(path)
@@ -512,7 +560,11 @@ def train(
     trainer: QuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
 ) -> dict[str, float]:
     """Train, save the model with its tokenizer, and write train_results.json and trainer_state.json."""
+    trainer.keeps_end = True
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+    former = Path(trainer.args.output_dir, "train_results.json")
+    if checkpoint is not None and trainer.made_no_step and former.is_file():
+        metrics = json.loads(former.read_text(encoding="utf-8"))  # those of the training, not of its last moment
     trainer.save_model()
     report(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
     trainer.save_state()

@@ -7,6 +7,7 @@ when all processes have written their part; the model and the results at the end
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.saving import (
     SAVING,
+    TRAINED,
+    SavingError,
     explaining_faults,
     move_whole,
     remove_old_checkpoints,
@@ -24,11 +27,14 @@ from sparsification.saving import (
     written_whole,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class WholeSavesMixin:
     """Saves as the Trainer does, but everything whole or not at all: ``class MyTrainer(WholeSavesMixin, Trainer)``."""
 
     _scratch: Path | None = None  # where a checkpoint lies while it is written
+    keeps_end = False  # whether the end of training stays as a checkpoint until ``forget_end``
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
@@ -88,7 +94,58 @@ class WholeSavesMixin:
                     self.state.best_model_checkpoint = str(best)
                 elif self.state.best_model_checkpoint is None:  # it is gone: the best of those to come replaces it
                     self.state.best_metric = self.state.best_global_step = None
+        if self.keeps_end and Path(resume_from_checkpoint or "").name != TRAINED:
+            self.forget_end()  # of another training
         return done
+
+    @property
+    def made_no_step(self) -> bool:
+        """Whether ``train`` has found all steps made already, by the run that it has resumed."""
+        return self.state.global_step == self._initial_global_step
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed at the end, where Trainer makes one step more
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        splits_weights = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.keeps_end and self.args.should_save and not splits_weights and not self.args.push_to_hub:
+            self._keep_end()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _keep_end(self) -> None:
+        """Write a checkpoint at which training is over, where there is none: a run that is killed later goes on there.
+
+        One process does it, without the others. It has no optimizer: no step follows.
+        """
+        run_dir = Path(self.args.output_dir)
+        if (run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}").is_dir():
+            return
+        if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still read it
+            return
+        try:
+            with scratch_of(run_dir, "the end of training") as self._scratch:
+                saved = self._scratch / TRAINED
+                self.save_model(str(saved), _internal_call=True)
+                self._save_rng_state(str(saved))
+                self._save_beside_optimizer(saved)
+                self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
+                move_whole(saved, run_dir / TRAINED)
+        except SavingError as error:
+            logger.warning(f"{error}; a run that is killed from now on would have to train again")
+        finally:
+            self._scratch = None
+
+    def _save_beside_optimizer(self, checkpoint: Path) -> None:
+        """Write what a resumed run needs beside Trainer's own files."""
+
+    def forget_end(self) -> None:
+        """The run is over, or trains anew."""
+        self.accelerator.wait_for_everyone()  # all have read it
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir, TRAINED), ignore_errors=True)
 
     def save_state(self) -> None:
         with self._whole_results():

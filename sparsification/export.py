@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +42,7 @@ from sparsification.quantized_modules import (
     uncalled_modules,
 )
 from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.saving import EXPORTING
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +142,10 @@ def export_onnx(
 
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        for left_over in output_dir.glob(f"{EXPORTING}*"):  # by a run that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
         # In the target directory: a rename across file systems would be a copy, which can be cut short.
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=output_dir, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(prefix=EXPORTING, dir=output_dir, ignore_cleanup_errors=True) as scratch:
             path = Path(scratch) / file_name
             if quantized:
                 _write_int8(twin, path, first, smaller, output_names, opset, target)

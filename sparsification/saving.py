@@ -16,9 +16,12 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.errors import SparsificationError
+from sparsification.run_lock import RUN_LOCK
 
 WINDOWS = os.name == "nt"
 SAVING = ".saving"  # what is being written; after a crash what was
+EXPORTING = ".export-"  # begins the name of what is being exported; likewise
+TRAINED = ".trained"  # the end of training as a checkpoint, until the run is over, where no other checkpoint is kept
 # What torch.save's RuntimeError says when the disk is full or a write fails; it names neither file nor reason.
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
 
@@ -108,6 +111,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed run has left that behind, which is of no use to anybody."""
+    return path.name in (SAVING, RUN_LOCK) or path.name.startswith(EXPORTING)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:

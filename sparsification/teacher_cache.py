@@ -12,6 +12,7 @@ and one that was cut short is no row.
 import hashlib
 import logging
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ class TeacherCache:
         self._shape = num_rows, width
         self._stores: dict[str, np.ndarray] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._has_no_room = False  # on its disk
         self._index: np.ndarray | None = None  # of each row the width and a checksum; 0: not there
 
     def get(self, rows: Tensor, width: int) -> dict[str, Tensor] | None:
@@ -54,7 +56,7 @@ class TeacherCache:
         Returns:
             Logits (batch, width) by output, or None if one of them is not there.
         """
-        if self._index is None and not self._open():
+        if self._has_no_room or (self._index is None and not self._open()):
             return None
         numbers = rows.tolist()
         stored = [int(self._index[number, 0]) for number in numbers]
@@ -76,10 +78,15 @@ class TeacherCache:
         """
         logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() == 2}
         widths = {value.shape[1] for value in logits.values()}
-        if len(widths) != 1 or max(widths) > self._shape[1]:
+        if self._has_no_room or len(widths) != 1 or max(widths) > self._shape[1]:
             return
         if self._index is None and not self._open():
-            self._make({name: value.dtype for name, value in logits.items()})
+            try:
+                self._make({name: value.dtype for name, value in logits.items()})
+            except OSError as error:
+                logger.warning(f"The teacher's logits are not kept, and it is asked every time: {error}")
+                self._has_no_room = True
+                return
         numbers, width = rows.tolist(), widths.pop()
         for name, value in logits.items():
             self._stores[name][numbers, :width] = _as_integers(value.detach().cpu()).numpy()
@@ -122,14 +129,24 @@ def _as_integers(values: Tensor) -> Tensor:
 
 
 def _allocate(path: Path, num_bytes: int) -> None:
-    """Make a file of zeros, which takes no space until it is written to, unless there is one.
+    """Make a file of zeros, unless there is one.
+
+    Its space is reserved where the system can do that: a disk that is full later would kill the process, which writes
+    through mapped memory.
 
     It is never seen half made. Where two processes make it at once one of them may go on with a file that has lost its
     name: what it writes is asked again, since checksums and logits then lie in different files.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "wb") as file:
-        file.truncate(num_bytes)
+    try:
+        with open(partial, "wb") as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     if path.exists():
         partial.unlink()
     else:

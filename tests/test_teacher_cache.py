@@ -1,5 +1,7 @@
 """Is a teacher that is asked once as good as one that is asked every time?"""
 
+import resource
+
 import datasets
 import pytest
 import torch
@@ -48,6 +50,28 @@ def test_cached_and_live_teacher_give_the_same_weights(tmp_path):
     assert losses(live) == losses(cached)
     _, asked = train(tmp_path / "again", tmp_path / "cache")
     assert asked == []
+
+
+def test_full_disk_costs_the_cache_and_not_the_run(tmp_path, caplog):
+    cache = TeacherCache(tmp_path, "key", num_rows=1000, width=100)  # 400 kB an output
+    rows, outputs = torch.tensor([0, 1]), {"start_logits": torch.ones(2, 100)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        cache.put(rows, outputs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "logits are not kept" in caplog.text
+    cache.put(rows, outputs)
+    assert cache.get(rows, 100) is None
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_space_is_reserved_before_memory_is_mapped_onto_it(tmp_path):
+    cache = TeacherCache(tmp_path, "key", num_rows=1000, width=100)
+    cache.put(torch.tensor([0]), {"start_logits": torch.ones(1, 100)})
+    (store,) = tmp_path.glob("*/start_logits.float32")
+    assert store.stat().st_blocks * 512 >= 400_000
 
 
 def test_sixteen_bit_logits_are_kept_in_sixteen_bits(tmp_path):

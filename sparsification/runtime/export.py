@@ -27,6 +27,7 @@ from sparsification.export_check import (
     mean_difference,
 )
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionReport, convert
+from sparsification.saving import EXPORTING
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
     batches = list(check_batches)
     row = {name: torch.as_tensor(tensor)[:1] for name, tensor in batches[0].items()}
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=source.parent, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(prefix=EXPORTING, dir=source.parent, ignore_cleanup_errors=True) as scratch:
             path = Path(scratch) / SPARSE_FILE
             conversion = convert(source, path)
             pieces = _worst(source, piece_differences(source, path, row), PIECE_LIMIT)
