@@ -56,14 +56,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     raw_datasets = stages.load_data(model_args, data_args, training_args)
     tokenizer, model = stages.load_model(model_args)
-    train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
-        raw_datasets, tokenizer, model, data_args, training_args
-    )
-
     # [sparsification]
+    teacher = stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager)
+    for_both, teacher_inputs = stages.pick_feature_tokenizer(model_args, sparse_args, tokenizer, teacher)
+    train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
+        raw_datasets, for_both, model, data_args, training_args, teacher
+    )
     trainer = stages.SparseQuestionAnsweringTrainer(
         manager=manager,
-        teacher=stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager),
+        teacher=teacher,
+        teacher_inputs=teacher_inputs,
         teacher_cache=stages.pick_teacher_cache(model_args, sparse_args),
         best_model_after_epoch=sparse_args.best_model_after_epoch,
         model=model,

@@ -27,7 +27,7 @@ from transformers import (
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
 from data_qa import DataError, check_answers, check_ids, has_answer_text, load_qa_dataset
 from models_qa import check_model
-from sparsification.model_io import position_limit, tokenizer_limit
+from sparsification.model_io import input_names, knows_no_words, position_limit, tokenizer_limit
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -46,7 +46,7 @@ from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
 from sparsification.report.terminal import is_watched
 from sparsification.saving import SAVING, checkpoints, flaw_of
-from sparsification.teacher import load_teacher
+from sparsification.teacher import load_teacher, teacher_tokenizer
 
 
 class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):
@@ -64,6 +64,22 @@ def pick_teacher(
     """Load the teacher, where there is anything to be learnt."""
     name = sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable"
     return load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, manager, **hub_settings(model_args))
+
+
+def pick_feature_tokenizer(
+    model_args: ModelArguments,
+    sparse_args: SparsificationArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: PreTrainedModel | None,
+) -> tuple[PreTrainedTokenizerBase, list[str] | None]:
+    """Give the tokenizer that makes all columns that student or teacher take, and the names of the teacher's.
+
+    Both make the same tokens, see ``load_teacher``; one of them may also say which text a token is of.
+    """
+    if teacher is None:
+        return tokenizer, None
+    own = teacher_tokenizer(sparse_args.distill_teacher, tokenizer, **hub_settings(model_args))
+    return max(tokenizer, own, key=lambda either: len(either.model_input_names)), input_names(teacher, own)
 
 
 def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
@@ -269,8 +285,13 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
-    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, pickle.UnpicklingError) as error:
         raise UsageError(f"--model_name_or_path {name}: {error}") from error
+    if knows_no_words(tokenizer):
+        raise UsageError(
+            f"{model_args.tokenizer_name or name} has no tokenizer: name the one that the model was trained with by "
+            "--tokenizer_name"
+        )
     if not tokenizer.is_fast:
         raise UsageError(
             f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is no fast tokenizer, so it cannot say "
@@ -300,15 +321,36 @@ def build_features(
     model: PreTrainedModel,
     data_args: DataTrainingArguments,
     training_args: TrainingArguments,
+    teacher: PreTrainedModel | None = None,
 ) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
     """Make the features of the splits that are asked for.
+
+    Args:
+        raw_datasets: the questions.
+        tokenizer: makes the columns that the model takes, and the teacher.
+        model: bounds the features' length.
+        data_args: how the questions are cut, and how many of them.
+        training_args: which splits are asked for.
+        teacher: has to take features of that length, too.
 
     Returns:
         Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
         asked for.
+
+    Raises:
+        UsageError: the model or the teacher cannot take such features.
+        DataError: a question leaves no room for its context, or ids or answers are wrong.
     """
     length = usable_length(tokenizer, model, data_args.max_seq_length)
     check_model(model, tokenizer, model.name_or_path, length)
+    if teacher is not None:
+        limit = position_limit(teacher)
+        if limit is not None and limit < length:
+            raise UsageError(
+                f"the teacher {teacher.name_or_path} has {limit} positions, features have {length} tokens: "
+                f"--max_seq_length {limit} fits both"
+            )
+        check_model(teacher, tokenizer, f"the teacher {teacher.name_or_path}", length)
     cutting = {
         "tokenizer": tokenizer,
         "max_seq_length": length,
