@@ -27,7 +27,7 @@ from transformers import (
 from arguments_qa import DataTrainingArguments, ModelArguments, UsageError
 from data_qa import DataError, check_answers, check_ids, has_answer_text, load_qa_dataset
 from models_qa import check_model
-from sparsification.model_io import input_names, knows_no_words, position_limit, tokenizer_limit
+from sparsification.model_io import input_names, knows_no_words, position_limit, takes_token_types, tokenizer_limit
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -302,6 +302,11 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         raise UsageError(
             f"the tokenizer of {model_args.tokenizer_name or name} has {len(tokenizer)} tokens, "
             f"the model {name} embeddings for {embeddings}: they do not belong together"
+        )
+    if takes_token_types(model) and "token_type_ids" not in tokenizer.model_input_names:
+        logger.warning(
+            f"{name} takes token_type_ids, and its {type(tokenizer).__name__} makes none: question and context are one "
+            "text to it. If it was trained with them, save its tokenizer with model_input_names that have them"
         )
     return tokenizer, model
 

@@ -16,6 +16,7 @@ from transformers import (
     DistilBertTokenizerFast,
 )
 
+import stages_qa
 from arguments_qa import UsageError
 from run_qa import main
 from sparsification.export_check import OnnxModel
@@ -89,6 +90,14 @@ def test_student_is_evaluated_and_exported_as_it_is_alone(models, tiny_squad, tm
         main(command(model, tiny_squad, tmp_path / name, "--do_eval", *flags))
         expected = (tmp_path / name / "eval_nbest_predictions.json").read_text()
         assert (out / f"{name}_nbest_predictions.json").read_text() == expected
+
+
+@pytest.mark.parametrize("flag", ["--bf16", "--bf16_full_eval"])
+def test_teacher_answers_in_sixteen_bits_as_it_does_alone(flag, models, tiny_squad, tmp_path):
+    distill(models / "distilbert", models / "bert", tiny_squad, tmp_path, flag)
+    main(command(models / "bert", tiny_squad, tmp_path / "alone", "--do_eval", flag))
+    expected = (tmp_path / "alone" / "eval_nbest_predictions.json").read_text()
+    assert (tmp_path / "out" / "eval_teacher_nbest_predictions.json").read_text() == expected
 
 
 @pytest.mark.parametrize(("student", "teacher"), PAIRS[:3])
@@ -172,6 +181,16 @@ def test_model_without_a_tokenizer_is_refused(models, tiny_squad, tmp_path, caps
         main(command(tmp_path / "bare", tiny_squad, tmp_path / "out", "--do_eval"))
     tokenizer = ["--tokenizer_name", str(models / "bert")]
     assert main(command(tmp_path / "bare", tiny_squad, tmp_path / "out", "--do_eval", *tokenizer))["eval_samples"] == 6
+
+
+def test_model_whose_tokenizer_makes_no_token_types_is_told(models, tiny_squad, tmp_path, caplog):
+    stages_qa.logger.propagate = True
+    warning = "takes token_type_ids, and its DistilBertTokenizer makes none"
+    main(command(models / "distilbert", tiny_squad, tmp_path / "one", "--do_eval"))
+    assert "token_type_ids" not in caplog.text
+    tokenizer = ["--tokenizer_name", str(models / "distilbert")]
+    main(command(models / "bert", tiny_squad, tmp_path / "two", "--do_eval", *tokenizer))
+    assert warning in caplog.text
 
 
 def test_caches_of_teachers_that_differ_in_their_configuration_alone_are_apart(models, tmp_path):
