@@ -4,7 +4,6 @@ Whatever this project saves can be asked: a folder of Transformers, with the ran
 folder of an export, or one of its ONNX files. Windows and answers are those of an evaluation.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 from arguments_qa import QAError
 from sparsification import runtime
 from sparsification.errors import SparsificationError
-from sparsification.model_io import position_limit, position_limit_of, tokenizer_limit
+from sparsification.model_io import forward_names, knows_no_words, position_limit, position_limit_of, tokenizer_limit
 from sparsification.quantized_modules import load_quantization
 from sparsification.quiet import no_progress_bars
 from sparsification.runtime.convert import SPARSE_FILE
@@ -166,6 +165,8 @@ def load(path: str | Path) -> Model:
             logits, max_length = _torch_logits(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
         raise PredictError(f"{path}: {error}") from error
+    if knows_no_words(tokenizer):
+        raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
     if not tokenizer.is_fast:
         raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")
     return Model(tokenizer, max_length, logits)
@@ -182,7 +183,7 @@ def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
         model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     max_length = position_limit(model)
     load_quantization(model, folder)
-    taken = inspect.signature(model.forward).parameters
+    taken = forward_names(model)
 
     def logits(features: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():

@@ -85,20 +85,18 @@ def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[st
     tokenizer, model = stages.load_model(model_args)
     # [sparsification]
     stages.check_export(model, sparse_args)
-    teacher = stages.pick_teacher(model_args, sparse_args, training_args, model, tokenizer, manager)
+    models = stages.load_teacher_beside(flags, tokenizer, model)
     if training_args.do_train and not sparse_args.one_shot and not sparse_args.skip_trial:
-        seconds = try_out(flags, raw_datasets, tokenizer, model, teacher)
+        seconds = try_out(flags, raw_datasets, models)
         stages.logger.info(f"The trial before training went through in {seconds:.1f} s (--skip_trial leaves it out)")
     # [/sparsification]
     train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
-        raw_datasets, tokenizer, model, data_args, training_args
+        raw_datasets, models, data_args, training_args
     )
 
     # [sparsification]
     cache = stages.pick_teacher_cache(model_args, sparse_args)
-    trainer = stages.make_trainer(
-        flags, tokenizer, model, teacher, train_dataset, eval_dataset, eval_examples, teacher_cache=cache
-    )
+    trainer = stages.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
     if sparse_args.one_shot:
         trainer.apply_once()
         training_args.do_train = False

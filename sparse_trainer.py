@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import inspect
 import itertools
 import logging
 import math
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
@@ -30,7 +33,7 @@ from sparsification.errors import SparsificationError, printable
 from sparsification.export import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.full_eval import full_eval
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.model_io import INTERMEDIATE_OUTPUTS, input_names
+from sparsification.model_io import INTERMEDIATE_OUTPUTS, forward_names, input_names
 from sparsification.modifiers import Clock
 from sparsification.quantized_modules import (
     load_quantization,
@@ -45,7 +48,7 @@ from sparsification.report.terminal import TerminalCallback
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import SPARSE_FILE, ConversionError
 from sparsification.runtime.export import export_sparse
-from sparsification.teacher_cache import ROW, TeacherCache, cache_key, fingerprint
+from sparsification.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
 from whole_saves import WholeSavesMixin
 
 logger = logging.getLogger(__name__)
@@ -114,7 +117,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
     Args:
         manager: the recipe's manager; None trains as the Trainer alone does, bit for bit.
-        teacher: what to distill from, a model with the student's inputs and outputs.
+        teacher: what to distill from, a model with the student's outputs.
+        teacher_inputs: columns of the data that the teacher takes, labels aside; None: all that its ``forward`` names.
         teacher_cache: folder in which the teacher's logits are kept, so that it is asked once; None asks every time.
         best_model_after_epoch: no checkpoint up to this epoch can be the best one; None leaves it to the recipe.
         *args, **kwargs: for the Trainer.
@@ -128,6 +132,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         *args,
         manager: ScheduledModifierManager | None = None,
         teacher: PreTrainedModel | None = None,
+        teacher_inputs: Sequence[str] | None = None,
         teacher_cache: str | Path | None = None,
         best_model_after_epoch: float | None = None,
         **kwargs,
@@ -144,10 +149,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._steps_per_epoch = 1  # known when train() has seen the data
         self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
         self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
-        self._asks_teacher = False  # while it is the teacher that is evaluated
+        self._asked: PreTrainedModel | None = None  # while it is the teacher that is evaluated
         self._lost = 0  # losses in a row that were no number
         self.teacher = None
+        self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
+        self._teacher_inputs: frozenset[str] = frozenset()
         if teacher is not None:
+            self._teacher_inputs = frozenset(teacher_inputs or forward_names(teacher)) - set(self.label_names)
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
         self._teacher_cache: TeacherCache | None = None
@@ -281,8 +289,26 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                 "--bf16 in place of --fp16; the checkpoints stay as they are"
             )
 
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that the student or the teacher takes, where Trainer looks at the student alone."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
+            kept = [name for name in self._signature_columns if name not in dropped]
+            self._signature_columns = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
+
+    def _for_student(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch without what is there for the teacher alone."""
+        others = self._teacher_inputs - self._student_inputs
+        return {name: value for name, value in inputs.items() if name not in others}
+
+    def _for_teacher(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a batch the teacher takes."""
+        return {name: value for name, value in inputs.items() if name in self._teacher_inputs}
+
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        rows = inputs.pop(ROW, None)
+        rows, given = inputs.pop(ROW, None), inputs
+        inputs = self._for_student(given)
         if self.teacher is None or not model.training or not self.manager.distills_at(self.clock):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -297,7 +323,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        answers = self._ask_teacher(inputs, rows, outputs)
+        answers = self._ask_teacher(self._for_teacher(given), rows, outputs)
         loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
         return (loss, outputs) if return_outputs else loss
 
@@ -323,8 +349,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             if kept is not None:
                 return kept
         with torch.no_grad(), self.accelerator.autocast():
-            unlabelled = {name: value for name, value in inputs.items() if name not in self.label_names}
-            answers = self.teacher(**self.manager.teacher_inputs(unlabelled))
+            answers = self.teacher(**self.manager.teacher_inputs(inputs))
         if rows is not None:
             self._teacher_cache.put(rows, answers)
         return answers
@@ -332,10 +357,10 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
     def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
         """Number the features, and find the cache of this teacher for them."""
         self._set_signature_columns_if_needed()
-        seen = {name for name in self.train_dataset.column_names if name in self._signature_columns}
-        seen = self.manager.teacher_inputs(dict.fromkeys(seen - set(self.label_names)))
+        seen = self.manager.teacher_inputs(self._for_teacher(dict.fromkeys(self.train_dataset.column_names)))
         key = cache_key(
             self.teacher,
+            settings(self.teacher.config),
             fingerprint(self.train_dataset, sorted(seen)),
             self.args.bf16,
             self.args.fp16,
@@ -370,6 +395,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         for _ in range(count):
             batch = self._prepare_inputs(collate([dataset[index] for index in itertools.islice(order, size)]))
             batch.pop(ROW, None)
+            batch = self._for_student(batch)
             with torch.enable_grad():
                 # The class's forward, without Accelerate's autocast: 16 bits lose small gradients, and here they count.
                 loss = type(model).forward(model, **batch).loss
@@ -485,11 +511,14 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
     def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
         """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
-        self._asks_teacher = True
+        # The precision in which Trainer would evaluate it alone.
+        full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
+        precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
+        self._asked = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:
-            self._asks_teacher = False
+            self._asked = None
 
     def evaluation_loop(self, *args, **kwargs):
         if self.is_in_train:
@@ -498,11 +527,17 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             return super().evaluation_loop(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        if self._asks_teacher:
-            model = self.teacher
-        if self._onnx_model is None:
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
+        if self._onnx_model is not None:
+            return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
+        if self._asked is None:
+            return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
+        labels = {name: inputs[name] for name in self.label_names if name in inputs}
+        # Accelerate gives the model that it has prepared the same: lower precision inside, fp32 outside.
+        with self.accelerator.autocast():
+            step = super().prediction_step(
+                self._asked, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
+            )
+        return convert_outputs_to_fp32(lambda: step)() if self.accelerator.native_amp else step
 
     # Saving and resuming
 

@@ -32,7 +32,7 @@ from arguments_qa import Arguments, DataTrainingArguments, ModelArguments, Usage
 from data_qa import DataError, check_answers, check_ids, check_references, has_answer_text, load_qa_dataset
 from flag_checks_qa import Flags
 from models_qa import check_model
-from sparsification.model_io import position_limit, tokenizer_limit
+from sparsification.model_io import input_names, knows_no_words, position_limit, takes_token_types, tokenizer_limit
 from trainer_qa import QuestionAnsweringTrainer
 from utils_qa import (
     postprocess_qa_predictions,
@@ -47,12 +47,11 @@ from utils_qa import (
 from sparse_trainer import SPARSE_FILE, SparseTrainerMixin
 from sparsification.arguments import SparsificationArguments
 from sparsification.export import ExportReport, refuse_unrecordable
-from sparsification.manager import ScheduledModifierManager
 from sparsification.report.tables import plain, result_table
 from sparsification.report.terminal import is_watched
 from sparsification.run_lock import RunLock, locked
 from sparsification.saving import TRAINED, checkpoints, flaw_of, is_leftover
-from sparsification.teacher import load_teacher
+from sparsification.teacher import load_teacher, teacher_tokenizer
 
 
 class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):
@@ -86,24 +85,35 @@ def only_run_in(arguments: Arguments) -> Iterator[RunLock | None]:
         yield lock
 
 
-def pick_teacher(
-    model_args: ModelArguments,
-    sparse_args: SparsificationArguments,
-    training_args: TrainingArguments,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    manager: ScheduledModifierManager,
-) -> PreTrainedModel | None:
-    """Load the teacher, where there is anything to be learnt."""
-    name = sparse_args.distill_teacher if training_args.do_train and not sparse_args.one_shot else "disable"
-    return load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, manager, **hub_settings(model_args))
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The student, its teacher if there is one, and what makes the columns that they take."""
+
+    tokenizer: PreTrainedTokenizerBase  # the student's
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    teacher_inputs: list[str] | None  # names of the columns that the teacher takes
+    feature_tokenizer: PreTrainedTokenizerBase  # makes the columns of both
+
+
+def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Models:
+    """Load the teacher, where there is anything to be learnt, and choose the tokenizer that makes features for both.
+
+    Both make the same tokens, see ``load_teacher``; one of them may also say which text a token is of.
+    """
+    settings = hub_settings(flags.model)
+    name = flags.sparse.distill_teacher if flags.training.do_train and not flags.sparse.one_shot else "disable"
+    teacher = load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, flags.manager, **settings)
+    if teacher is None:
+        return Models(tokenizer, model, None, None, tokenizer)
+    own = teacher_tokenizer(name, tokenizer, **settings)
+    for_both = max(tokenizer, own, key=lambda either: len(either.model_input_names))
+    return Models(tokenizer, model, teacher, input_names(teacher, own), for_both)
 
 
 def make_trainer(
     flags: Flags,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    models: Models,
     train_dataset: Dataset | None,
     eval_dataset: Dataset | None,
     eval_examples: Dataset | None,
@@ -112,16 +122,17 @@ def make_trainer(
     """Put the parts of a run together."""
     return SparseQuestionAnsweringTrainer(
         manager=flags.manager,
-        teacher=teacher,
+        teacher=models.teacher,
+        teacher_inputs=models.teacher_inputs,
         teacher_cache=teacher_cache,
         best_model_after_epoch=flags.sparse.best_model_after_epoch,
-        model=model,
+        model=models.model,
         args=flags.training,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         eval_examples=eval_examples,
-        processing_class=tokenizer,
-        data_collator=pick_collator(tokenizer, flags.data, flags.training),
+        processing_class=models.tokenizer,
+        data_collator=pick_collator(models.tokenizer, flags.data, flags.training),
         post_process_function=make_post_process_function(flags.data, flags.training),
         compute_metrics=make_compute_metrics(flags.data),
     )
@@ -380,8 +391,13 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
     # RuntimeError: the weights are of other sizes than the configuration says.
-    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise UsageError(f"--model_name_or_path {name}: {error}") from error
+    if knows_no_words(tokenizer):
+        raise UsageError(
+            f"{model_args.tokenizer_name or name} has no tokenizer: name the one that the model was trained with by "
+            "--tokenizer_name"
+        )
     if not tokenizer.is_fast:
         raise UsageError(
             f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is no fast tokenizer, so it cannot say "
@@ -392,6 +408,11 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
         raise UsageError(
             f"the tokenizer of {model_args.tokenizer_name or name} has {len(tokenizer)} tokens, "
             f"the model {name} embeddings for {embeddings}: they do not belong together"
+        )
+    if takes_token_types(model) and "token_type_ids" not in tokenizer.model_input_names:
+        logger.warning(
+            f"{name} takes token_type_ids, and its {type(tokenizer).__name__} makes none: question and context are one "
+            "text to it. If it was trained with them, save its tokenizer with model_input_names that have them"
         )
     return tokenizer, model
 
@@ -407,22 +428,27 @@ def hub_settings(model_args: ModelArguments) -> dict[str, Any]:
 
 def build_features(
     raw_datasets: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
+    models: Models,
     data_args: DataTrainingArguments,
     training_args: TrainingArguments,
 ) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
     """Make the features of the splits that are asked for.
 
-    Raises:
-        DataError: a question leaves no room for its context, or there are less features than ``--dataloader_drop_last``
-            needs for a batch.
+    Args:
+        raw_datasets: the questions.
+        models: for which features are made.
+        data_args: how the questions are cut, and how many of them.
+        training_args: which splits are asked for.
 
     Returns:
         Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
         asked for.
+
+    Raises:
+        UsageError: the model or the teacher cannot take such features.
+        DataError: a question leaves no room for its context, or ids or answers are wrong.
     """
-    settings = cutting(tokenizer, model, data_args)
+    settings = cutting(models, data_args)
 
     def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
         examples = _limited(raw_datasets[split], limit)
@@ -459,12 +485,23 @@ def build_features(
     return train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples
 
 
-def cutting(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, data_args: DataTrainingArguments
-) -> dict[str, Any]:
-    """Settings by which questions and contexts are cut into features, for a model that can answer questions."""
-    length = usable_length(tokenizer, model, data_args.max_seq_length)
-    check_model(model, tokenizer, model.name_or_path, length)
+def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
+    """Settings by which questions and contexts are cut into features.
+
+    Raises:
+        UsageError: the model or the teacher cannot take such features.
+    """
+    tokenizer, teacher = models.feature_tokenizer, models.teacher
+    length = usable_length(tokenizer, models.model, data_args.max_seq_length)
+    check_model(models.model, tokenizer, models.model.name_or_path, length)
+    if teacher is not None:
+        limit = position_limit(teacher)
+        if limit is not None and limit < length:
+            raise UsageError(
+                f"the teacher {teacher.name_or_path} has {limit} positions, features have {length} tokens: "
+                f"--max_seq_length {limit} fits both"
+            )
+        check_model(teacher, tokenizer, f"the teacher {teacher.name_or_path}", length)
     return {
         "tokenizer": tokenizer,
         "max_seq_length": length,

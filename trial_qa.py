@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 import stages_qa as stages
@@ -37,18 +37,14 @@ REFUSALS = (ValueError, TypeError, KeyError, ImportError)  # how Transformers, t
 def try_out(
     flags: Flags,
     raw_datasets: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    models: stages.Models,
 ) -> float:
     """Train one step, evaluate, and export, on a few questions and on copies.
 
     Args:
         flags: the run's arguments and recipe; the recipe's manager must not be initialized yet.
         raw_datasets: the run's questions.
-        tokenizer: the model's.
-        model: the model before training.
-        teacher: what it will be distilled from.
+        models: the model before training, and its teacher.
 
     Returns:
         How long it took, in seconds.
@@ -63,9 +59,7 @@ def try_out(
             _run(
                 replace(flags, training=_arguments(flags.training, folder), manager=copy.deepcopy(flags.manager)),
                 raw_datasets,
-                tokenizer,
-                copy.deepcopy(model),
-                teacher,
+                replace(models, model=copy.deepcopy(models.model)),
             )
         except (QAError, SparsificationError):
             raise
@@ -93,29 +87,25 @@ def _arguments(args: TrainingArguments, folder: str) -> TrainingArguments:
 def _run(
     flags: Flags,
     raw_datasets: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    models: stages.Models,
 ) -> None:
     args = flags.training
     train_count = args.per_device_train_batch_size * args.world_size
     eval_count = args.per_device_eval_batch_size * args.world_size
-    cutting = stages.cutting(tokenizer, model, flags.data)
+    cutting = stages.cutting(models, flags.data)
     by_length = {"length_column": stages.length_column(args)}
     train_dataset = Dataset(prepare_train_features(raw_datasets["train"][:train_count], **cutting, **by_length))
     eval_dataset = eval_examples = None
     if args.do_eval:
         eval_examples = raw_datasets["validation"].select(range(min(eval_count, len(raw_datasets["validation"]))))
         eval_dataset = Dataset(prepare_validation_features(eval_examples[:], **cutting))
-    trainer = stages.make_trainer(
-        flags, tokenizer, model, teacher, train_dataset, eval_dataset, eval_examples, teacher_cache=None
-    )
+    trainer = stages.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=None)
     trainer.pop_callback(PrinterCallback)
     trainer.manager.preview()
     trainer.train()
     if args.do_eval:
         trainer.evaluate()
-        if teacher is not None:
+        if models.teacher is not None:
             trainer.evaluate_teacher()
     if flags.sparse.onnx_export_path is not None:
         # Whether there are enough zeros for the sparse operators shows when the recipe has made them.

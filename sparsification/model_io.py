@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Modules that hold one row for each absolute position.
@@ -64,10 +63,28 @@ def position_limit_of(config: PreTrainedConfig) -> int | None:
         return position_limit(AutoModelForQuestionAnswering.from_config(config))
 
 
-def input_names(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Give what of a tokenizer's columns a model's ``forward`` takes, in the tokenizer's order."""
-    taken = inspect.signature(model.forward).parameters
+def forward_names(model: PreTrainedModel) -> list[str]:
+    """Give the names of a model's inputs, without ``token_type_ids`` where it knows one type of tokens only."""
+    # Its embedding has no row for the second text, and zeros are what it takes by itself.
+    single = vars(model.config).get("type_vocab_size") == 1
+    names = inspect.signature(model.forward).parameters
+    return [name for name in names if not (single and name == "token_type_ids")]
+
+
+def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Give what of a tokenizer's columns a model takes, in the tokenizer's order."""
+    taken = forward_names(model)
     return [name for name in tokenizer.model_input_names if name in taken]
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Tell whether a model has learnt which tokens are of the first text and which of the second."""
+    return vars(model.config).get("type_vocab_size", 0) > 1 and "token_type_ids" in forward_names(model)
+
+
+def knows_no_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer has special tokens alone: what Transformers makes up where none was saved."""
+    return len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) < 2
 
 
 def tokenizer_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:

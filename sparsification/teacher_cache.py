@@ -10,6 +10,7 @@ and one that was cut short is no row.
 """
 
 import hashlib
+import json
 import logging
 import os
 import sys
@@ -22,10 +23,12 @@ import numpy as np
 import pyarrow
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 logger = logging.getLogger(__name__)
 ROW = "feature_row"  # the column that says which feature of the training data this is
 _INDEX = "index.uint32"
+_NAMES = {"_name_or_path", "name_or_path", "transformers_version", "architectures"}
 
 
 class TeacherCache:
@@ -74,11 +77,12 @@ class TeacherCache:
 
         Args:
             rows: (batch,) numbers of the features.
-            outputs: by name; what is not (batch, width) is left out, and nothing is kept where a row is too wide.
+            outputs: by name; a loss is left out. Nothing is kept where another is not (batch, width), or is too wide: a
+                row has all outputs or none.
         """
-        logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() == 2}
-        widths = {value.shape[1] for value in logits.values()}
-        if self._has_no_room or len(widths) != 1 or max(widths) > self._shape[1]:
+        logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() > 0}
+        widths = {value.shape[1] if value.dim() == 2 else None for value in logits.values()}
+        if self._has_no_room or len(widths) != 1 or None in widths or max(widths) > self._shape[1]:
             return
         if self._index is None and not self._open():
             try:
@@ -176,6 +180,12 @@ def cache_key(teacher: nn.Module, *others: object) -> str:
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(_as_bytes(tensor))
     return digest.hexdigest()[:24]
+
+
+def settings(config: PreTrainedConfig) -> str:
+    """Give all of a configuration that logits may depend on: activation, heads, attention, but no path or version."""
+    values = config.to_dict() | {"attention": config._attn_implementation}
+    return json.dumps({name: values[name] for name in sorted(values.keys() - _NAMES)}, sort_keys=True, default=str)
 
 
 def _tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sparsification.model_io import INTERMEDIATE_OUTPUTS
 from sparsification.modifiers.base import Clock, Modifier
 
 _IMPOSSIBLE = torch.finfo(torch.float16).min  # a logit without probability, finite in 16 bits and at any temperature
@@ -99,7 +100,8 @@ class DistillationModifier(Modifier):
         """
         names = [name for name, value in student.items() if isinstance(value, Tensor) and name != "loss"]
         if self.distill_output_keys is None:
-            keys = [name for name in names if student[name].is_floating_point() and name in teacher]
+            heads = [name for name in names if name not in INTERMEDIATE_OUTPUTS]
+            keys = [name for name in heads if student[name].is_floating_point() and name in teacher]
         else:
             keys = [
                 names[key] if isinstance(key, int) and key < len(names) else key for key in self.distill_output_keys

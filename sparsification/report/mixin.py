@@ -11,6 +11,7 @@ import torch
 from transformers.modelcard import TASK_MAPPING
 
 from sparsification.export import ONNX_FILE, OnnxModel
+from sparsification.model_io import input_names
 from sparsification.modifiers import Clock, LearningRateBase
 from sparsification.recipe import RECIPE_FILE
 from sparsification.report import gather
@@ -52,15 +53,19 @@ class ReportMixin:
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        batch = self._timing_batch()
-        timed = batch if self.args.device.type == "cpu" else None
+        model = self.accelerator.unwrap_model(self.model).eval()
+        features = self._timing_batch()
+        names = input_names(model, self.processing_class) if features else []
+        batch = {name: features[name] for name in names if name in features}
+        on_cpu = self.args.device.type == "cpu"
         models = []
         if self.teacher is not None:
             where = Path(teacher_folder) if teacher_folder is not None else None
             found = gather.scores(results, metrics, "eval_teacher")
+            timed = self._for_teacher(features) if on_cpu else None
             models.append(gather.torch_facts("teacher", self.teacher, where, found, timed))
-        model = self.accelerator.unwrap_model(self.model).eval()
-        student = gather.torch_facts("student", model, folder, gather.scores(results, metrics, "eval"), timed)
+        found = gather.scores(results, metrics, "eval")
+        student = gather.torch_facts("student", model, folder, found, batch if on_cpu else None)
         models.append(student)
         exported = _exported(onnx_folder)
         for prefix, (name, path) in exported.items():
@@ -85,16 +90,15 @@ class ReportMixin:
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
         log_files(self.args.report_to, files)
 
-    def _timing_batch(self) -> dict[str, torch.Tensor] | None:
+    def _timing_batch(self) -> dict[str, torch.Tensor]:
         """A few features to time models on, if there are any."""
         dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         if dataset is None:
-            return None
+            return {}
         if isinstance(dataset, datasets.Dataset):
             dataset = self._remove_unused_columns(dataset, description="timing")
         features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
-        batch = self._prepare_inputs(self.data_collator(features))
-        return {name: batch[name] for name in self.processing_class.model_input_names if name in batch}
+        return self._prepare_inputs(self.data_collator(features))
 
     def _data_texts(self) -> dict[str, str]:
         """How many features there were, and a hash of what the model sees of them."""
