@@ -144,6 +144,9 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.sample_with(self._sample_gradients)
+        self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
+        taken = () if teacher is None else teacher_inputs or forward_names(teacher)
+        self._teacher_inputs = frozenset(taken) - set(self.label_names)
         self._tell_what_is_passed_over()
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self._steps_per_epoch = 1  # known when train() has seen the data
@@ -152,10 +155,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._asked: PreTrainedModel | None = None  # while it is the teacher that is evaluated
         self._lost = 0  # losses in a row that were no number
         self.teacher = None
-        self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
-        self._teacher_inputs: frozenset[str] = frozenset()
         if teacher is not None:
-            self._teacher_inputs = frozenset(teacher_inputs or forward_names(teacher)) - set(self.label_names)
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
         self._teacher_cache: TeacherCache | None = None
@@ -193,9 +193,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             if isinstance(dataset, datasets.Dataset):
                 dataset = self._remove_unused_columns(dataset, description="training")
             row = self.data_collator([dataset[0]])
-            example = {
-                name: value.to(self.model.device) for name, value in row.items() if isinstance(value, torch.Tensor)
-            }
+            tensors = {name: value for name, value in row.items() if isinstance(value, torch.Tensor)}
+            example = {name: value.to(self.model.device) for name, value in self._for_student(tensors).items()}
         if self.is_world_process_zero():
             for text in self.manager.passed_over(example):
                 logger.warning(text)
