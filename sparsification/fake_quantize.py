@@ -101,6 +101,7 @@ class FakeQuantize(nn.Module):
         self.grid = grid
         self.observing = False
         self.observed = False
+        self.divides = False  # by the scale, as engines do; torch multiplies by its inverse, which differs at ties
         shape = (num_channels,) if grid.per_channel else ()
         for name in ("low", "high", "scale"):
             self.register_buffer(name, torch.zeros(shape), persistent=False)
@@ -120,6 +121,9 @@ class FakeQuantize(nn.Module):
         if not self.observed:
             return x
         ends = self.grid.quant_min, self.grid.quant_max
+        if self.divides:
+            integers = (torch.round(x / self.scale) + self.zero_point).clamp(*ends)
+            return (integers - self.zero_point) * self.scale
         if x.device.type == "cpu":
             return _RoundOnCpu.apply(x, self.scale, self.zero_point, *ends)
         if self.grid.per_channel:

@@ -32,7 +32,9 @@ from sparsification.quantized_modules import (
     QuantizedEmbedding,
     QuantizedLinear,
     fake_quantized_attention,
+    for_each_head,
     quantized_modules,
+    quantizers,
     replace_module,
 )
 
@@ -219,10 +221,12 @@ def _int8_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float,
+    scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs,  # Transformers passes every attention function what any of them may need
 ) -> tuple[Tensor, None]:
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key, value = for_each_head(key, query), for_each_head(value, query)
     return module.matmul_quantizers(query, key, value, attention_mask, scaling), None
 
 
@@ -334,6 +338,10 @@ def module_differences(
     Returns:
         Mean absolute difference of the output, relative to its mean absolute value, by module.
     """
+    # Ties are no rare thing: what passes may lie on a grid already, as the rows of an embedding do.
+    activations = [quantizer for name, quantizer in quantizers(model).items() if not name.endswith("weight_quantizer")]
+    for quantizer in activations:
+        quantizer.divides = True
     differences = {}
     for name, (arguments, output) in calls.items():
         module = model.get_submodule(name)
@@ -345,4 +353,6 @@ def module_differences(
         smallest = torch.finfo(torch.float32).tiny  # a layer may give nothing but zeros
         scale = expected.abs().mean().clamp(min=smallest)
         differences[name] = float((tensors[output] - expected).abs().mean() / scale)
+    for quantizer in activations:
+        quantizer.divides = False
     return differences

@@ -10,8 +10,10 @@ model is quantized. Until ``set_quantizing`` says so, every module is the one th
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,7 +139,7 @@ def fake_quantized_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float,
+    scaling: float | None = None,
     dropout: float = 0.0,
     **kwargs,  # Transformers passes every attention function what any of them may need
 ) -> tuple[Tensor, Tensor]:
@@ -145,17 +147,20 @@ def fake_quantized_attention(
 
     Args:
         module: the attention module; its ``matmul_quantizers`` hold the grids.
-        query: (batch, heads, sequence, head size); ``key`` and ``value`` likewise.
+        query: (batch, heads, sequence, head size); ``key`` and ``value`` likewise, or with fewer heads, each of which
+            belongs to several of the query's.
         key: see ``query``.
         value: see ``query``.
         attention_mask: added to the scores, broadcast to (batch, heads, sequence, sequence).
-        scaling: of the scores.
+        scaling: of the scores; the root of 1 / head size by default.
         dropout: share of the probabilities to drop.
 
     Returns:
         Context (batch, sequence, heads, head size) and probabilities.
     """
     quantizers = module.matmul_quantizers
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key, value = for_each_head(key, query), for_each_head(value, query)
     with torch.autocast(query.device.type, enabled=False):
         scores = quantizers.query(query.float()) @ quantizers.key(key.float()).transpose(2, 3)
         scores = quantizers.scores(scores) * scaling
@@ -164,6 +169,12 @@ def fake_quantized_attention(
         probabilities = nn.functional.dropout(scores.softmax(dim=-1), dropout, module.training)
         context = quantizers.context(quantizers.probabilities(probabilities) @ quantizers.value(value.float()))
         return context.transpose(1, 2).contiguous(), probabilities
+
+
+def for_each_head(factor: Tensor, query: Tensor) -> Tensor:
+    """Repeat the heads of a key or value, if they are fewer than the query's."""
+    count, heads = query.shape[1], factor.shape[1]
+    return factor if heads == count else factor.repeat_interleave(count // heads, dim=1)
 
 
 def _register_attention() -> None:
@@ -180,10 +191,18 @@ QUANTIZED_MODULES = (*_QUANTIZED.values(), AttentionQuantizers)
 
 
 def attention_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The modules whose matrix products an attention function of Transformers computes, by name."""
+    """The modules whose matrix products ours can compute in place of another attention function, by name."""
     # Such a function asks them whether they are causal.
-    replaceable = {name: module for name, module in model.named_modules() if "is_causal" in vars(module)}
+    asked = {name: module for name, module in model.named_modules() if "is_causal" in vars(module)}
+    replaceable = {name: module for name, module in asked.items() if _computes_plain_attention(module)}
     return replaceable if model._can_set_attn_implementation() else {}
+
+
+def _computes_plain_attention(module: nn.Module) -> bool:
+    """Whether a model's own attention function takes nothing that ours would ignore, as T5's takes position biases."""
+    eager = vars(sys.modules[type(module).__module__]).get("eager_attention_forward")
+    ours = inspect.signature(fake_quantized_attention).parameters
+    return eager is not None and set(inspect.signature(eager).parameters) <= set(ours)
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:

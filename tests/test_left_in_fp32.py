@@ -12,8 +12,12 @@ from transformers import (
     BartModel,
     BertConfig,
     BertForMaskedLM,
+    LlamaConfig,
+    LlamaForQuestionAnswering,
     PreTrainedConfig,
     PreTrainedModel,
+    T5Config,
+    T5ForQuestionAnswering,
 )
 
 from sparsification.check import check
@@ -90,6 +94,34 @@ def test_subclass_with_a_forward_of_its_own_is_left_as_it_is():
     assert "BartLearnedPositionalEmbedding, BartScaledWordEmbedding" in text
     names = dict(quantized_modules(model))
     assert "encoder.embed_tokens" not in names and "encoder.layers.0.fc1" in names
+
+
+def _t5() -> T5ForQuestionAnswering:
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    model = T5ForQuestionAnswering(T5Config(vocab_size=20, decoder_start_token_id=0, **sizes))
+    for name, weight in model.named_parameters():
+        if "relative_attention_bias" in name:
+            nn.init.normal_(weight, std=3.0)
+    return model
+
+
+def _llama() -> LlamaForQuestionAnswering:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "initializer_range": 1.0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForQuestionAnswering(LlamaConfig(vocab_size=20, pad_token_id=0, **sizes, **heads))
+
+
+@pytest.mark.parametrize(("make", "stays"), [(_t5, True), (_llama, False)], ids=["T5", "Llama"])
+def test_attention_that_takes_more_than_ours_stays_as_it_is(make, stays):
+    """T5 adds biases of positions to its scores; Llama has fewer heads in key and value than in the query."""
+    torch.manual_seed(0)
+    model = make().eval()
+    expected = model(input_ids=IDS).start_logits
+    manager = quantizable(model)
+    said = [text for text in manager.passed_over(None) if "attention's matrix products stay in fp32" in text]
+    assert bool(said) == stays
+    set_quantizing(model, True)  # nothing has a range: all numbers pass as they are
+    torch.testing.assert_close(model(input_ids=IDS).start_logits, expected)
 
 
 class Twice(PreTrainedModel):

@@ -26,6 +26,8 @@ from transformers import (
 
 from sparsification import export, export_check
 from sparsification.export import ExportError, export_onnx
+from sparsification.export_check import OnnxModel
+from sparsification.fake_quantize import FakeQuantize, Grid
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.onnx_quantization import has_vnni
@@ -543,3 +545,24 @@ def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog)
     monkeypatch.undo()
     monkeypatch.setattr(export_check, "has_vnni", lambda: None)
     assert _export(model, tmp_path).cpu_note == ""
+
+
+def test_ties_are_compared_as_engines_round_them(tmp_path):
+    """x / scale and x * (1 / scale) fall on two sides of a half: torch does the one, ONNX Runtime the other."""
+    quantizer = FakeQuantize(Grid(symmetric=False))
+    quantizer.set_range(torch.tensor(-1.0), torch.tensor(1.3))
+    ties = (torch.arange(-110, 140) + 0.5) * quantizer.scale
+    scale, zero_point = quantizer.scale.numpy(), quantizer.zero_point.numpy().astype(np.uint8)
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [None])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, [None])]
+    node = onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero_point"], ["y"])
+    constants = [
+        onnx.numpy_helper.from_array(array, name) for name, array in (("scale", scale), ("zero_point", zero_point))
+    ]
+    graph = onnx.helper.make_graph([node], "ties", inputs, outputs, constants)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)]), tmp_path / "ties.onnx")
+    (integers,) = OnnxModel(tmp_path / "ties.onnx")({"x": ties})
+    engine = (torch.from_numpy(integers).float() - quantizer.zero_point) * quantizer.scale
+    assert not torch.equal(quantizer.round(ties), engine)
+    quantizer.divides = True
+    assert torch.equal(quantizer.round(ties), engine)

@@ -190,8 +190,7 @@ class QuantizationModifier(Modifier):
             )
         if not attention_modules(self._model) and self._scheme_of("", _MATMUL_TYPE):
             texts.append(
-                f"attention's matrix products stay in fp32: {type(self._model).__name__} computes them in its own way, "
-                "not by an attention function of Transformers"
+                f"attention's matrix products stay in fp32: {type(self._model).__name__} computes them in its own way"
             )
         if example is not None and (uncalled := uncalled_modules(self._model, example)):
             texts.append(
