@@ -30,6 +30,7 @@ from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuest
 from benchmarks.onnx_engines_report import FP32, INT8, INT8_1X4, INT8_4X1, INT8_UNSTRUCTURED, report
 from sparsification.export import export_onnx
 from sparsification.manager import ScheduledModifierManager
+from sparsification.model_io import position_limit
 from sparsification.onnx_quantization import has_vnni
 from sparsification.report.machine import cpu_name
 
@@ -121,9 +122,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    config = load_model(args.model).config
-    if max(args.lengths) > config.max_position_embeddings:
-        parser.error(f"--lengths {max(args.lengths)}: the model has {config.max_position_embeddings} positions")
+    model = load_model(args.model)
+    config, limit = model.config, position_limit(model)
+    if limit is not None and max(args.lengths) > limit:
+        parser.error(f"--lengths {max(args.lengths)}: the model has {limit} positions")
 
     paths, files = {}, {}
     for variant in VARIANTS:
@@ -181,7 +183,7 @@ def load_model(folder: Path | None) -> PreTrainedModel:
 def features(model: PreTrainedModel, batches: int) -> list[dict[str, Tensor]]:
     """Random ids, four rows a batch, the last one a quarter padding."""
     generator = torch.Generator().manual_seed(0)
-    shape = 4, min(128, model.config.max_position_embeddings)
+    shape = 4, min(128, position_limit(model) or 128)
     mask = torch.ones(shape, dtype=torch.long)
     mask[-1, shape[1] * 3 // 4 :] = 0
     made = [torch.randint(model.config.vocab_size, shape, generator=generator) for _ in range(batches)]

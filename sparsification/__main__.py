@@ -139,7 +139,11 @@ def _predict(args: argparse.Namespace) -> int:
     from predict_qa import load
 
     try:
-        context = args.context if args.context_file is None else args.context_file.read_text(encoding="utf-8")
+        context = args.context
+        if args.context_file is not None:
+            # Ends of lines as they are: answers are told by their characters.
+            with args.context_file.open(encoding="utf-8-sig", newline="") as file:
+                context = file.read()
         answers = load(args.model).answer(
             args.question,
             context,

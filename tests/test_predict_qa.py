@@ -129,6 +129,16 @@ def test_command_prints_answers_as_text_and_as_json(folders, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == [vars(answer) for answer in expected]
 
 
+def test_characters_of_an_answer_are_those_of_the_file(folders, tmp_path, capsys):
+    context = CONTEXT.replace(". ", ".\r\n")
+    (tmp_path / "context.txt").write_bytes(b"\xef\xbb\xbf" + context.encode())  # as editors on Windows write it
+    arguments = ["predict", str(folders / "plain"), "--question", QUESTION, *FLAGS, "--json"]
+    assert main([*arguments, "--context_file", str(tmp_path / "context.txt")]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["start"] > context.index("\r\n")
+    assert context[answer["start"] : answer["end"]] == answer["answer"]
+
+
 def test_command_line_runs_as_it_is_typed(folders):
     command = [sys.executable, "-m", "sparsification", "predict", str(folders / "plain"), "--question", QUESTION]
     command += ["--context", "Riga is the capital of Latvia.", *FLAGS]
