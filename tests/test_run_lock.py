@@ -136,7 +136,17 @@ def test_run_without_checkpoints_that_was_killed_in_its_export_goes_on_with_it(
     tiny_model_dir, tiny_squad, tmp_path, recipe, monkeypatch
 ):
     out = tmp_path / "out"
-    flags = ["--do_train", "--do_eval", "--num_train_epochs", "1.5", "--save_strategy", "no", "--report_to", "none"]
+    flags = [
+        "--do_train",
+        "--do_eval",
+        "--num_train_epochs",
+        "1.5",
+        "--save_strategy",
+        "no",
+        "--skip_trial",
+        "--report_to",
+        "none",
+    ]
     if recipe is not None:
         (tmp_path / "recipe.yaml").write_text(recipe)
         flags += ["--recipe", str(tmp_path / "recipe.yaml")]
@@ -159,7 +169,16 @@ def test_run_without_checkpoints_that_was_killed_in_its_export_goes_on_with_it(
 
 def test_end_of_training_is_not_taken_by_another_recipe(tiny_model_dir, tiny_squad, tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    flags = ["--do_train", "--save_strategy", "no", "--report_to", "none", "--recipe", str(tmp_path / "recipe.yaml")]
+    flags = [
+        "--do_train",
+        "--save_strategy",
+        "no",
+        "--skip_trial",
+        "--report_to",
+        "none",
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+    ]
     argv = command(tiny_model_dir, tiny_squad, tmp_path / "out", *flags, "--onnx_export_path", str(tmp_path / "onnx"))
     kill_in_export(argv)
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace("0.5}", "0.25}"))
