@@ -161,8 +161,6 @@ def flaw_of(checkpoint: Path) -> str | None:
         return str(error)
     if not any(checkpoint.glob("model*.safetensors")) and not any(checkpoint.glob("pytorch_model*.bin")):
         return "there are no weights"
-    if not any(checkpoint.glob("*optimizer*")) and not any(checkpoint.glob("global_step*")):
-        return "there is no state of the optimizer: was it saved with --save_only_model?"
     for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not zipfile.is_zipfile(path):  # its directory stands at its end
             return f"{path.name} is cut short"
