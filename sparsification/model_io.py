@@ -84,7 +84,7 @@ def takes_token_types(model: PreTrainedModel) -> bool:
 
 def knows_no_words(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether a tokenizer has special tokens alone: what Transformers makes up where none was saved."""
-    return len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) < 2
+    return len(tokenizer) - len(set(tokenizer.all_special_ids)) < 2  # some have a blank beside
 
 
 def tokenizer_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
