@@ -6,6 +6,7 @@ import torch
 from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, make_data, make_model, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.modifiers import Clock
 from sparsification.modifiers.layer_distillation import feature_loss
 from sparsification.recipe import RecipeError
 
@@ -50,6 +51,64 @@ def test_loss_is_the_mean_squared_difference_of_transformers_hidden_states(tmp_p
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("ends", [("", ""), ("", "    end_epoch: 1.0\n"), ("    end_epoch: 1.0\n", "")])
+@pytest.mark.parametrize("hardness", [0.0, 0.25, 1.0])
+def test_terms_are_added_to_the_task_loss_whichever_distillation_ends_first(tmp_path, hardness, ends):
+    recipe = LAYERS + f"    gain: 0.5\n{ends[0]}  - !DistillationModifier\n    hardness: {hardness}\n"
+    recipe += f"    temperature: 1.0\n{ends[1]}"
+    trainer = trainer_of(tmp_path, recipe)
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.model.train()
+    total = trainer.compute_loss(trainer.model, batch())
+    student = trainer.model(**batch(), output_hidden_states=True)
+    with torch.no_grad():
+        teacher = trainer.teacher(**batch(), output_hidden_states=True)
+    expected = (1 - hardness) * student.loss
+    for key in ("start_logits", "end_logits"):
+        own, goal = (torch.log_softmax(outputs[key], dim=-1) for outputs in (student, teacher))
+        expected = expected + hardness / 2 * (goal.exp() * (goal - own)).sum(dim=-1).mean()
+    for layer in (0, 2):
+        own, goal = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
+        expected = expected + 0.5 * torch.nn.functional.mse_loss(own, goal) / (goal**2).mean()
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_distillations_of_logits_multiply_the_share_of_the_task_and_not_each_other(tmp_path):
+    one, other = (
+        "  - !DistillationModifier {hardness: 0.5",
+        "  - !DistillationModifier {hardness: 0.25, temperature: 1.0",
+    )
+    losses = {}
+    for name, lines in {"one": [one], "other": [other], "both": [one, other + ", end_epoch: 1.0"]}.items():
+        trainer = trainer_of(tmp_path, "modifiers:\n" + "}\n".join(lines) + "}\n")
+        trainer.model.train()
+        torch.manual_seed(0)
+        losses[name] = trainer.compute_loss(trainer.model, batch()).item()
+        torch.manual_seed(0)
+        task = trainer.model(**batch()).loss.item()
+    terms = losses["one"] - 0.5 * task + losses["other"] - 0.75 * task
+    assert losses["both"] == pytest.approx(0.5 * 0.75 * task + terms, rel=1e-5)
+
+
+def test_without_padding_layers_are_compared_at_real_tokens_only(tmp_path):
+    trainer = trainer_of(tmp_path, LAYERS + "    gain: 1.0\n    normalize: False\n    ignore_padding: True\n")
+    trainer.model.train()
+    modifier = trainer.manager.modifiers[0]
+    own, goal = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    for position in range(2):
+        modifier._features |= {("student", position): own, ("teacher", position): goal}
+    expected = torch.cat([own[0] - goal[0], own[1, :2] - goal[1, :2]]).square().mean()
+    assert modifier.loss_term(torch.zeros(()), {}, {}, mask).item() == pytest.approx(2 * expected.item(), rel=1e-6)
+
+
+def test_a_term_of_nothing_asks_no_teacher():
+    manager = ScheduledModifierManager.from_yaml(LAYERS + "    gain: 0.0\n")
+    assert not manager.distills and not manager.compares_layers and not manager.distills_at(Clock(0, 10))
+
+
 def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_the_projections(tmp_path):
     trainer = make_trainer(tmp_path, "modifiers:" + DISTILL_LAYERS.replace("    end_epoch: 1.75\n", ""))
     assert trainer.teacher.config.hidden_size == 24
@@ -75,7 +134,7 @@ def test_projection_alone_finds_a_linear_map():
     optimizer = torch.optim.SGD(module.parameters(), lr=0.03)
     for _ in range(400):
         module(features), teacher(goal)
-        loss = distillation.update_loss(torch.zeros(()), {}, {})
+        loss = distillation.loss_term(torch.zeros(()), {}, {})
         loss.backward()
         distillation.update(None, optimizer)
     assert loss.item() < 1e-3

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class PerLayerDistillationModifier(Modifier):
     project_features: bool = True  # whether a matrix learns to bridge widths that differ
     distill_output_keys: list[str | int] | None = None  # accepted for SparseML's sake, without effect
     teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
+    ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
+
+    task_share: ClassVar[float] = 1.0  # factor of the task loss while it is active
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,10 +64,15 @@ class PerLayerDistillationModifier(Modifier):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._sum, self._count = 0.0, 0
 
+    @property
+    def counts(self) -> bool:
+        """Whether its term is more than nothing; else the teacher is not asked."""
+        return self.gain != 0
+
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
 
     def initialize(self, targets: Targets) -> None:
         self._student = targets.modules(self.student_layer_names)
@@ -92,23 +101,23 @@ class PerLayerDistillationModifier(Modifier):
 
             self._hooks.append(layer.register_forward_hook(keep))
 
-    def update_loss(
+    def loss_term(
         self,
         task_loss: Tensor,
         student: Mapping[str, Tensor],
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Add the layers' loss of the forward passes just done.
+        """Compute gain · the sum of the layers' losses of the forward passes just done.
 
         Args:
             task_loss: scalar.
             student: unused, outputs by name.
             teacher: unused, the teacher's outputs by name.
-            attention_mask: unused: padded positions take part.
+            attention_mask: (batch, positions), 0 where padded; None: nothing is.
 
         Returns:
-            Scalar loss for the backward pass.
+            Scalar, to be added to the task loss.
 
         Raises:
             ValueError: a layer was not asked, or widths differ and ``project_features`` is off.
@@ -119,10 +128,13 @@ class PerLayerDistillationModifier(Modifier):
                 if (side, position) not in self._features:
                     raise ValueError(f"the {side} did not run its layer for {name}: is it dropped?")
             own, goal = self._features["student", position], self._features["teacher", position]
-            distilled = distilled + feature_loss(self._project(name, own, goal), goal, self.normalize, self.epsilon)
+            own = self._project(name, own, goal)
+            if self.ignore_padding and attention_mask is not None and own.shape[:-1] == attention_mask.shape:
+                own, goal = own[attention_mask.bool()], goal[attention_mask.bool()]
+            distilled = distilled + feature_loss(own, goal, self.normalize, self.epsilon)
         self._features.clear()
         self._sum, self._count = self._sum + distilled.detach(), self._count + 1
-        return task_loss + self.gain * distilled
+        return self.gain * distilled
 
     def _project(self, name: str, own: Tensor, goal: Tensor) -> Tensor:
         if own.shape == goal.shape:
