@@ -131,7 +131,7 @@ def _pruning_in_one_stroke(asked: Questioned) -> Iterator[Doubt]:
 def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(GradualPruning):
         init = modifier.init_sparsity
-        pattern = modifier.mask_type
+        pattern = "2:4" if modifier.mask_type == "tensorrt" else modifier.mask_type
         for final, _ in modifier.groups():
             if init != FROM_PARAM and final < init:
                 yield (
@@ -142,7 +142,7 @@ def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
                 yield modifier, "final_sparsity 1 leaves nothing of the weights; 80 % are 0.8, 1 % is 0.01"
             if isinstance(pattern, str) and ":" in pattern:
                 n, m = map(int, pattern.split(":"))
-                if not math.isclose(final, 1 - n / m):
+                if not math.isclose(final, 1 - n / m, abs_tol=0.01):  # so near, it is completed
                     yield (
                         modifier,
                         f"final_sparsity {final:g} with {pattern}: the pattern is complete at {1 - n / m:g}, "

@@ -8,7 +8,9 @@ from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.modifiers.layer_distillation import feature_loss
+from sparsification.quantized_modules import Scheme, is_quantizing, quantize_modules
 from sparsification.recipe import RecipeError
+from sparsification.targets import Targets
 
 LAYERS = r"""
 modifiers:
@@ -140,6 +142,73 @@ def test_projection_alone_finds_a_linear_map():
     assert loss.item() < 1e-3
 
 
+@pytest.mark.parametrize("start", [0.0, 1.0])  # before the quantization, in SparseML's order, and after it
+def test_linear_layers_that_are_quantized_are_compared_with_the_teachers(tmp_path, start):
+    recipe = (
+        r"""
+modifiers:
+  - !PerLayerDistillationModifier
+    student_layer_names: ['re:bert\.encoder\.layer\.[02]\.output\.dense$', qa_outputs]
+    gain: 2.0
+    normalize: False
+"""
+        + f"    start_epoch: {start}\n  - !QuantizationModifier\n    submodules: [bert.encoder, qa_outputs]\n"
+        + "    start_epoch: 0.5\n"
+    )
+    trainer = trainer_of(tmp_path, recipe)
+    first = type(trainer.manager.modifiers[0]).__name__
+    assert first == ("PerLayerDistillationModifier" if start == 0 else "QuantizationModifier")
+    trainer.train()
+    outputs = {}
+    for side, model in (("student", trainer.model), ("teacher", trainer.teacher)):
+        for name in ("bert.encoder.layer.0.output.dense", "bert.encoder.layer.2.output.dense", "qa_outputs"):
+            layer = model.get_submodule(name)
+            layer.register_forward_hook(lambda m, args, out, key=(name, side): outputs.update({key: out.detach()}))
+    assert type(trainer.model.qa_outputs).__name__ == "QuantizedLinear" and is_quantizing(trainer.model)
+    modifier = next(m for m in trainer.manager.modifiers if "PerLayer" in type(m).__name__)
+    modifier.initialize(Targets(trainer.model))  # training has removed its hooks
+    modifier.attach_teacher(trainer.teacher)
+    trainer.model.train()
+    trainer.model(**batch()), trainer.teacher(**batch())
+    names = {name for name, _ in outputs}
+    expected = sum((outputs[name, "student"] - outputs[name, "teacher"]).square().mean() for name in names)
+    assert modifier.loss_term(torch.zeros(()), {}, {}).item() == pytest.approx(2 * expected.item(), rel=1e-5)
+
+
+def test_a_model_that_is_quantized_later_is_still_listened_to():
+    """As SparseTrainer does where ranges lie beside the weights: modules are swapped after ``initialize``."""
+    model = make_model()
+    manager = ScheduledModifierManager.from_yaml(
+        "modifiers:\n  - !PerLayerDistillationModifier {student_layer_names: [qa_outputs]}\n"
+    )
+    manager.initialize(model)
+    manager.attach_teacher(make_model(seed=9).eval())
+    quantize_modules(model, {"qa_outputs": Scheme()})
+    model.train()(**batch())
+    (modifier,) = manager.modifiers
+    assert list(modifier._features) == [("student", 0)]
+    manager.finalize()
+    assert not model.qa_outputs._forward_hooks
+
+
+def test_without_names_all_linear_layers_are_compared_as_in_sparseml(tmp_path):
+    manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n")
+    student = make_model()
+    manager.initialize(student)
+    manager.attach_teacher(make_model(seed=9))
+    linear = [name for name, module in student.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert list(manager.modifiers[0]._student) == linear
+    with pytest.raises(ManagerError, match=r"are compared with 7 of the teacher"):
+        manager.attach_teacher(make_model(layers=1))
+
+
+def test_the_teachers_names_alone_are_the_students_too():
+    recipe = "modifiers:\n  - !PerLayerDistillationModifier {teacher_layer_names: [bert.encoder.layer.1, qa_outputs]}\n"
+    manager = ScheduledModifierManager.from_yaml(recipe)
+    manager.initialize(make_model())
+    assert list(manager.modifiers[0]._student) == ["bert.encoder.layer.1", "qa_outputs"]
+
+
 def test_layers_keep_the_names_of_the_model_as_it_was_loaded(tmp_path):
     trainer = trainer_of(tmp_path, DROP.replace("layer_modifiers", "first_modifiers") + LAYERS)
     (distillation,) = (m for m in trainer.manager.modifiers if "PerLayer" in type(m).__name__)
@@ -169,8 +238,8 @@ def test_feature_loss_of_equal_and_of_zero_features():
 
 
 def test_what_does_not_fit_is_said(tmp_path):
-    with pytest.raises(RecipeError, match="student_layer_names says whose outputs to compare"):
-        ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n    gain: 2.0\n")
+    with pytest.raises(RecipeError, match="epsilon -1 is below 0"):
+        ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n    epsilon: -1.0\n")
     with pytest.raises(ManagerError, match="no module matches 'bert.encoder.layer.7'; did you mean"):
         trainer_of(tmp_path, LAYERS.replace(r"'re:bert\.encoder\.layer\.[02]$'", "bert.encoder.layer.7"))
     with pytest.raises(ManagerError, match=r"2 layers of the student .* are compared with 1 of the teacher"):

@@ -28,19 +28,30 @@ def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsil
     return loss / (teacher.square().mean() + epsilon) if normalize else loss
 
 
+def _layers(targets: Targets, names: list[str] | None) -> dict[str, nn.Module]:
+    """The modules of these names and patterns, or all Linear layers; ValueError where there are none."""
+    if names is None:
+        found = targets.modules_of(nn.Linear, nn.Conv2d)
+        if not found:
+            raise ValueError("the model has no Linear layer to compare: name its layers in student_layer_names")
+        return found
+    return targets.modules(names)
+
+
 @dataclass(kw_only=True)
 class PerLayerDistillationModifier(Modifier):
     """Pull the outputs of the student's layers towards those of the teacher's: task + gain x sum over the layers.
 
     Romero et al. 2015, arXiv:1412.6550; Jiao et al. 2020, arXiv:1909.10351. The loss of a layer is the mean squared
     difference. Where widths differ, the student's output goes through a matrix first, which learns with the student by
-    an AdamW of its own and is no part of the saved model. Layers keep the names of the model as it was loaded. The
+    an AdamW of its own and is no part of the saved model. Layers keep the names of the model as it was loaded. With
+    one list of names both models' layers have them, with none all Linear layers are compared, as in SparseML. The
     teacher is asked in every step: logits that were kept on disk have no layers.
     """
 
     gain: float = 1.5  # weight of the layers' loss
     student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. bert.encoder.layer.1
-    teacher_layer_names: list[str] | None = None  # the same number of them, in the same order; None: the student's
+    teacher_layer_names: list[str] | None = None  # the same number of them, in the same order
     normalize: bool = True  # whether each layer's loss is divided by the teacher's mean square
     epsilon: float = 1e-6  # added to that mean square
     project_features: bool = True  # whether a matrix learns to bridge widths that differ
@@ -52,10 +63,6 @@ class PerLayerDistillationModifier(Modifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.student_layer_names:
-            raise ValueError(
-                "student_layer_names says whose outputs to compare, e.g. ['re:bert.encoder.layer.[0-9]+$']"
-            )
         if self.epsilon < 0:
             raise ValueError(f"epsilon {self.epsilon:g} is below 0")
         self._features: dict[tuple[str, int], Tensor] = {}  # of the last forward pass, by side and position
@@ -75,7 +82,7 @@ class PerLayerDistillationModifier(Modifier):
         return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
 
     def initialize(self, targets: Targets) -> None:
-        self._student = targets.modules(self.student_layer_names)
+        self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)
         self._listen("student", targets.model, list(self._student.values()))
 
     def attach_teacher(self, teacher: nn.Module) -> None:
@@ -84,7 +91,7 @@ class PerLayerDistillationModifier(Modifier):
         Raises:
             ValueError: they are not there, or not as many as the student's.
         """
-        layers = Targets(teacher).modules(self.teacher_layer_names or self.student_layer_names)
+        layers = _layers(Targets(teacher), self.teacher_layer_names or self.student_layer_names)
         if len(layers) != len(self._student):
             raise ValueError(
                 f"{len(self._student)} layers of the student ({', '.join(self._student)}) are compared with "
