@@ -15,6 +15,7 @@ from sparsification.modifiers import (
     GradualPruning,
     LayerPruningModifier,
     Modifier,
+    PerLayerDistillationModifier,
     QuantizationModifier,
     SetLearningRateModifier,
     SetWeightDecayModifier,
@@ -130,7 +131,7 @@ def _pruning_in_one_stroke(asked: Questioned) -> Iterator[Doubt]:
 def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(GradualPruning):
         init = modifier.init_sparsity
-        pattern = modifier.mask_type
+        pattern = "2:4" if modifier.mask_type == "tensorrt" else modifier.mask_type
         for final, _ in modifier.groups():
             if init != FROM_PARAM and final < init:
                 yield (
@@ -141,7 +142,7 @@ def _odd_sparsities(asked: Questioned) -> Iterator[Doubt]:
                 yield modifier, "final_sparsity 1 leaves nothing of the weights; 80 % are 0.8, 1 % is 0.01"
             if isinstance(pattern, str) and ":" in pattern:
                 n, m = map(int, pattern.split(":"))
-                if not math.isclose(final, 1 - n / m):
+                if not math.isclose(final, 1 - n / m, abs_tol=0.01):  # so near, it is completed
                     yield (
                         modifier,
                         f"final_sparsity {final:g} with {pattern}: the pattern is complete at {1 - n / m:g}, "
@@ -197,15 +198,20 @@ def _ranges_never_frozen(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _distills_nothing(asked: Questioned) -> Iterator[Doubt]:
-    distilling = list(asked.all(DistillationModifier))
-    for modifier in distilling:
-        if modifier.hardness == 0:
-            yield modifier, "hardness 0 never asks the teacher"
-    for one, other in itertools.combinations([modifier for modifier in distilling if modifier.hardness], 2):
+    for modifier in asked.all(DistillationModifier, PerLayerDistillationModifier):
+        if not modifier.counts:
+            key = "hardness" if isinstance(modifier, DistillationModifier) else "gain"
+            yield modifier, f"{key} 0: its term counts nothing, and the teacher is never asked for it"
+
+
+def _distills_twice(asked: Questioned) -> Iterator[Doubt]:
+    distilling = [modifier for modifier in asked.all(DistillationModifier) if modifier.counts]
+    for one, other in itertools.combinations(distilling, 2):
         if max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
             yield (
                 other,
-                f"two at the same time ({window_text(one)} and {window_text(other)}): each waters down the other",
+                f"two at the same time ({window_text(one)} and {window_text(other)}): both terms are added, and the "
+                f"task loss counts {one.task_share * other.task_share:.3g}",
             )
 
 
@@ -222,4 +228,5 @@ QUESTIONS = (
     _quantized_while_pruned,
     _ranges_never_frozen,
     _distills_nothing,
+    _distills_twice,
 )

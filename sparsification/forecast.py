@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
 from sparsification.fake_quantize import FakeQuantize
-from sparsification.masks import MaskType, parse_mask_type
+from sparsification.masks import MaskType, n_of_m_sparsity, parse_mask_type
 from sparsification.modifiers import (
     Clock,
     ConstantPruningModifier,
@@ -189,6 +189,8 @@ def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
     pattern = parse_mask_type(mask_type)
     if pattern == "block4" and shape[1] % 4 == 0:
         pattern = (1, 4)
+    if isinstance(pattern, str) and ":" in pattern:
+        sparsity = n_of_m_sparsity(sparsity, *map(int, pattern.split(":")))
     block = math.prod(pattern) if isinstance(pattern, tuple) else 1
     return round(numel // block * sparsity) * block
 

@@ -100,12 +100,12 @@ class ScheduledModifierManager:
     @property
     def distills(self) -> bool:
         """Whether the recipe asks for a teacher."""
-        return self.compares_layers or any(modifier.hardness > 0 for modifier in self._all(DistillationModifier))
+        return any(modifier.counts for modifier in self._all(_TAUGHT))
 
     @property
     def compares_layers(self) -> bool:
         """Whether the teacher's logits are not enough: it has to run beside the student."""
-        return bool(self._all(PerLayerDistillationModifier))
+        return any(modifier.counts for modifier in self._all(PerLayerDistillationModifier))
 
     @property
     def quantizes(self) -> bool:
@@ -199,7 +199,10 @@ class ScheduledModifierManager:
         clock: Clock,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Add what the recipe asks of the loss.
+        """Add the terms of all distillations that are active: none of them weakens another one's.
+
+        SparseML hands the sum so far from one modifier to the next, in the order of their ends: a later
+        ``DistillationModifier`` multiplies the layers' term by 1 - hardness there.
 
         Args:
             loss: scalar task loss.
@@ -214,11 +217,12 @@ class ScheduledModifierManager:
         Raises:
             ManagerError: the teacher's outputs do not fit the student's.
         """
-        for modifier in self._all(_TAUGHT):
-            if modifier.is_active(clock):
-                with self._telling(modifier):
-                    loss = modifier.update_loss(loss, student, teacher, attention_mask)
-        return loss
+        active = [modifier for modifier in self._all(_TAUGHT) if modifier.is_active(clock)]
+        total = math.prod(modifier.task_share for modifier in active) * loss
+        for modifier in active:
+            with self._telling(modifier):
+                total = total + modifier.loss_term(loss, student, teacher, attention_mask)
+        return total
 
     def after_backward(self) -> None:
         """All gradients of the step are there, clipping comes next."""

@@ -54,7 +54,7 @@ def global_masks(scores: Sequence[Tensor], sparsity: float, mask_type: MaskType 
     """Keep the highest scores of all tensors together: unimportant tensors lose more than important ones.
 
     Args:
-        scores: one tensor of scores per weight; any shapes, 2-d where ``mask_type`` is one of blocks.
+        scores: one tensor of scores per weight; any shapes, 2-d or more where ``mask_type`` is one of blocks.
         sparsity: fraction to prune of all of them together, in [0, 1].
         mask_type: ``unstructured``, or blocks, which are ranked by their mean scores: ``block4``, ``[rows, columns]``.
 
@@ -83,7 +83,8 @@ def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tenso
     """Keep the blocks with the highest mean score; a block stays or goes as a whole.
 
     Args:
-        scores: 2-d, (out_features, in_features) of a Linear weight.
+        scores: (out_features, in_features) of a Linear weight, or (out, in, ...) of a convolution's, whose blocks are
+            made of its channels at each place of the kernel.
         sparsity: fraction of the blocks to prune, in [0, 1].
         block: (rows, columns); ``(1, 4)`` is four consecutive input features, what int8 kernels consume at once.
 
@@ -103,7 +104,7 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
     fewer than four members.
 
     Args:
-        scores: 2-d, (out_features, in_features).
+        scores: (out_features, in_features), or (out, in, ...) of a convolution.
         sparsity: fraction of the groups to prune, in [0, 1].
 
     Returns:
@@ -113,22 +114,31 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
 
 
 def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
-    """Mean score of each block, (rows of blocks, columns of blocks); ``pattern`` is ``block4`` or (rows, columns)."""
+    """Mean score of each block; ``pattern`` is ``block4`` or (rows, columns).
+
+    Returns:
+        (rows of blocks, columns of blocks), of a convolution with its kernel's shape behind; of ``block4`` with the
+        kernel's places as further rows.
+    """
     if pattern == "block4":
         columns = scores.shape[1]
+        scores = scores.movedim(1, -1).reshape(-1, columns)
         groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
         sizes = (columns - 4 * torch.arange(groups.shape[1], device=scores.device)).clamp(max=4)
         return groups.sum(dim=2) / sizes
     rows, columns = pattern
-    if scores.dim() != 2 or scores.shape[0] % rows or scores.shape[1] % columns:
+    if scores.dim() < 2 or scores.shape[0] % rows or scores.shape[1] % columns:
         raise ValueError(f"blocks of {rows}x{columns} do not tile a weight of shape {tuple(scores.shape)}")
     return scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).mean(dim=(1, 3))
 
 
 def _spread(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
     """The mask of the weights, of ``shape``, from the mask of their blocks."""
-    rows, columns = (1, 4) if pattern == "block4" else pattern
-    return keep.repeat_interleave(rows, dim=0).repeat_interleave(columns, dim=1)[:, : shape[1]]
+    if pattern == "block4":
+        mask = keep.repeat_interleave(4, dim=1)[:, : shape[1]]
+        return mask.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    rows, columns = pattern
+    return keep.repeat_interleave(rows, dim=0).repeat_interleave(columns, dim=1)
 
 
 def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
@@ -139,7 +149,7 @@ def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
 
     Args:
         scores: 2-d, (out_features, in_features), in_features a multiple of ``m``.
-        sparsity: fraction to prune, in [0, 1 - n/m].
+        sparsity: fraction to prune, in [0, 1 - n/m]; see ``n_of_m_sparsity``.
         n: weights to keep in each group.
         m: weights in a group.
 
@@ -151,28 +161,43 @@ def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
     """
     if scores.shape[-1] % m:
         raise ValueError(f"groups of {m} do not tile a weight of shape {tuple(scores.shape)}")
-    if sparsity > 1 - n / m + 1e-9:
-        raise ValueError(f"{n}:{m} keeps {n} of every {m} weights: a sparsity of {sparsity} is over {1 - n / m}")
+    sparsity = n_of_m_sparsity(sparsity, n, m)
     groups = scores.reshape(-1, m)
     rank = groups.argsort(dim=1, stable=True).argsort(dim=1)
     prunable = groups.masked_fill(rank >= m - n, torch.inf)
     return unstructured_mask(prunable, sparsity).view_as(scores)
 
 
+def n_of_m_sparsity(sparsity: float, n: int, m: int) -> float:
+    """The sparsity that an N:M pattern makes of one that is asked for: its own where they differ by 0.01 at most.
+
+    So 0.67 completes 1:3, as in SparseML.
+
+    Raises:
+        ValueError: more is to be pruned than the pattern allows.
+    """
+    full = 1 - n / m
+    if sparsity > full + 0.01 + 1e-9:
+        raise ValueError(f"{n}:{m} keeps {n} of every {m} weights: a sparsity of {sparsity} is over {full}")
+    return full if sparsity >= full - 0.01 - 1e-9 else sparsity
+
+
 def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     """Read a recipe's ``mask_type``.
 
     Args:
-        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, or ``"N:M"``.
+        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, ``"N:M"``, or SparseML's ``tensorrt``.
 
     Returns:
-        The name, (rows, columns) of a block; an N:M pattern stays the text it was.
+        The name, (rows, columns) of a block; an N:M pattern stays the text it was, ``tensorrt`` is 2:4.
 
     Raises:
         ValueError: anything else.
     """
     if mask_type in ("unstructured", "block4"):
         return mask_type
+    if mask_type == "tensorrt":
+        return "2:4"
     if isinstance(mask_type, list) and len(mask_type) == 2 and all(type(n) is int and n > 0 for n in mask_type):
         return mask_type[0], mask_type[1]
     match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", mask_type) if isinstance(mask_type, str) else None
@@ -185,7 +210,7 @@ def keep_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
     """Mask one weight by its scores in the pattern that a recipe names.
 
     Args:
-        scores: importance of each weight; 2-d for every pattern but ``unstructured``.
+        scores: importance of each weight; any shape for ``unstructured``, 2-d for N:M, 2-d or more for blocks.
         sparsity: fraction to prune, in [0, 1].
         mask_type: see ``parse_mask_type``.
 
@@ -198,11 +223,12 @@ def keep_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
     pattern = parse_mask_type(mask_type)
     if pattern == "unstructured":
         return unstructured_mask(scores, sparsity)
-    if scores.dim() != 2:
+    n_of_m = isinstance(pattern, str) and ":" in pattern
+    if scores.dim() < 2 or (n_of_m and scores.dim() > 2):
         raise ValueError(f"mask_type {mask_type!r} is for matrices, not for a weight of shape {tuple(scores.shape)}")
     if pattern == "block4":
         return block4_mask(scores, sparsity)
-    if isinstance(pattern, str):
+    if n_of_m:
         n, m = pattern.split(":")
         return n_of_m_mask(scores, sparsity, int(n), int(m))
     return block_mask(scores, sparsity, pattern)

@@ -212,27 +212,36 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
         model.set_submodule(path, new)
 
 
-def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> None:
+def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> dict[nn.Module, nn.Module]:
     """Swap modules for ones that can fake-quantize, and do not yet.
 
     Args:
-        model: keeps its Parameters and their names.
+        model: keeps its Parameters and their names, and its modules their forward hooks.
         schemes: by module name; an attention module's is that of its matrix products.
+
+    Returns:
+        For each module that was replaced, the one in its place.
     """
     attention = attention_modules(model)
+    replaced = {}
     for name, scheme in schemes.items():
         module = model.get_submodule(name)
         if name in attention:
             module.matmul_quantizers = AttentionQuantizers(scheme)
         else:
             kind = next(kind for kind in _QUANTIZED if isinstance(module, kind))
-            replace_module(model, name, _QUANTIZED[kind](module, scheme).train(module.training))
+            swapped = _QUANTIZED[kind](module, scheme).train(module.training)
+            # The same dict, so that who listens goes on, and can still remove his hook by its handle.
+            swapped._forward_hooks = module._forward_hooks
+            replace_module(model, name, swapped)
+            replaced[module] = swapped
     if any(name in attention for name in schemes):
         _register_attention()
         for name, module in attention.items():
             if name not in schemes:
                 module.matmul_quantizers = AttentionQuantizers(Scheme())
     model.to(model.device)  # the new buffers
+    return replaced
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

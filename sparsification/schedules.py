@@ -45,6 +45,29 @@ def cosine_lr(x: float, init: float, final: float) -> float:
     return final + (init - final) * (1 + math.cos(math.pi * x)) / 2
 
 
+def decayed_lr(init: float, gamma: float, times: int) -> float:
+    """Learning rate that has been multiplied by ``gamma``, from 0 to 10, so many times."""
+    return init * gamma ** (min(times, 300) if gamma > 1 else times)  # 10**309 is no float
+
+
+def restarted(epochs: float, cycle: float, growth: int) -> float:
+    """Progress in [0, 1) of the cycle that an epoch falls into: each is ``growth`` times as long as the one before.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983, section 3.
+
+    Args:
+        epochs: since the start of the first cycle, >= 0.
+        cycle: length of the first one in epochs.
+        growth: >= 1.
+    """
+    rounding = 1e-9  # of an epoch: 2.3 - 0.3 is a little below 2
+    if growth == 1:
+        return max(epochs / cycle - math.floor((epochs + rounding) / cycle), 0.0)
+    while epochs + rounding >= cycle:
+        epochs, cycle = max(epochs - cycle, 0.0), cycle * growth
+    return epochs / cycle
+
+
 def cyclic_linear_lr(step: int, steps_per_cycle: int, init: float, final: float) -> float:
     """Learning rate of a saw-tooth: down to ``final`` at the last step of a cycle, back to ``init`` at the next.
 

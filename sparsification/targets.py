@@ -12,7 +12,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import regex
@@ -88,6 +88,19 @@ class Targets:
                 raise TargetError(no_match("module", pattern, names))
             chosen |= {name: self._modules[name] for name in matched}
         return chosen
+
+    def modules_of(self, *kinds: type) -> dict[str, nn.Module]:
+        """All modules of some kinds, in the order of the model; dropped layers' are left out."""
+        present = {id(module) for module in self.model.modules()}
+        return {
+            name: module
+            for name, module in self._modules.items()
+            if isinstance(module, kinds) and id(module) in present
+        }
+
+    def replace(self, swapped: Mapping[nn.Module, nn.Module]) -> None:
+        """Let the names of modules mean what has been put into their place."""
+        self._modules = {name: swapped.get(module, module) for name, module in self._modules.items()}
 
     def layers(self, patterns: str | Sequence[str]) -> dict[str, list[int]]:
         """Find the layers that a recipe names, each a member of an ``nn.ModuleList``.

@@ -120,7 +120,13 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
         (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
         (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
         (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness 0"),
+        (
+            RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
+            3,
+            "gain 0: its term counts nothing",
+        ),
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two at the same time"),
+        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "and the task loss counts 0.25"),
         (RUN + PRUNING.replace("init_sparsity: 0.0", "init_sparsity: 0.9"), 3, "is below init_sparsity 0.9"),
         (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),

@@ -69,7 +69,8 @@ def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 class DistillationModifier(Modifier):
     """Mix the teacher's opinion into the loss: (1 - hardness) · task + hardness · distillation.
 
-    Padded positions take part unless ``ignore_padding`` is set, as they do in SparseML.
+    Padded positions take part unless ``ignore_padding`` is set, as they do in SparseML. Where several distillations are
+    active, each adds its own term, and the task's is multiplied by each 1 - hardness.
     """
 
     hardness: float = 0.5  # share of the distillation loss, in [0, 1]
@@ -87,10 +88,20 @@ class DistillationModifier(Modifier):
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
+    @property
+    def counts(self) -> bool:
+        """Whether its term is more than nothing; else the teacher is not asked."""
+        return self.hardness > 0
+
+    @property
+    def task_share(self) -> float:
+        """Factor of the task loss while it is active."""
+        return 1 - self.hardness
+
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return self.hardness > 0 and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
 
     def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
         """The outputs to distill.
@@ -123,37 +134,38 @@ class DistillationModifier(Modifier):
     def preview(self) -> None:
         self.start_epoch = self.end_epoch = -1.0
 
-    def update_loss(
+    def loss_term(
         self,
         task_loss: Tensor,
         student: Mapping[str, Tensor],
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Mix the task loss with the mean of the distillation losses over the chosen outputs.
+        """Compute hardness · the mean of the distillation losses over the chosen outputs.
 
         Args:
-            task_loss: scalar.
+            task_loss: scalar, for the log.
             student: outputs by name; logits (batch, ..., n).
             teacher: the teacher's outputs for the same inputs.
             attention_mask: (batch, positions), 0 where padded; None: nothing is.
 
         Returns:
-            Scalar loss for the backward pass.
+            Scalar, to be added to ``task_share`` · task loss.
         """
         pairs = [(student[key], teacher[key]) for key in self.output_keys(student, teacher)]
         if self.ignore_padding and attention_mask is not None:
             pairs = [tuple(without_padding(logits, attention_mask) for logits in pair) for pair in pairs]
         losses = [distillation_loss(own, goal, self.temperature) for own, goal in pairs]
         distilled = sum(losses) / len(losses)
-        loss = (1 - self.hardness) * task_loss + self.hardness * distilled
+        term = self.hardness * distilled
         with torch.no_grad():
             agreed = agreement(*zip(*pairs, strict=True))
-        parts = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": loss}
+        total = self.task_share * task_loss + term
+        parts = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": total}
         for name, value in (parts | {"teacher_agreement": agreed}).items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
-        return loss
+        return term
 
     def scalars(self, clock: Clock) -> dict[str, float]:
         """Means over the batches since the last call."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,31 +28,41 @@ def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsil
     return loss / (teacher.square().mean() + epsilon) if normalize else loss
 
 
+def _layers(targets: Targets, names: list[str] | None) -> dict[str, nn.Module]:
+    """The modules of these names and patterns, or all Linear layers; ValueError where there are none."""
+    if names is None:
+        found = targets.modules_of(nn.Linear, nn.Conv2d)
+        if not found:
+            raise ValueError("the model has no Linear layer to compare: name its layers in student_layer_names")
+        return found
+    return targets.modules(names)
+
+
 @dataclass(kw_only=True)
 class PerLayerDistillationModifier(Modifier):
     """Pull the outputs of the student's layers towards those of the teacher's: task + gain x sum over the layers.
 
     Romero et al. 2015, arXiv:1412.6550; Jiao et al. 2020, arXiv:1909.10351. The loss of a layer is the mean squared
     difference. Where widths differ, the student's output goes through a matrix first, which learns with the student by
-    an AdamW of its own and is no part of the saved model. Layers keep the names of the model as it was loaded. The
+    an AdamW of its own and is no part of the saved model. Layers keep the names of the model as it was loaded. With
+    one list of names both models' layers have them, with none all Linear layers are compared, as in SparseML. The
     teacher is asked in every step: logits that were kept on disk have no layers.
     """
 
     gain: float = 1.5  # weight of the layers' loss
     student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. bert.encoder.layer.1
-    teacher_layer_names: list[str] | None = None  # the same number of them, in the same order; None: the student's
+    teacher_layer_names: list[str] | None = None  # the same number of them, in the same order
     normalize: bool = True  # whether each layer's loss is divided by the teacher's mean square
     epsilon: float = 1e-6  # added to that mean square
     project_features: bool = True  # whether a matrix learns to bridge widths that differ
     distill_output_keys: list[str | int] | None = None  # accepted for SparseML's sake, without effect
     teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
+    ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
+
+    task_share: ClassVar[float] = 1.0  # factor of the task loss while it is active
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.student_layer_names:
-            raise ValueError(
-                "student_layer_names says whose outputs to compare, e.g. ['re:bert.encoder.layer.[0-9]+$']"
-            )
         if self.epsilon < 0:
             raise ValueError(f"epsilon {self.epsilon:g} is below 0")
         self._features: dict[tuple[str, int], Tensor] = {}  # of the last forward pass, by side and position
@@ -60,13 +71,18 @@ class PerLayerDistillationModifier(Modifier):
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._sum, self._count = 0.0, 0
 
+    @property
+    def counts(self) -> bool:
+        """Whether its term is more than nothing; else the teacher is not asked."""
+        return self.gain != 0
+
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
 
     def initialize(self, targets: Targets) -> None:
-        self._student = targets.modules(self.student_layer_names)
+        self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)
         self._listen("student", targets.model, list(self._student.values()))
 
     def attach_teacher(self, teacher: nn.Module) -> None:
@@ -75,7 +91,7 @@ class PerLayerDistillationModifier(Modifier):
         Raises:
             ValueError: they are not there, or not as many as the student's.
         """
-        layers = Targets(teacher).modules(self.teacher_layer_names or self.student_layer_names)
+        layers = _layers(Targets(teacher), self.teacher_layer_names or self.student_layer_names)
         if len(layers) != len(self._student):
             raise ValueError(
                 f"{len(self._student)} layers of the student ({', '.join(self._student)}) are compared with "
@@ -95,23 +111,23 @@ class PerLayerDistillationModifier(Modifier):
     def preview(self) -> None:
         self.start_epoch = self.end_epoch = -1.0
 
-    def update_loss(
+    def loss_term(
         self,
         task_loss: Tensor,
         student: Mapping[str, Tensor],
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Add the layers' loss of the forward passes just done.
+        """Compute gain · the sum of the layers' losses of the forward passes just done.
 
         Args:
             task_loss: scalar.
             student: unused, outputs by name.
             teacher: unused, the teacher's outputs by name.
-            attention_mask: unused: padded positions take part.
+            attention_mask: (batch, positions), 0 where padded; None: nothing is.
 
         Returns:
-            Scalar loss for the backward pass.
+            Scalar, to be added to the task loss.
 
         Raises:
             ValueError: a layer was not asked, or widths differ and ``project_features`` is off.
@@ -122,10 +138,13 @@ class PerLayerDistillationModifier(Modifier):
                 if (side, position) not in self._features:
                     raise ValueError(f"the {side} did not run its layer for {name}: is it dropped?")
             own, goal = self._features["student", position], self._features["teacher", position]
-            distilled = distilled + feature_loss(self._project(name, own, goal), goal, self.normalize, self.epsilon)
+            own = self._project(name, own, goal)
+            if self.ignore_padding and attention_mask is not None and own.shape[:-1] == attention_mask.shape:
+                own, goal = own[attention_mask.bool()], goal[attention_mask.bool()]
+            distilled = distilled + feature_loss(own, goal, self.normalize, self.epsilon)
         self._features.clear()
         self._sum, self._count = self._sum + distilled.detach(), self._count + 1
-        return task_loss + self.gain * distilled
+        return self.gain * distilled
 
     def _project(self, name: str, own: Tensor, goal: Tensor) -> Tensor:
         if own.shape == goal.shape:

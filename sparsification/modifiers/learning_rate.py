@@ -7,21 +7,26 @@ modifiers name one parameter group, the one that started last decides.
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from sparsification import schedules
 from sparsification.fields import show
 from sparsification.modifiers.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
 
-MAX_STEPS = 10_000  # so far a scheduler of torch is followed: each step takes time, and a recipe can name any epoch
 MAX_RATE = 1000.0
-_LR_KWARGS = {  # of torch's schedulers: least and most; times in epochs
-    "step_size": (1, MAX_STEPS),
-    "milestones": (0, MAX_STEPS),
+_LR_CLASSES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {  # the keys that must be given, the others' values
+    "StepLR": (("step_size",), {"gamma": 0.1}),
+    "MultiStepLR": (("milestones",), {"gamma": 0.1}),
+    "ExponentialLR": (("gamma",), {}),
+    "CosineAnnealingLR": (("T_max",), {"eta_min": 0.0}),
+    "CosineAnnealingWarmRestarts": (("T_0",), {"T_mult": 1, "eta_min": 0.0}),
+}
+_SPARSEML_KEYS = {"cycle_epochs": "T_0", "lr_min": "eta_min"}  # its names for torch's
+_LR_KWARGS = {  # least and most; times in epochs
+    "step_size": (MIN_FREQUENCY, MAX_EPOCHS),
+    "milestones": (0, MAX_EPOCHS),
     "gamma": (0, 10),
-    "T_max": (1, MAX_STEPS),
-    "T_0": (1, MAX_STEPS),
-    "T_mult": (1, MAX_STEPS),
+    "T_max": (1, MAX_EPOCHS),
+    "T_0": (MIN_FREQUENCY, MAX_EPOCHS),
+    "T_mult": (1, MAX_EPOCHS),
     "eta_min": (0, MAX_RATE),
 }
 
@@ -97,9 +102,10 @@ class LearningRateFunctionModifier(LearningRateBase):
 
 @dataclass(kw_only=True)
 class LearningRateModifier(LearningRateBase):
-    """Let a scheduler of ``torch.optim.lr_scheduler`` set the learning rate, one of its steps an epoch.
+    """Let a schedule named like one of ``torch.optim.lr_scheduler`` set the learning rate, with times in epochs.
 
-    From epoch ``MAX_STEPS`` of its window on the rate stays as it is.
+    ``step_size`` may be a fraction of an epoch, ``milestones`` are epochs of the run, ``CosineAnnealingWarmRestarts``
+    moves at every step, ``CosineAnnealingLR`` at every epoch. From ``end_epoch`` on the rate stays as it is.
     """
 
     lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
@@ -108,31 +114,65 @@ class LearningRateModifier(LearningRateBase):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, value in self.lr_kwargs.items():
-            self._check(key, value)
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.init_lr)
-        try:
-            self._scheduler = getattr(torch.optim.lr_scheduler, self.lr_class)(optimizer, **self.lr_kwargs)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {error}") from error
-        optimizer.step()  # torch expects one before its schedulers move
-        self._by_epoch = [self.init_lr]
+        required, defaults = _LR_CLASSES[self.lr_class]
+        given = {}
+        for name, value in self.lr_kwargs.items():
+            key = _SPARSEML_KEYS.get(name, name)
+            if key not in (*required, *defaults):
+                raise ValueError(
+                    f"lr_kwargs do not fit {self.lr_class}: there is no key '{name}', only "
+                    f"{', '.join(map(_with_other_name, (*required, *defaults)))}"
+                )
+            if key in given:
+                raise ValueError(f"lr_kwargs: {_with_other_name(key)} is given twice")
+            given[key] = self._checked(name, key, value)
+        missing = [_with_other_name(key) for key in required if key not in given]
+        if missing:
+            raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {missing[0]} is missing")
+        self._settings = defaults | given
+        start, end = self.window
+        for milestone in self._settings.get("milestones", ()):
+            if not start < milestone < end:
+                raise ValueError(
+                    f"lr_kwargs: the milestone {milestone:g} is an epoch of the run, and not between start_epoch "
+                    f"{start:g} and end_epoch {self.end_epoch:g}"
+                )
 
     @staticmethod
-    def _check(key: str, value: object) -> None:
-        """Raise ValueError for what torch's schedulers would stumble over later."""
-        if key not in _LR_KWARGS:
-            raise ValueError(f"lr_kwargs has no key '{key}', only {', '.join(_LR_KWARGS)}")
+    def _checked(name: str, key: str, value: object) -> object:
+        """The value of a key, by its name in the recipe; ValueError where it is out of range."""
         low, high = _LR_KWARGS[key]
+        kinds = (int,) if key == "T_mult" else (int, float)
         numbers = value if key == "milestones" and isinstance(value, list) else [value]
-        if len(numbers) > 100 or not all(type(number) in (int, float) and low <= number <= high for number in numbers):
+        if (
+            (key == "milestones" and numbers is not value)
+            or len(numbers) > 100
+            or not all(type(number) in kinds and low <= number <= high for number in numbers)
+        ):
             what = "a list of at most 100 numbers" if key == "milestones" else "a number"
-            raise ValueError(f"lr_kwargs: {key} {show(value)} is not {what} from {low:g} to {high:g}")
+            what = "a whole number" if key == "T_mult" else what
+            raise ValueError(f"lr_kwargs: {name} {show(value)} is not {what} from {low:g} to {high:g}")
+        return value
 
     def lr_at(self, clock: Clock) -> float:
         start, end = self.window
-        epochs = int(min(clock.epoch - start, end - start, MAX_STEPS) + 1e-6)
-        while len(self._by_epoch) <= epochs:
-            self._scheduler.step()
-            self._by_epoch.append(self._scheduler.get_last_lr()[0])
-        return self._by_epoch[epochs]
+        first = clock.step_at(start)
+        step = max(min(clock.step, clock.step_at(end) - 1), first)  # the last one that may move the rate
+        steps, per_epoch = int(step - first), clock.steps_per_epoch
+        match self.lr_class, self._settings:
+            case "StepLR", {"step_size": size, "gamma": gamma}:
+                return schedules.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))
+            case "ExponentialLR", {"gamma": gamma}:
+                return schedules.decayed_lr(self.init_lr, gamma, steps // per_epoch)
+            case "MultiStepLR", {"milestones": milestones, "gamma": gamma}:
+                passed = sum(steps >= round((milestone - start) * per_epoch) for milestone in milestones)
+                return schedules.decayed_lr(self.init_lr, gamma, passed)
+            case "CosineAnnealingLR", {"T_max": half, "eta_min": lowest}:
+                return schedules.cosine_lr(steps // per_epoch / half, self.init_lr, lowest)
+            case _, {"T_0": cycle, "T_mult": growth, "eta_min": lowest}:
+                progress = schedules.restarted(step / per_epoch - start, cycle, growth)
+                return schedules.cosine_lr(progress, self.init_lr, lowest)
+
+
+def _with_other_name(key: str) -> str:
+    return next((f"{other} (or {key})" for other, name in _SPARSEML_KEYS.items() if name == key), key)

@@ -47,6 +47,8 @@ class OBSPruningModifier(GradientSampledPruning):
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
         for name, weight in self.masked.weights.items():
+            if weight.dim() > 2 and self._group > 1:
+                raise ValueError(f"{name} of shape {tuple(weight.shape)}: the channels of a block are not side by side")
             if weight.shape[-1] % self._group:
                 raise ValueError(f"{name}: rows of {weight.shape[-1]} are not made of blocks of {self._group}")
 

@@ -140,7 +140,7 @@ class QuantizationModifier(Modifier):
         if not schemes:
             raise ValueError("nothing is to be quantized: no Linear, Embedding or attention module is named")
         self._model = model
-        quantize_modules(model, schemes)
+        targets.replace(quantize_modules(model, schemes))
         set_quantizing(model, False)
         self._quantizers = quantizers(model)
 
