@@ -78,7 +78,7 @@ class ScheduledModifierManager:
     @property
     def max_epochs(self) -> float:
         """Length of the run in epochs; 0 where the recipe leaves it to the command line."""
-        return max((m.end_epoch for m in self._all(EpochRangeModifier)), default=0.0)
+        return max((m.end_epoch for m in self._all(EpochRangeModifier) if m.end_epoch > 0), default=0.0)
 
     @property
     def sets_learning_rate(self) -> bool:

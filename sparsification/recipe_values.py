@@ -54,6 +54,17 @@ class Scope:
         return [*self.nodes, *(self.outer.names() if self.outer else [])]
 
 
+class _Sight(Scope):
+    """What the expression of a stage's variable sees: everything in its scope, and of its own name the outer one."""
+
+    def __init__(self, scope: Scope, name: str) -> None:
+        super().__init__(scope)
+        self.name = name
+
+    def owner(self, name: str) -> Scope | None:
+        return self.outer.outer.owner(name) if name == self.name else self.outer.owner(name)
+
+
 class ValueReader:
     """Makes values of nodes, and keeps the problems and the size of what it has read."""
 
@@ -123,7 +134,8 @@ class ValueReader:
         """Work out a variable of this very scope, and those that it needs; errors as above."""
         if name not in owner.values:
             owner.values[name] = _BUSY
-            owner.values[name] = self.value(owner.nodes[name], owner)
+            hides = owner.outer is not None and owner.outer.owner(name) is not None
+            owner.values[name] = self.value(owner.nodes[name], _Sight(owner, name) if hides else owner)
         if owner.values[name] is _BUSY:
             raise ExpressionError(f"the variable {show(name)} needs itself")
         if owner.values[name] is BAD:

@@ -182,6 +182,19 @@ def test_what_a_scheduler_of_torch_would_stumble_over_is_told_when_the_recipe_is
         ScheduledModifierManager.from_yaml(f"modifiers:\n  - !LearningRateModifier {{init_lr: 0.1, {keys}}}")
 
 
+def test_no_groups_are_all_groups_as_in_sparseml():
+    keys = "  - !SetLearningRateModifier {learning_rate: 0.1, param_groups: []}\n"
+    manager = ScheduledModifierManager.from_yaml("modifiers:\n" + keys)
+    assert [manager.learning_rate(Clock(0, STEPS), group, 0.5) for group in range(2)] == [0.1, 0.1]
+    with pytest.raises(RecipeError, match="sets the same learning rate"):
+        ScheduledModifierManager.from_yaml("modifiers:\n" + keys * 2)
+
+
+def test_a_range_to_minus_one_leaves_the_length_to_the_command_line():
+    manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !EpochRangeModifier {end_epoch: -1}\n")
+    assert manager.max_epochs == 0.0
+
+
 @pytest.mark.parametrize("rate", ["-0.1", "1e9"])
 def test_rate_that_is_none_is_refused(rate):
     with pytest.raises(RecipeError, match="is no learning rate"):

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 from sparsification.fake_quantize import FakeQuantize, Grid, quantization_parameters
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
+from sparsification.modifiers.quantization_scheme import SCHEMES
 from sparsification.quantized_modules import (
     QuantizationError,
     is_quantizing,
     load_quantization,
+    quantized_modules,
     quantizers,
     save_quantization,
     set_quantizing,
@@ -270,6 +272,26 @@ def test_recipes_that_do_not_fit_the_model_are_refused_before_training(keys, mes
     manager = ScheduledModifierManager.from_yaml(f"modifiers:\n  - !QuantizationModifier\n      {keys}\n")
     with pytest.raises(ManagerError, match=message):
         manager.initialize(load_model("model_student"))
+
+
+@pytest.mark.parametrize("nothing", ["null", "None", "'null'"])
+def test_what_sparseml_writes_for_a_tensor_that_is_left_alone(nothing):
+    """``str(manager)`` of 1.8.0 has {'input_activations': None, ...}, which YAML reads as the word."""
+    left = f"{{'input_activations': {nothing}, 'weights': {nothing}, 'output_activations': {nothing}, "
+    left += f"'target_hardware': {nothing}}}"
+    recipe = f"modifiers:\n  - !QuantizationModifier\n      scheme_overrides: {{'Embedding': {left}}}\n"
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(recipe).initialize(model)
+    kinds = {type(module).__name__ for _, module in quantized_modules(model)}
+    assert kinds == {"QuantizedLinear", "AttentionQuantizers"}
+
+
+def test_an_override_of_null_is_the_default_scheme_as_in_sparseml():
+    recipe = "modifiers:\n  - !QuantizationModifier\n      scheme: {weights: null, input_activations: null}\n"
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(recipe + "      scheme_overrides: {qa_outputs: null}\n").initialize(model)
+    ((name, module),) = quantized_modules(model)
+    assert (name, module.scheme) == ("qa_outputs", SCHEMES["default"])
 
 
 def test_ignore_need_not_match_if_not_strict():

@@ -453,6 +453,44 @@ def test_stages_see_the_variables_of_the_recipe_and_their_own():
     )
 
 
+@pytest.mark.parametrize(
+    ("expression", "value"), [("eval(a)", 4), ("eval(a * 2)", 8), ("[eval(a), eval(b)]", [4, 1]), ("eval(b + a)", 5)]
+)
+def test_a_stages_variable_reads_its_outer_namesake(expression, value):
+    text = f"a: eval(2 + 2)\none:\n  b: 1\n  a: {expression}\n  modifiers:\n    - !AnyModifier {{free: eval(a)}}\n"
+    recipe = load(text + "two:\n  modifiers:\n    - !AnyModifier {free: eval(a)}\n")
+    assert [modifier.free for modifier in recipe.modifiers] == [value, 4]
+    assert "a" not in recipe.unread
+
+
+def test_a_stages_variable_without_an_outer_namesake_needs_itself():
+    text = "one:\n  a: eval(a)\n  modifiers: []\ntwo:\n  a: 1\n  modifiers: []\n"
+    assert "line 2: 'eval(a)': the variable 'a' needs itself" in problem_of(text)
+
+
+@pytest.mark.parametrize("text", ["a: 1\na: 2\nmodifiers: []\n", "modifiers: []\nmodifiers: []\n"])
+def test_key_twice_is_told(text):
+    assert "stands here twice" in problem_of(text)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("start_epoch: -5, end_epoch: 3", "start_epoch -5 is below -1, which stands for the start"),
+        ("start_epoch: 0, end_epoch: -2", "end_epoch -2 is below -1, which stands for the end of the run"),
+        ("start_epoch: -1, end_epoch: -0.5", "end_epoch -0.5 is before the run"),
+        ("update_frequency: -2", "update_frequency -2 is below -1, which stands for every step"),
+    ],
+)
+def test_times_before_the_run_are_told(times, message):
+    assert message in problem_of(f"modifiers:\n  - !AnyModifier {{{times}}}\n")
+
+
+def test_a_start_between_minus_one_and_zero_is_the_start_as_in_sparseml():
+    (modifier,) = load("modifiers:\n  - !AnyModifier {start_epoch: -0.5, end_epoch: 2}").modifiers
+    assert modifier.window == (0.0, 2.0)
+
+
 def test_metadata_is_kept_as_it_is_and_the_version_is_not_a_variable():
     recipe = load(
         "version: 1.1.0\n__metadata__:\n  note: eval(1)\n  level: 2\nframework_metadata: {python: 3.11.4}\n" + RANGE

@@ -13,6 +13,8 @@ from sparsification.targets import Targets
 MAX_EPOCHS = 1_000_000  # no run is longer: what is computed with times stays a number of sensible size
 MIN_FREQUENCY = 1e-6  # epochs; no step is shorter
 
+_MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -56,6 +58,10 @@ class Modifier:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
             if abs(getattr(self, key)) > MAX_EPOCHS:
                 raise ValueError(f"{key} {getattr(self, key):g}: no run has more than {MAX_EPOCHS:,} epochs")
+            if getattr(self, key) < -1:
+                raise ValueError(f"{key} {getattr(self, key):g} is below -1, which stands for {_MINUS_ONE[key]}")
+        if -1 < self.end_epoch < 0:
+            raise ValueError(f"end_epoch {self.end_epoch:g} is before the run; -1 stands for {_MINUS_ONE['end_epoch']}")
         if 0 < self.update_frequency < MIN_FREQUENCY:
             raise ValueError(
                 f"update_frequency {self.update_frequency:g} is shorter than any step: -1 means every step"

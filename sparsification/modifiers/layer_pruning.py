@@ -46,6 +46,16 @@ class LayerPruningModifier(Modifier):
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         self._be(self.is_active(clock))
 
+    def after_optimizer_step(self) -> None:
+        """Forget the gradients of the step in which layers went: the optimizer would go on with them.
+
+        It has used them once, as in SparseML.
+        """
+        if self._dropped:
+            for layers, indices in self._lists.values():
+                for index in indices:
+                    layers[index].zero_grad()
+
     def _be(self, dropped: bool) -> None:
         if dropped and not self._dropped:
             self._drop()
@@ -59,8 +69,6 @@ class LayerPruningModifier(Modifier):
     def _drop(self) -> None:
         for path, (layers, indices) in self._lists.items():
             self._put(path, nn.ModuleList(layer for index, layer in enumerate(layers) if index not in indices))
-            for index in indices:
-                layers[index].zero_grad()  # or the optimizer would go on with the last gradients: it sees no new ones
         self._dropped = True
 
     def _restore(self) -> None:

@@ -40,6 +40,7 @@ class LearningRateBase(Modifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
         for key in ("learning_rate", "init_lr", "final_lr"):
             rate = vars(self).get(key, 0.0)
             if not 0 <= rate <= MAX_RATE:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsification.fake_quantize import Grid
 from sparsification.modifiers.base import Clock, Modifier
-from sparsification.modifiers.quantization_scheme import ACTIVATIONS, SCHEMES, WEIGHTS, check_bits, read_scheme
+from sparsification.modifiers.quantization_scheme import ACTIVATIONS, WEIGHTS, check_bits, read_scheme
 from sparsification.quantized_modules import (
     Scheme,
     attention_modules,
@@ -119,7 +119,7 @@ class QuantizationModifier(Modifier):
 
     def _own_scheme(self) -> Scheme:
         if self._uses_schemes:
-            return SCHEMES["default"] if self.scheme is None else read_scheme(self.scheme, "scheme")
+            return read_scheme(self.scheme, "scheme")
         weights = replace(WEIGHTS, bits=self.weight_bits - (self.reduce_range and self.weight_bits == 8))
         return Scheme(replace(ACTIVATIONS, symmetric=self.tensorrt), weights)
 

@@ -27,14 +27,15 @@ def read_scheme(value: object, where: str) -> Scheme:
     """Read a scheme.
 
     Args:
-        value: a name of ``SCHEMES``, a mapping such as ``{weights: {num_bits: 8, symmetric: true}}``, or None.
+        value: a name of ``SCHEMES``, a mapping such as ``{weights: {num_bits: 8, symmetric: true}}``, or None for the
+            default scheme, as in SparseML.
         where: what the recipe calls it, for the error.
 
     Raises:
         ValueError: it is none.
     """
     if value is None:
-        return Scheme()
+        return SCHEMES["default"]
     if isinstance(value, str):
         if value not in SCHEMES:
             raise ValueError(f"{where}: there is no scheme '{value}', only {', '.join(SCHEMES)} and mappings")
@@ -49,7 +50,7 @@ def read_scheme(value: object, where: str) -> Scheme:
 
 def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
     """Read ``{num_bits: 8, symmetric: true, strategy: tensor}``."""
-    if value in (None, "null"):  # SparseML writes the word into its own recipes
+    if value in (None, "null", "None"):  # SparseML writes the words into its own recipes
         return None
     known = {"num_bits": 8, "symmetric": tensor == "weights", "strategy": "tensor", "kwargs": {}}
     if not isinstance(value, dict) or not set(value) <= set(known):

@@ -17,6 +17,7 @@ class SetWeightDecayModifier(Modifier):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
         self._is_set = False
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
