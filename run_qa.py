@@ -17,12 +17,12 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from arguments_qa import Arguments, QAError, UsageError, parse_arguments
+from sparsification.tasks.question_answering.arguments import Arguments, QAError, UsageError, parse_arguments
 
 # isort: split
 # [sparsification]
 from sparsification.errors import SparsificationError
-from sparsification.run_lock import RunLock
+from sparsification.trainer.run_lock import RunLock
 
 # [/sparsification]
 
@@ -41,13 +41,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
-    import stages_qa as stages
-    from flag_checks_qa import Flags, check_flags
+    from sparsification.tasks.question_answering.flag_checks import Flags, check_flags
+    from sparsification.tasks.question_answering.logs import set_up_logging
+    from sparsification.tasks.question_answering.resume import only_run_in
 
     *_, training_args, _ = arguments
-    stages.set_up_logging(training_args)
+    set_up_logging(training_args)
     check_flags(Flags(*arguments))
-    with stages.only_run_in(arguments) as lock:
+    with only_run_in(arguments) as lock:
         return work(argv, arguments, lock)
 
 
@@ -63,40 +64,40 @@ def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[st
         All metrics.
     """
     model_args, data_args, sparse_args, training_args, manager = arguments
-    import stages_qa as stages
-    from flag_checks_qa import Flags
-    from trial_qa import try_out
+    from sparsification.tasks.question_answering import feature_sets, loading, pipeline, resume
+    from sparsification.tasks.question_answering.flag_checks import Flags
+    from sparsification.tasks.question_answering.trial import try_out
 
     flags = Flags(*arguments)
     was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:
-        stages.refuse_used_folder(data_args, training_args, was_interrupted)
+        resume.refuse_used_folder(data_args, training_args, was_interrupted)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
             raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
         training_args.do_train = manager.quantizes
     # [/sparsification]
-    checkpoint = stages.find_checkpoint(data_args, training_args, was_interrupted)
+    checkpoint = resume.find_checkpoint(data_args, training_args, was_interrupted)
     if lock is not None:
         lock.begin()
     transformers.set_seed(training_args.seed)
 
-    raw_datasets = stages.load_data(model_args, data_args, training_args)
-    tokenizer, model = stages.load_model(model_args)
+    raw_datasets = loading.load_data(model_args, data_args, training_args)
+    tokenizer, model = loading.load_model(model_args)
     # [sparsification]
-    stages.check_export(model, sparse_args)
-    models = stages.load_teacher_beside(flags, tokenizer, model)
+    pipeline.check_export(model, sparse_args)
+    models = loading.load_teacher_beside(flags, tokenizer, model)
     if training_args.do_train and not sparse_args.one_shot and not sparse_args.skip_trial:
         seconds = try_out(flags, raw_datasets, models)
-        stages.logger.info(f"The trial before training went through in {seconds:.1f} s (--skip_trial leaves it out)")
+        pipeline.logger.info(f"The trial before training went through in {seconds:.1f} s (--skip_trial leaves it out)")
     # [/sparsification]
-    train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = stages.build_features(
+    train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples = feature_sets.build_features(
         raw_datasets, models, data_args, training_args
     )
 
     # [sparsification]
-    cache = stages.pick_teacher_cache(model_args, sparse_args)
-    trainer = stages.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
+    cache = pipeline.pick_teacher_cache(model_args, sparse_args)
+    trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
     if sparse_args.one_shot:
         trainer.apply_once()
         training_args.do_train = False
@@ -104,22 +105,22 @@ def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[st
 
     metrics: dict[str, float] = {}
     if training_args.do_train:
-        metrics |= stages.train(trainer, checkpoint, data_args)
+        metrics |= pipeline.train(trainer, checkpoint, data_args)
     if training_args.do_eval:
-        metrics |= stages.evaluate(trainer, data_args)
+        metrics |= pipeline.evaluate(trainer, data_args)
     if training_args.do_predict:
-        metrics |= stages.predict(trainer, predict_dataset, predict_examples, data_args)
+        metrics |= pipeline.predict(trainer, predict_dataset, predict_examples, data_args)
     # [sparsification]
     if training_args.do_eval and trainer.teacher is not None:
-        metrics |= stages.evaluate_teacher(trainer, data_args, metrics)
+        metrics |= pipeline.evaluate_teacher(trainer, data_args, metrics)
     if sparse_args.onnx_export_path is not None:
         exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
         if training_args.do_eval:
-            metrics |= stages.evaluate_exported(trainer, exported, sparse_args, data_args)
+            metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args, data_args)
     if manager.recipe is not None:
-        stages.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
+        pipeline.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
-    stages.describe(trainer, model_args, data_args)
+    pipeline.describe(trainer, model_args, data_args)
     trainer.forget_end()
     return metrics
 

@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
 from sparsification.runtime import load
 from sparsification.runtime.convert import BLOCK, BREAK_EVEN, convert
 

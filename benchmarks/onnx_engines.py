@@ -28,11 +28,11 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, PreTrainedModel
 
 from benchmarks.onnx_engines_report import FP32, INT8, INT8_1X4, INT8_4X1, INT8_UNSTRUCTURED, report
-from sparsification.export import export_onnx
+from sparsification.export.int8 import has_vnni
+from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.model_io import position_limit
-from sparsification.onnx_quantization import has_vnni
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).resolve().parent / "engine_worker.py"

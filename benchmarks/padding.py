@@ -16,7 +16,7 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PADDED = "padded to 384 tokens (the default)"

@@ -38,10 +38,11 @@ from transformers import (
     default_data_collator,
 )
 
-from data_qa import load_squad_files
-from sparsification.report.machine import cpu_name
-from trainer_qa import QuestionAnsweringTrainer
-from utils_qa import postprocess_qa_predictions, prepare_train_features, prepare_validation_features
+from sparsification.report.environment import cpu_name
+from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
+from sparsification.tasks.question_answering.data import load_squad_files
+from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
+from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH, STRIDE, N_BEST, LONGEST = 384, 128, 20, 30

@@ -37,7 +37,7 @@ from benchmarks.training_step import (
 )
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
 
 MASKS = {"unstructured": "unstructured", "1x4 blocks": "[1, 4]", "2:4": "'2:4'", "unstructured, one ranking": "global"}
 NEW_MASKS = """

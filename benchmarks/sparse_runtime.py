@@ -36,10 +36,10 @@ from benchmarks.onnx_engines import (
     measure,
 )
 from benchmarks.sparse_runtime_report import DENSE, FP32, best, report, variant_name
-from sparsification.export import export_onnx
+from sparsification.export.int8 import has_vnni
+from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
-from sparsification.onnx_quantization import has_vnni
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
 from sparsification.runtime.build import build
 from sparsification.runtime.convert import SPARSE_FILE, convert
 

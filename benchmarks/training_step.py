@@ -26,9 +26,9 @@ import torch
 import transformers
 from transformers import BertConfig, BertForQuestionAnswering, Trainer, TrainerCallback, TrainingArguments
 
-from sparse_trainer import SparseTrainerMixin
 from sparsification.manager import ScheduledModifierManager
-from sparsification.report.machine import cpu_name
+from sparsification.report.environment import cpu_name
+from sparsification.trainer.mixin import SparseTrainerMixin
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {  # layers, hidden size, heads, intermediate size

@@ -22,8 +22,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
 
-from flag_checks_qa import RULES  # noqa: E402
-from sparsification.fields import describe, show  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
     MODIFIERS,
@@ -31,6 +29,8 @@ from sparsification.modifiers import (  # noqa: E402
     LayerPruningModifier,
     Modifier,
 )
+from sparsification.recipe.types import describe, show  # noqa: E402
+from sparsification.tasks.question_answering.flag_checks import RULES  # noqa: E402
 
 MADE_BY = "<!-- Made by docs/generate.py: change the {source}, not this page. -->"
 
@@ -124,7 +124,7 @@ def field_comments(kind: type) -> dict[str, str]:
 def flags_page() -> str:
     """What becomes of each flag of run_qa.py, and the case by which that is tested."""
     lines = [
-        MADE_BY.format(source="rules in flag_checks_qa.py and the cases in tests/flag_cases.py"),
+        MADE_BY.format(source="rules in tasks/question_answering/flag_checks.py and the cases in tests/flag_cases.py"),
         "",
         "# Flags",
         "",

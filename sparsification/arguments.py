@@ -3,11 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
-
-TARGETS = {"onnxruntime": 20, "deepsparse": 18}  # engines, and the newest opset that one can be given
-SPARSE_TARGET = "onnxruntime-sparse"
-ALL_TARGETS = "all"
 
 
 @dataclass

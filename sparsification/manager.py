@@ -13,8 +13,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from sparsification import schedules
-from sparsification.errors import SparsificationError, printable
+from sparsification.errors import ManagerError as ManagerError
+from sparsification.errors import printable
 from sparsification.modifiers import (
     Clock,
     DistillationModifier,
@@ -26,17 +26,14 @@ from sparsification.modifiers import (
     PerLayerDistillationModifier,
     QuantizationModifier,
 )
-from sparsification.recipe import Recipe, load_recipe
-from sparsification.sparsity import encoder_sparsity
+from sparsification.pruning.sparsity import encoder_sparsity
+from sparsification.recipe.loader import Recipe, load_recipe
+from sparsification.schedule import curves as schedules
 from sparsification.targets import Targets
 
 logger = logging.getLogger(__name__)
 
 _TAUGHT = (DistillationModifier, PerLayerDistillationModifier)
-
-
-class ManagerError(SparsificationError, ValueError):
-    """A recipe does not fit the model, its teacher or the run; the message has one line per problem."""
 
 
 class ScheduledModifierManager:

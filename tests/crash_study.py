@@ -28,8 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import run_qa
-import stages_qa
-from sparsification.saving import SAVING, checkpoints, flaw_of
+from sparsification.atomic_io import SAVING
+from sparsification.tasks.question_answering import resume
+from sparsification.trainer.checkpoints import checkpoints, flaw_of
 
 RECIPE = """
 training_modifiers:
@@ -103,7 +104,7 @@ def half_written(out: Path, onnx_dir: Path) -> list[str]:
 
 def newest(out: Path) -> int:
     """Step of the newest whole checkpoint, 0 where there is none."""
-    path = stages_qa.last_complete_checkpoint(out)
+    path = resume.last_complete_checkpoint(out)
     return int(Path(path).name.split("-")[1]) if path else 0
 
 

@@ -23,8 +23,8 @@ from transformers import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from sparse_trainer import SparseTrainerMixin
 from sparsification.manager import ScheduledModifierManager
+from sparsification.trainer.mixin import SparseTrainerMixin
 
 EMPTY = "modifiers: []\n"
 WORDS, LENGTH, CLASSES = 40, 10, 3

@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_sparse_trainer import COMPRESS_NOW_AND_THEN, make_model, make_trainer
 
+from sparsification.check.timeline import target_sparsity
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.recipe import RecipeError
-from sparsification.timeline import target_sparsity
+from sparsification.recipe.loader import RecipeError
 
 ACDC = """
 modifiers:

@@ -6,7 +6,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from benchmarks import engine_worker, onnx_engines_report
 from benchmarks.onnx_engines import PYTHONS, VARIANTS, Entrant, Worker, export, measure, sizes, transform
-from sparsification.quantized_modules import is_quantizing
+from sparsification.quantization.modules import is_quantizing
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 SHAPE = {"batch": 2, "length": 16, "vocabulary": 60}

@@ -18,13 +18,13 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
-from sparsification.__main__ import main
-from sparsification.check import CheckError, check
-from sparsification.forecast import gzipped_bytes, num_pruned
+from sparsification.check.estimate import gzipped_bytes, num_pruned
+from sparsification.check.report import CheckError, check
+from sparsification.check.timeline import Timeline, text_lines
+from sparsification.cli.main import main
 from sparsification.manager import ScheduledModifierManager
-from sparsification.masks import keep_mask
-from sparsification.recipe import load_recipe
-from sparsification.timeline import Timeline, text_lines
+from sparsification.pruning.masks import keep_mask
+from sparsification.recipe.loader import load_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.md")) if path.name != "README.md"]
@@ -277,7 +277,7 @@ def test_command_runs_in_a_process_of_its_own_and_imports_no_model(tmp_path):
     assert done.returncode == 0
     assert done.stdout.startswith(path)
     assert "matplotlib.figure" not in done.stderr
-    assert "sparsification.forecast" not in done.stderr
+    assert "sparsification.check.estimate" not in done.stderr
     assert "transformers" not in done.stderr
 
 

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT
 from golden_run import GOLDEN
 
-from arguments_qa import DataTrainingArguments, ModelArguments
 from sparsification.arguments import SparsificationArguments
 from sparsification.modifiers import MODIFIERS, Modifier
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
 
 PAGE = (ROOT / "docs" / "coming-from-sparseml.md").read_text()
 SPARSEML = json.loads((GOLDEN / "sparseml.json").read_text())

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
-from arguments_qa import ArgumentParser, UsageError, parse_arguments
-from command_line_qa import accept_files_and_lists, is_first_process, parse_flags
-from sparsification.flags import FlagError
+from sparsification.compat.legacy_flags import FlagError
+from sparsification.tasks.question_answering.arguments import ArgumentParser, UsageError, parse_arguments
+from sparsification.tasks.question_answering.command_line import accept_files_and_lists, is_first_process, parse_flags
 
 BASE = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "out", "use_cpu": True}
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sparsification.__main__ import main
-from sparsification.report.facts import ModelFacts, RunFacts, Window, save_facts
+from sparsification.cli.main import main
+from sparsification.report.results import ModelFacts, RunFacts, Window, save_facts
 
 
 def save(folder: Path, sparsity: float, f1: float, **changes: object) -> Path:

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from test_sparse_trainer import PRUNE, make_data, make_trainer
 
-from sparse_trainer import CheckpointError
-from sparsification import saving
-from sparsification.saving import SavingError, checkpoints, flaw_of
+from sparsification import atomic_io as saving
+from sparsification.atomic_io import SavingError
+from sparsification.trainer.checkpoints import checkpoints, flaw_of, remove_old_checkpoints
+from sparsification.trainer.mixin import CheckpointError
 
 
 def test_killed_runs_leave_nothing_half_written_and_end_with_the_same_weights(tmp_path):
@@ -119,9 +120,9 @@ def test_folders_are_not_opened_on_windows(tmp_path, monkeypatch):
 def test_limit_keeps_the_newest_checkpoints_and_the_best(tmp_path, limit):
     for step in (2, 4, 10, 20):
         (tmp_path / f"checkpoint-{step}").mkdir()
-    saving.remove_old_checkpoints(tmp_path, limit, str(tmp_path / "checkpoint-4"))
+    remove_old_checkpoints(tmp_path, limit, str(tmp_path / "checkpoint-4"))
     assert list(checkpoints(tmp_path)) == {1: [4, 20], 2: [4, 20], 3: [4, 10, 20]}[limit]
-    saving.remove_old_checkpoints(tmp_path, limit, None)
+    remove_old_checkpoints(tmp_path, limit, None)
     assert list(checkpoints(tmp_path))[-1] == 20
     assert len(checkpoints(tmp_path)) == min(limit, 3)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from data_qa import (
+from sparsification.tasks.question_answering.data import (
     QA_FEATURES,
     DataError,
     check_answers,

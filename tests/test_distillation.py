@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from sparsification.distillation.logits import distillation_loss
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock, DistillationModifier
-from sparsification.modifiers.distillation import distillation_loss
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 

@@ -28,8 +28,9 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from sparsification import export, export_check
-from sparsification.export import ExportError, OnnxModel, export_onnx
+from sparsification.export import onnx as export
+from sparsification.export import verify as export_check
+from sparsification.export.onnx import ExportError, OnnxModel, export_onnx
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 MAX_LENGTH = 64
@@ -146,7 +147,7 @@ def test_report_tells_what_was_checked(exported, caplog, tmp_path):
     assert report.size_bytes == report.path.stat().st_size
     assert 0 < report.max_difference < 1e-4
     assert report.num_features == 3
-    with caplog.at_level(logging.INFO, logger="sparsification.export"):
+    with caplog.at_level(logging.INFO, logger="sparsification.export.onnx"):
         report = _export(_bert(), tmp_path, batches=iter([_batch(3, 17), _batch(2, 8), _batch(1, 30)]))
     assert report.num_features == 6
     assert "on 6 features, max difference" in caplog.text

@@ -10,11 +10,11 @@ from flag_cases import CASES, SCRIPT, Case, cases_of
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-import stages_qa
-from arguments_qa import DataTrainingArguments, ModelArguments, QAError
-from flag_checks_qa import RULES
 from run_qa import explain, main
 from sparsification.arguments import SparsificationArguments
+from sparsification.tasks.question_answering import pipeline as stages_qa
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, QAError
+from sparsification.tasks.question_answering.flag_checks import RULES
 
 ARGUMENTS = (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments)
 FIELDS = {field.name: field for kind in ARGUMENTS for field in dataclasses.fields(kind)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
-from sparsification import flags
-from sparsification.flags import FlagError, translate_flags, translate_mapping
+from sparsification.compat import legacy_flags as flags
+from sparsification.compat.legacy_flags import FlagError, translate_flags, translate_mapping
 
 # TrainingArguments of Transformers 4.5.1, 4.6.1, 4.10.3, 4.17.0, 4.30.2, 4.40.2 and 4.57.6 that 5.23 lacks. Of these
 # run_qa.py defines overwrite_output_dir itself; _n_gpu was never a flag.

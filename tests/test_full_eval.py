@@ -9,7 +9,7 @@ from test_sparse_trainer import QUANTIZE, arguments, make_data, make_model, make
 from transformers import Trainer
 
 import run_qa
-from sparsification.quantized_modules import is_quantizing, quantizers
+from sparsification.quantization.modules import is_quantizing, quantizers
 
 FLAGS = {"bf16_full_eval": torch.bfloat16, "fp16_full_eval": torch.float16}
 

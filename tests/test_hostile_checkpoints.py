@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_sparse_trainer import PRUNE, make_trainer
 
-import stages_qa
-from arguments_qa import ModelArguments, UsageError
-from sparse_trainer import STATE_FILE, CheckpointError
 from sparsification.manager import ManagerError
+from sparsification.tasks.question_answering import loading
+from sparsification.tasks.question_answering.arguments import ModelArguments, UsageError
+from sparsification.trainer.mixin import STATE_FILE, CheckpointError
 
 
 class Bomb:
@@ -55,7 +55,7 @@ def test_pickled_code_in_a_model_is_not_run(tiny_model_dir, tmp_path):
     (model / "model.safetensors").unlink()
     torch.save({"qa_outputs.bias": Bomb(tmp_path / "owned")}, model / "pytorch_model.bin")
     with pytest.raises(UsageError, match="--model_name_or_path"):
-        stages_qa.load_model(ModelArguments(model_name_or_path=str(model)))
+        loading.load_model(ModelArguments(model_name_or_path=str(model)))
     assert not (tmp_path / "owned").exists()
 
 

@@ -14,9 +14,9 @@ from test_tutorial import save_model
 from transformers import AutoModelForQuestionAnswering
 
 import run_qa
-from arguments_qa import UsageError
-from sparsification.export import ExportError
-from sparsification.quantized_modules import QUANTIZATION_FILE, QuantizationError
+from sparsification.export.onnx import ExportError
+from sparsification.quantization.modules import QUANTIZATION_FILE, QuantizationError
+from sparsification.tasks.question_answering.arguments import UsageError
 
 SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"

@@ -5,11 +5,11 @@ import pytest
 import torch
 from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, make_data, make_model, make_trainer
 
+from sparsification.distillation.hidden_states import feature_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.layer_distillation import feature_loss
-from sparsification.quantized_modules import Scheme, is_quantizing, quantize_modules
-from sparsification.recipe import RecipeError
+from sparsification.quantization.modules import Scheme, is_quantizing, quantize_modules
+from sparsification.recipe.loader import RecipeError
 from sparsification.targets import Targets
 
 LAYERS = r"""

@@ -8,7 +8,7 @@ import torch
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.recipe import RecipeError
+from sparsification.recipe.loader import RecipeError
 
 STEPS = 8  # an epoch
 

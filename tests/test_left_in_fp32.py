@@ -20,10 +20,10 @@ from transformers import (
     T5ForQuestionAnswering,
 )
 
-from sparsification.check import check
-from sparsification.fake_quantize import Grid
+from sparsification.check.report import check
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantized_modules import (
+from sparsification.quantization.fake_quantize import Grid
+from sparsification.quantization.modules import (
     QuantizedLinear,
     Scheme,
     quantize_modules,
@@ -195,7 +195,7 @@ def test_model_that_the_exporter_cannot_follow_is_refused_before_training(tiny, 
     from test_int8_run import command
 
     import run_qa
-    from sparsification.export import ExportError
+    from sparsification.export.onnx import ExportError
 
     model = ("--model_name_or_path", tiny("Longformer"), "--do_train", "--output_dir", tmp_path / "out")
     with pytest.raises(ExportError, match="LongformerForQuestionAnswering cannot be exported to ONNX: .* one"):

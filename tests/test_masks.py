@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Config, DebertaV2Model
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.masks import global_masks, keep_mask, n_of_m_mask, parse_mask_type, unstructured_mask
+from sparsification.pruning.masks import global_masks, keep_mask, n_of_m_mask, parse_mask_type, unstructured_mask
 
 
 def test_two_by_two_blocks_are_two_rows_of_two_columns():

@@ -6,8 +6,8 @@ from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.mfac_pruning import inverse_diagonal, inverse_times, whitened
-from sparsification.recipe import RecipeError
+from sparsification.pruning.mfac import inverse_diagonal, inverse_times, whitened
+from sparsification.recipe.loader import RecipeError
 
 MFAC = PRUNE.replace("GMPruning", "MFACPruning") + "    num_grads: 3\n"
 

@@ -8,11 +8,11 @@ from test_model_io import BART, SIZE
 from test_run_qa import command
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
-from arguments_qa import UsageError
-from models_qa import check_model
 from run_qa import main
-from sparsification.export import ExportError
-from sparsification.export_check import OnnxModel
+from sparsification.export.onnx import ExportError
+from sparsification.export.verify import OnnxModel
+from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.question_answering.models import check_model
 
 HEADS = {"n_layer": 1, "n_head": 2, "initializer_range": 0.5}  # so that no two logits are close
 
@@ -105,7 +105,7 @@ def test_trying_a_model_changes_neither_it_nor_random_numbers(tiny_model_dir, ti
 
 
 def test_export_of_a_model_that_wants_whole_features_is_refused_in_words(tmp_path):
-    from sparsification.export import export_onnx
+    from sparsification.export.onnx import export_onnx
 
     settings = SIZE | {"max_position_embeddings": 66, "attention_window": 8, "sep_token_id": 3, "pad_token_id": 1}
     model = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model("longformer", **settings)).eval()

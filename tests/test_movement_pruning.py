@@ -5,8 +5,8 @@ import torch
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.masks import unstructured_mask
 from sparsification.modifiers import Clock
+from sparsification.pruning.masks import unstructured_mask
 
 MOVEMENT = """
 modifiers:

@@ -9,8 +9,8 @@ from test_resume import assert_resumes_exactly
 from test_sparse_trainer import DISTILL, LEARNING_RATE, PRUNE, QUANTIZE, make_data, make_trainer
 from transformers import TrainerCallback
 
-from sparse_trainer import FP16_PATIENCE, LossError
-from stages_qa import warn_of_weak_teacher
+from sparsification.tasks.question_answering.pipeline import warn_of_weak_teacher
+from sparsification.trainer.mixin import FP16_PATIENCE, LossError
 
 
 def spoil_losses(trainer, steps: range, value: float = math.nan) -> None:

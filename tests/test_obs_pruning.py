@@ -6,12 +6,12 @@ import torch
 from conftest import ROOT
 from test_sparse_trainer import LINEAR, PRUNE, SparseTrainer, arguments, make_data, make_model, make_trainer
 
-from sparse_trainer import ROW
-from sparsification import fisher
+from sparsification.check.timeline import target_sparsity
+from sparsification.distillation.teacher_cache import ROW
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.recipe import RecipeError
-from sparsification.timeline import target_sparsity
+from sparsification.pruning import fisher
+from sparsification.recipe.loader import RecipeError
 
 OBS = PRUNE.replace("GMPruning", "OBSPruning") + "    num_grads: 3\n"
 

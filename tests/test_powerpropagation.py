@@ -6,8 +6,8 @@ from test_sparse_trainer import LINEAR, POWER, PRUNE, assert_same_model, make_tr
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.powerpropagation import power, slope
-from sparsification.recipe import RecipeError
+from sparsification.pruning.powerpropagation import power, slope
+from sparsification.recipe.loader import RecipeError
 
 BOTH = """
 modifiers:

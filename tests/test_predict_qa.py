@@ -12,13 +12,14 @@ from test_runtime import _prune, needs_compiler
 from test_sparse_export import RECIPE
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
-from predict_qa import PredictError, load
-from sparsification.__main__ import main
-from sparsification.export import export_onnx
+from sparsification.cli.main import main
+from sparsification.export.onnx import export_onnx
+from sparsification.export.sparse import export_sparse
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantized_modules import save_quantization
-from sparsification.runtime.export import export_sparse
-from utils_qa import postprocess_qa_predictions, prepare_validation_features
+from sparsification.quantization.modules import save_quantization
+from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
+from sparsification.tasks.question_answering.features import prepare_validation_features
+from sparsification.tasks.question_answering.predict import PredictError, load
 
 QUESTION = "What does Riga lie beside?"
 CONTEXT = squad_json(PLACES[6:7], long_context=True)["data"][0]["paragraphs"][0]["context"]

@@ -14,8 +14,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from test_sparse_trainer import PRUNE, make_trainer
 
-from sparsification.fake_quantize import FakeQuantize, Grid
 from sparsification.manager import ManagerError
+from sparsification.quantization.fake_quantize import FakeQuantize, Grid
 
 LEARNING_RATE = (
     "  - !LearningRateFunctionModifier {lr_func: linear, init_lr: 1.0e-3, final_lr: 0, start_epoch: 0, end_epoch: 4}\n"

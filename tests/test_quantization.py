@@ -10,11 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from sparsification.fake_quantize import FakeQuantize, Grid, quantization_parameters
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.quantization_scheme import SCHEMES
-from sparsification.quantized_modules import (
+from sparsification.quantization.fake_quantize import FakeQuantize, Grid, quantization_parameters
+from sparsification.quantization.modules import (
     QuantizationError,
     is_quantizing,
     load_quantization,
@@ -23,7 +22,8 @@ from sparsification.quantized_modules import (
     save_quantization,
     set_quantizing,
 )
-from sparsification.recipe import RecipeError
+from sparsification.quantization.scheme import SCHEMES
+from sparsification.recipe.loader import RecipeError
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.3, 1.7), (0.2, 1.0), (-1.0, -0.5), (0.0, 0.0), (-7e-9, 3e-9)])

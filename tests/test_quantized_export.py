@@ -24,14 +24,15 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from sparsification import export, export_check
-from sparsification.export import ExportError, export_onnx
-from sparsification.export_check import OnnxModel
-from sparsification.fake_quantize import FakeQuantize, Grid
+from sparsification.export import onnx as export
+from sparsification.export import verify as export_check
+from sparsification.export.int8 import has_vnni
+from sparsification.export.onnx import ExportError, export_onnx
+from sparsification.export.verify import OnnxModel
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.onnx_quantization import has_vnni
-from sparsification.quantized_modules import quantizers, set_quantizing
+from sparsification.quantization.fake_quantize import FakeQuantize, Grid
+from sparsification.quantization.modules import quantizers, set_quantizing
 
 OUTPUTS = ["start_logits", "end_logits"]
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
@@ -532,7 +533,7 @@ def test_vnni_is_read_from_cpuinfo(cpuinfo, expected):
 def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(export_check, "has_vnni", lambda: False)
     model, reduced = _quantize(_bert(1)), _quantize(_bert(1), **CASES["reduce_range"])
-    with caplog.at_level(logging.WARNING, logger="sparsification.export"):
+    with caplog.at_level(logging.WARNING, logger="sparsification.export.onnx"):
         report = _export(model, tmp_path)
     assert "This CPU has no VNNI" in report.cpu_note
     assert report.cpu_note in caplog.text

@@ -15,9 +15,9 @@ from conftest import ROOT
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
-import arguments_qa
 from quickstart import make_model, quickstart
 from sparsification.manager import ScheduledModifierManager
+from sparsification.tasks.question_answering import arguments as arguments_qa
 
 QUICKSTART = ROOT / "quickstart"
 

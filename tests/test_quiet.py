@@ -5,9 +5,9 @@ import pytest
 import transformers
 from transformers.utils import logging
 
-from predict_qa import load
-from sparsification.check import check
+from sparsification.check.report import check
 from sparsification.quiet import errors_only, no_progress_bars
+from sparsification.tasks.question_answering.predict import load
 
 
 def settings() -> tuple[int, bool, bool]:

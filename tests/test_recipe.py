@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsification.arithmetic import ExpressionError, evaluate
 from sparsification.modifiers import MODIFIERS, Modifier
-from sparsification.recipe import Recipe, RecipeError, load_recipe
+from sparsification.recipe.expressions import ExpressionError, evaluate
+from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from sparsification.modifiers import (
     OBSPruningModifier,
     QuantizationModifier,
 )
-from sparsification.quantized_modules import is_quantizing, quantized_modules, quantizers
+from sparsification.quantization.modules import is_quantizing, quantized_modules, quantizers
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
 TUTORIAL = {

@@ -16,9 +16,9 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 import run_qa
-from sparsification.report.facts import RunFacts, hide_secrets, load_facts, save_facts
-from sparsification.report.history import MAX_POINTS, curve
-from sparsification.report.measure import gzipped_size
+from sparsification.report.curves import MAX_POINTS, curve
+from sparsification.report.profiling import gzipped_size
+from sparsification.report.results import RunFacts, hide_secrets, load_facts, save_facts
 from sparsification.report.svg import WIDTH, Line, line_chart, windows_chart
 from sparsification.report.tables import markdown, plain, result_table
 

@@ -17,7 +17,7 @@ from test_sparse_trainer import LINEAR, SparseTrainer, arguments, assert_same_mo
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import MODIFIERS, LearningRateBase
-from sparsification.modifiers.masked_weights import PruningBase
+from sparsification.pruning.masked_weights import PruningBase
 
 ASKED = os.environ.get("RESUME")
 EPOCHS = 3

@@ -7,8 +7,8 @@ from test_sparse_trainer import REGROW, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.rigl_pruning import share_out
-from sparsification.recipe import RecipeError
+from sparsification.pruning.rigl import share_out
+from sparsification.recipe.loader import RecipeError
 
 RIGL = """
 modifiers:

@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 from test_run_qa import command
 from test_sparse_trainer import PRUNE, make_trainer
 
-from arguments_qa import UsageError
 from run_qa import main
-from sparse_trainer import SparseTrainerMixin
-from sparsification import saving
-from sparsification.run_lock import RUN_LOCK, RunLockError, locked
-from sparsification.saving import TRAINED, flaw_of
+from sparsification import atomic_io as saving
+from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.trainer.checkpoints import TRAINED, flaw_of
+from sparsification.trainer.mixin import SparseTrainerMixin
+from sparsification.trainer.run_lock import RUN_LOCK, RunLockError, locked
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from sparsification.run_lock import locked
+from sparsification.trainer.run_lock import locked
 with locked(Path(sys.argv[1]), sys.argv[2]) as lock:
     lock.begin()
     if os.fork() == 0:
@@ -35,8 +35,8 @@ with locked(Path(sys.argv[1]), sys.argv[2]) as lock:
 """
 KILLED_EXPORT = """
 import os, signal, sys
-import sparsification.export
-sparsification.export.compare = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+import sparsification.export.onnx
+sparsification.export.onnx.compare = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 from run_qa import main
 main(sys.argv[1:])
 """

@@ -17,11 +17,18 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import run_qa
-import stages_qa
-from arguments_qa import DataTrainingArguments, ModelArguments, QAError, UsageError, parse_arguments
-from data_qa import DataError
-from predict_qa import PredictError, load
 from run_qa import main
+from sparsification.tasks.question_answering import feature_sets, resume
+from sparsification.tasks.question_answering import pipeline as stages_qa
+from sparsification.tasks.question_answering.arguments import (
+    DataTrainingArguments,
+    ModelArguments,
+    QAError,
+    UsageError,
+    parse_arguments,
+)
+from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.question_answering.predict import PredictError, load
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
@@ -212,7 +219,7 @@ def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_pat
     def found(folder: Path, *flags: str) -> str | None:
         given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
         _, data_args, _, training_args, _ = parse_arguments(given)
-        return stages_qa.find_checkpoint(data_args, training_args)
+        return resume.find_checkpoint(data_args, training_args)
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
     assert found(out, "--overwrite_output_dir") is None
@@ -306,8 +313,8 @@ def test_windows_are_as_long_as_tokenizer_and_model_both_allow(tiny_model_dir, t
     tokenizer.model_max_length = promised
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir)
-    assert stages_qa.usable_length(tokenizer, model, 384) == length
-    assert stages_qa.usable_length(tokenizer, model, 64) == 64
+    assert feature_sets.usable_length(tokenizer, model, 384) == length
+    assert feature_sets.usable_length(tokenizer, model, 64) == 64
     long = {"id": "x", "question": "Where is Lima?", "context": "Lima is the capital of Peru. " * 60}
     (tmp_path / "test.json").write_text(json.dumps([long]))
     flags = ["--tokenizer_name", str(tmp_path / "tokenizer"), "--max_seq_length", "384", "--doc_stride", "20"]
@@ -389,20 +396,17 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
         text=True,
     ) as process:
         deadline = time.monotonic() + 100
-        while (
-            stages_qa.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline
-        ):
+        while resume.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "run_qa.py: error: interrupted; " in errors
-    AutoModelForQuestionAnswering.from_pretrained(stages_qa.last_complete_checkpoint(out))
+    AutoModelForQuestionAnswering.from_pretrained(resume.last_complete_checkpoint(out))
 
 
 def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():
-    for name, places in (("run_qa.py", 5), ("arguments_qa.py", 3), ("command_line_qa.py", 1), ("stages_qa.py", 1)):
-        lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
-        marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
-        assert marks == ["# [sparsification]", "# [/sparsification]"] * places
+    lines = [line.strip() for line in (ROOT / "run_qa.py").read_text().splitlines()]
+    marks = [line for line in lines if line in ("# [sparsification]", "# [/sparsification]")]
+    assert marks == ["# [sparsification]", "# [/sparsification]"] * 5

@@ -12,11 +12,11 @@ from test_runtime import NO_COMPILER, _prune, needs_compiler
 from test_tutorial import save_model
 
 import run_qa
-from sparsification.export_check import ExportError
-from sparsification.runtime import export
+from sparsification.export import sparse as export
+from sparsification.export.sparse import export_sparse, piece_differences
+from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionError
-from sparsification.runtime.export import export_sparse, piece_differences
 
 RECIPE = """
 training_modifiers:

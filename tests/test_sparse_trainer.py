@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, Trainer, TrainingArguments
 
-from sparse_trainer import RECIPE_FILE, SparseTrainerMixin
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.quantized_modules import QuantizationError, is_quantizing, quantizers, set_quantizing
+from sparsification.quantization.modules import QuantizationError, is_quantizing, quantizers, set_quantizing
+from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.trainer.mixin import SparseTrainerMixin
 
 LINEAR = "re:.*layer.[0-9]+.*(query|key|value|dense).weight"
 PRUNE = f"""

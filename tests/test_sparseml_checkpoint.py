@@ -11,10 +11,10 @@ from golden_run import GOLDEN
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
-from sparsification.__main__ import main
-from sparsification.quantized_modules import load_quantization, quantizers
-from sparsification.recipe import load_recipe
-from sparsification.sparseml_checkpoint import ConversionError, SavedRange, convert, find_grid
+from sparsification.cli.main import main
+from sparsification.compat.sparseml_checkpoint import ConversionError, SavedRange, convert, find_grid
+from sparsification.quantization.modules import load_quantization, quantizers
+from sparsification.recipe.loader import load_recipe
 
 SAVED = GOLDEN / "saved"
 STATE = torch.load(SAVED / "pytorch_model.bin", weights_only=True)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sparsification.modifiers import MODIFIERS
-from sparsification.recipe import RecipeError, load_recipe
+from sparsification.recipe.loader import RecipeError, load_recipe
 
 # The arguments of each modifier's constructor in SparseML 1.8.0; RigL took global_sparsity, which had to be false.
 GRADUAL = (

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from sparsification.distillation.logits import agreement
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.distillation import agreement
-from sparsification.modifiers.masked_weights import MaskedWeights
-from sparsification.sparsity import count_zeros, encoder_layers, encoder_sparsity
+from sparsification.pruning.masked_weights import MaskedWeights
+from sparsification.pruning.sparsity import count_zeros, encoder_layers, encoder_sparsity
 
 
 class Encoder(nn.Module):

@@ -11,8 +11,8 @@ from transformers import AutoModelForQuestionAnswering, DistilBertConfig
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.quantized_modules import load_quantization, set_quantizing
-from sparsification.recipe import RecipeError
+from sparsification.quantization.modules import load_quantization, set_quantizing
+from sparsification.recipe.loader import RecipeError
 
 ONCE = """
 modifiers:

@@ -4,8 +4,8 @@ import pytest
 from test_sparse_trainer import DISTILL, PRUNE, assert_same_model, make_model
 from transformers import AutoModelForQuestionAnswering, BertForSequenceClassification
 
+from sparsification.distillation.teacher import load_teacher
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.teacher import load_teacher
 
 
 @pytest.fixture
@@ -14,7 +14,8 @@ def manager():
 
 
 def load(name, manager, student=None, tokenizer=None):
-    return load_teacher(name, AutoModelForQuestionAnswering, student or make_model(), tokenizer, manager)
+    recipe = manager.recipe.source if manager.distills else None
+    return load_teacher(name, AutoModelForQuestionAnswering, student or make_model(), tokenizer, recipe)
 
 
 LAYERS = "modifiers:\n  - !PerLayerDistillationModifier {student_layer_names: [bert.encoder.layer.0]}\n"

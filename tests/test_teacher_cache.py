@@ -16,8 +16,8 @@ from test_sparse_trainer import (
     make_model,
 )
 
+from sparsification.distillation.teacher_cache import TeacherCache, cache_key, fingerprint
 from sparsification.manager import ScheduledModifierManager
-from sparsification.teacher_cache import TeacherCache, cache_key, fingerprint
 
 
 def as_dataset(data: list[dict]) -> datasets.Dataset:
@@ -143,6 +143,6 @@ def test_what_is_no_row_of_logits_is_not_kept(tmp_path):
 
 
 def test_size_is_said_before_anything_is_written(tmp_path, caplog):
-    with caplog.at_level("INFO", logger="sparsification.teacher_cache"):
+    with caplog.at_level("INFO", logger="sparsification.distillation.teacher_cache"):
         filled(tmp_path)
     assert "up to 0 MB" in caplog.text and str(tmp_path) in caplog.text

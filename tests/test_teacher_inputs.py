@@ -16,14 +16,14 @@ from transformers import (
     DistilBertTokenizerFast,
 )
 
-import stages_qa
-from arguments_qa import UsageError
 from run_qa import main
-from sparsification.export_check import OnnxModel
+from sparsification.distillation.teacher import load_teacher
+from sparsification.distillation.teacher_cache import TeacherCache, cache_key, settings
+from sparsification.export.verify import OnnxModel
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.teacher import load_teacher
-from sparsification.teacher_cache import TeacherCache, cache_key, settings
-from utils_qa import prepare_train_features
+from sparsification.tasks.question_answering import pipeline as stages_qa
+from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.question_answering.features import prepare_train_features
 
 DISTILL = "modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n  - !DistillationModifier {hardness: 1.0}\n"
 WIDE = {"initializer_range": 0.5}  # so that every input matters to the answers of an untrained model
@@ -166,7 +166,8 @@ def test_teacher_without_a_tokenizer_takes_the_students_where_that_makes_all_it_
     def load(family):
         student = AutoModelForQuestionAnswering.from_pretrained(models / family)
         tokenizer = AutoTokenizer.from_pretrained(models / family)
-        return load_teacher(str(tmp_path), AutoModelForQuestionAnswering, student, tokenizer, manager)
+        recipe = manager.recipe.source if manager.distills else None
+        return load_teacher(str(tmp_path), AutoModelForQuestionAnswering, student, tokenizer, recipe)
 
     assert load("bert").name_or_path == str(tmp_path)
     with pytest.raises(

@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_qa
-from sparsification.report.terminal import TerminalCallback, in_short
+from sparsification.report.progress import TerminalCallback, in_short
 
 RECIPE = """
 modifiers:

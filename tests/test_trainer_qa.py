@@ -19,9 +19,11 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import nested_concat
 
-from data_qa import load_squad_files
-from trainer_qa import QuestionAnsweringTrainer, join_batches
-from utils_qa import postprocess_qa_predictions, prepare_train_features, prepare_validation_features, squad_metrics
+from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
+from sparsification.tasks.question_answering.data import load_squad_files
+from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
+from sparsification.tasks.question_answering.metrics import squad_metrics
+from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer, join_batches
 
 
 class Recorder(TrainerCallback):

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import stages_qa
-from arguments_qa import UsageError
 from run_qa import main
 from sparsification.errors import SparsificationError
-from sparsification.export import ExportError
+from sparsification.export.onnx import ExportError
 from sparsification.manager import ManagerError
+from sparsification.tasks.question_answering import feature_sets, sparse_trainer
+from sparsification.tasks.question_answering.arguments import UsageError
 
 ALL_AT_ONCE = """
 modifiers:
@@ -64,7 +64,7 @@ def run(tiny_model_dir, tiny_squad, tmp_path):
 @pytest.fixture
 def no_features(monkeypatch):
     """Fail where the run gets as far as its features."""
-    monkeypatch.setattr(stages_qa, "build_features", lambda *args: pytest.fail("got as far as the features"))
+    monkeypatch.setattr(feature_sets, "build_features", lambda *args: pytest.fail("got as far as the features"))
 
 
 def test_run_with_a_trial_is_bit_identical_to_one_without(run, tmp_path):
@@ -115,7 +115,7 @@ def test_export_that_would_fail_at_the_end_fails_before_features_are_made(run, t
     def fails(*args, **kwargs):
         raise ExportError("no such operator")
 
-    monkeypatch.setattr("sparse_trainer.export_onnx", fails)
+    monkeypatch.setattr("sparsification.trainer.mixin.export_onnx", fails)
     with pytest.raises(SparsificationError, match="no such operator"):
         run("export", PRUNES, "--onnx_export_path", str(tmp_path / "onnx"))
 
@@ -125,7 +125,7 @@ def test_what_transformers_refuses_with_a_value_error_is_one_message(run, monkey
     def refuses(self, *args, **kwargs):
         raise ValueError("this model cannot be trained so")
 
-    monkeypatch.setattr(stages_qa.SparseQuestionAnsweringTrainer, "create_optimizer", refuses)
+    monkeypatch.setattr(sparse_trainer.SparseQuestionAnsweringTrainer, "create_optimizer", refuses)
     with pytest.raises(UsageError, match="the trial before training failed, ValueError: this model cannot"):
         run("refused", PRUNES)
 

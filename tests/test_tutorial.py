@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
 import run_qa
-import stages_qa
+from sparsification.tasks.question_answering import sparse_trainer
 
 TEACHER = """
 python transformers/examples/pytorch/question-answering/run_qa.py --model_name_or_path bert-base-uncased \
@@ -272,7 +272,8 @@ def test_not_enough_memory_is_one_message(folder, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", f"{QUICK} --output_dir {tmp_path}/out".split()[1:])
     # More than any machine can address: the real error of torch's allocator, in the middle of a step.
-    monkeypatch.setattr(stages_qa.SparseQuestionAnsweringTrainer, "training_step", lambda *args: torch.empty(2**50))
+    trainer = sparse_trainer.SparseQuestionAnsweringTrainer
+    monkeypatch.setattr(trainer, "training_step", lambda *args: torch.empty(2**50))
     assert run_qa.run() == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: error: ")]
     assert "not enough memory" in line and "--per_device_train_batch_size" in line

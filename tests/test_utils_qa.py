@@ -19,18 +19,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from data_qa import DataError, load_squad_files
-from utils_qa import (
-    _NBestText,
-    f1_score,
-    normalize_answer,
-    postprocess_qa_predictions,
-    prepare_train_features,
-    prepare_validation_features,
-    squad_metrics,
-    squad_v2_metrics,
-    write_json,
-)
+from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
+from sparsification.tasks.question_answering.data import DataError, load_squad_files
+from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
+from sparsification.tasks.question_answering.metrics import f1_score, normalize_answer, squad_metrics, squad_v2_metrics
+from sparsification.tasks.question_answering.nbest_json import _NBestText, write_json
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Features

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsification.report.facts import ReportError, load_facts
+from sparsification.report.results import ReportError, load_facts
 from sparsification.report.tables import Entry, model_table, plain
 
 

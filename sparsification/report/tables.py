@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from sparsification.report.facts import ModelFacts, RunFacts
+from sparsification.report.results import ModelFacts, RunFacts
 
 Table = tuple[list[str], list[list[str]]]  # the head, and the rows under it
 Entry = tuple[str, RunFacts, ModelFacts]  # what a row is called, and what it is about

@@ -28,12 +28,12 @@ import torch  # noqa: E402
 import transformers  # noqa: E402, F401
 
 with atheris.instrument_imports(include=["sparsification", "yaml"]):
-    from sparsification.check import find_doubts
+    from sparsification.check.report import find_doubts
+    from sparsification.check.timeline import Timeline, text_lines
     from sparsification.errors import SparsificationError
     from sparsification.manager import ScheduledModifierManager
-    from sparsification.recipe import load_recipe
+    from sparsification.recipe.loader import load_recipe
     from sparsification.targets import Targets
-    from sparsification.timeline import Timeline, text_lines
 
 from test_recipe import GOLDEN, HOSTILE  # noqa: E402
 from test_sparse_trainer import EVERYTHING, make_model  # noqa: E402

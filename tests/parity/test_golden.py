@@ -9,10 +9,10 @@ import torch
 from golden_run import GOLDEN, STEPS_PER_EPOCH, Replay, load_case, load_masks, load_model
 from safetensors.torch import load_file
 
+from sparsification.distillation.logits import distillation_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
-from sparsification.modifiers.distillation import distillation_loss
-from sparsification.recipe import RecipeError
+from sparsification.recipe.loader import RecipeError
 
 # fp32, another version of torch, another CPU: at most 5e-6 was seen.
 LOSS = {"rel": 1e-4, "abs": 1e-5}

@@ -8,7 +8,7 @@ import torch
 from golden_run import GOLDEN
 from safetensors.torch import load_file
 
-from sparsification.masks import global_masks, keep_mask
+from sparsification.pruning.masks import global_masks, keep_mask
 
 CASES = json.loads((GOLDEN / "masks" / "cases.json").read_text())
 TENSORS = load_file(GOLDEN / "masks" / "tensors.safetensors")

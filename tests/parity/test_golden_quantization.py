@@ -6,11 +6,11 @@ import torch
 from golden_run import GOLDEN, Replay, load_case, load_masks, load_model
 from safetensors.torch import load_file
 
-from sparsification.fake_quantize import FakeQuantize
+from sparsification.compat.sparseml_checkpoint import our_name
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import ConstantPruningModifier
-from sparsification.quantized_modules import is_quantizing, quantizers
-from sparsification.sparseml_checkpoint import our_name
+from sparsification.quantization.fake_quantize import FakeQuantize
+from sparsification.quantization.modules import is_quantizing, quantizers
 
 # Rounding turns a difference in the last bit into one of a whole step of the grid, here and there: two runs of ours on
 # one thread and on two differ so, too. So losses and deep layers' ranges are compared loosely, what stands before the

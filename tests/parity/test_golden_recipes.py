@@ -13,7 +13,7 @@ import yaml
 from golden_run import GOLDEN as FOLDER
 
 from sparsification.modifiers import MODIFIERS, Modifier
-from sparsification.recipe import RecipeError, fighting_learning_rates, load_recipe
+from sparsification.recipe.loader import RecipeError, fighting_learning_rates, load_recipe
 
 GOLDEN = json.loads((FOLDER / "recipes" / "recipes.json").read_text())
 

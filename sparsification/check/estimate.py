@@ -1,0 +1,245 @@
+"""What will be left of a model when a recipe has been through with it, and how large will its files be?
+
+The manager initializes the model as it does in training, with the same errors, and puts it into the structure of the
+run's last step. Zeros are counted from the target sparsity by then. A file's size is that of its weights: the graph
+adds some kilobytes for each layer.
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
+
+from sparsification.check.pattern_rules import patterns_of
+from sparsification.check.timeline import Timeline, target_sparsity
+from sparsification.modifiers import (
+    Clock,
+    ConstantPruningModifier,
+    GradualPruning,
+    LayerPruningModifier,
+    LayerThinningModifier,
+    StructuredPruningModifier,
+)
+from sparsification.pruning.gradual import FROM_PARAM
+from sparsification.pruning.masks import MaskType, n_of_m_sparsity, parse_mask_type
+from sparsification.pruning.structured import UNIT_DIMENSION
+from sparsification.quantization.fake_quantize import FakeQuantize
+from sparsification.quantization.modules import AttentionQuantizers, is_quantizing, quantized_modules
+from sparsification.quiet import errors_only
+from sparsification.targets import ALL, TargetError, Targets
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+
+# What gzip (deflate) makes of one weight that is not zero, in bits. In fp32 it saves what exponents repeat, in int8
+# what a normal distribution leaves unused, since its rare large numbers set the scale.
+VALUE_BITS = {4: 29.7, 1: 6.8}
+# Saying where the zeros are costs deflate this multiple of the places' entropy. Measured on normal weights with zeros
+# at random places; `tests/test_check.py` repeats it.
+PLACE_BITS = {4: 3.0, 1: 1.9}
+
+
+class ModelError(ValueError):
+    """There is no such model."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What one pattern of one modifier matches."""
+
+    number: int  # of the modifier, by time
+    pattern: str
+    names: list[str]
+    num_weights: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A model before and after."""
+
+    name: str
+    has_weights: bool  # else they are random
+    matches: list[Match]
+    dropped: dict[str, list[int]]  # indices by the name of the list of layers
+    quantized: dict[str, int]  # number of modules by kind
+    num_parameters: tuple[int, int]  # before, after
+    num_zeros: int
+    sizes: dict[str, tuple[float, float]]  # by number format: bytes of the ONNX file, plain and gzipped
+
+
+def load_model(name: str) -> tuple[PreTrainedModel, bool]:
+    """Make a question-answering model, with its weights if it lies in a folder and they with it, else with random ones.
+
+    Args:
+        name: a folder, or a hub name, of which only the configuration is asked for.
+
+    Returns:
+        The model in fp32, and whether the weights are its own.
+
+    Raises:
+        ModelError: there is none.
+    """
+    has_weights = any((Path(name) / file).is_file() for file in WEIGHT_FILES)
+    try:
+        with errors_only():
+            config = AutoConfig.from_pretrained(name)
+            if has_weights:
+                return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
+            return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
+    except (OSError, ValueError) as error:
+        raise ModelError(f"--model {name}: {_first_line(error)}") from error
+    except RuntimeError as error:
+        # Transformers compares the sizes before it allocates; a configuration alone may claim anything.
+        reason = "its weights are not of the sizes that config.json names" if has_weights else "it is too large"
+        raise ModelError(f"--model {name}: {reason} ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:
+    """Lead a model to the end of a recipe's run.
+
+    Args:
+        timeline: of the recipe's manager.
+        model: is changed.
+        targets: the model's names.
+        name: what to call it.
+        has_weights: whether zeros in its weights mean anything.
+
+    Raises:
+        ManagerError: the recipe does not fit the model.
+    """
+    manager = timeline.manager
+    before = sum(parameter.numel() for parameter in model.parameters())
+    end = timeline.clock(timeline.length or timeline.shown + 1)
+    last_step = Clock(end.step - 1, end.steps_per_epoch)
+    dropped = {}
+    for modifier in timeline.modifiers:
+        if isinstance(modifier, LayerPruningModifier) and modifier.is_active(last_step):
+            with contextlib.suppress(TargetError):  # the manager tells it below
+                dropped |= targets.layers(modifier.layers)
+    manager.initialize(model)
+    manager.begin(last_step)
+    matches = [
+        _match(timeline.number(modifier), pattern, targets)
+        for modifier in timeline.modifiers
+        if not isinstance(modifier, LayerPruningModifier)
+        for pattern in patterns_of(modifier)
+    ]
+    zeros = _zeros_at_end(timeline, targets) | _thin(timeline)
+    quantized: dict[str, int] = {}
+    formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
+    if is_quantizing(model):
+        formats["int8"] = dict(formats["fp32"])
+        for _, module in quantized_modules(model):
+            kind = "attention" if isinstance(module, AttentionQuantizers) else type(module).__name__
+            kind = kind.removeprefix("Quantized")
+            quantized[kind] = quantized.get(kind, 0) + 1
+            if isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
+                formats["int8"][id(module.weight)] = 1
+    names = {id(parameter): name for name, parameter in targets.parameters(ALL).items()}
+    sizes = {}
+    for label, num_bytes in formats.items():
+        plain = sum(parameter.numel() * num_bytes[id(parameter)] for parameter in model.parameters())
+        gzipped = sum(
+            gzipped_bytes(p.numel(), zeros.get(names[id(p)], 0) / p.numel(), num_bytes[id(p)])
+            for p in model.parameters()
+        )
+        sizes[label] = float(plain), gzipped
+    return Forecast(
+        name=name,
+        has_weights=has_weights,
+        matches=matches,
+        dropped=dropped,
+        quantized=quantized,
+        num_parameters=(before, sum(parameter.numel() for parameter in model.parameters())),
+        num_zeros=sum(zeros.values()),
+        sizes=sizes,
+    )
+
+
+def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:
+    """Estimate what gzip makes of a weight with zeros at random places.
+
+    Each weight that is left costs its bits, and the places of the zeros a multiple of their entropy.
+
+    Args:
+        num_weights: how many numbers it has.
+        sparsity: fraction of zeros, in [0, 1].
+        bytes_each: 4 for fp32, 1 for int8.
+
+    Returns:
+        Bytes; 10 % off at most for normal weights with up to 95 % zeros. Trained weights repeat more and come out
+        some percent smaller.
+    """
+    entropy = -sum(share * math.log2(share) for share in (sparsity, 1 - sparsity) if share > 0)
+    return num_weights * ((1 - sparsity) * VALUE_BITS[bytes_each] + PLACE_BITS[bytes_each] * entropy) / 8
+
+
+def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
+    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
+    numel = shape.numel()
+    if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
+        size = shape[UNIT_DIMENSION[mask_type]]
+        return round(size * sparsity) * (numel // size)
+    pattern = parse_mask_type(mask_type)
+    if pattern == "block4" and shape[1] % 4 == 0:
+        pattern = (1, 4)
+    if isinstance(pattern, str) and ":" in pattern:
+        sparsity = n_of_m_sparsity(sparsity, *map(int, pattern.split(":")))
+    block = math.prod(pattern) if isinstance(pattern, tuple) else 1
+    return round(numel // block * sparsity) * block
+
+
+def _match(number: int, pattern: str, targets: Targets) -> Match:
+    matched = targets.parameters(pattern, strict=False)
+    return Match(number, pattern, list(matched), sum(parameter.numel() for parameter in matched.values()))
+
+
+def _thin(timeline: Timeline) -> dict[str, int]:
+    """Take neurons out as the end of training will, and count the zeros that stay in what lost rows or columns."""
+    thinning = [modifier for modifier in timeline.modifiers if isinstance(modifier, LayerThinningModifier)]
+    pruning = [m for m in timeline.modifiers if isinstance(m, StructuredPruningModifier) and timeline.acts(m)]
+    if not thinning:
+        return {}
+    for modifier in pruning:
+        modifier.apply_once()
+    for modifier in thinning:
+        modifier.finalize()
+    weights = {name: weight for modifier in pruning for name, weight in modifier.masked.weights.items()}
+    return {name: int((weight == 0).sum()) for name, weight in weights.items() if weight.dim() == 2}
+
+
+def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
+    """Zeros in each weight that something holds at zero when the run is over."""
+    end = timeline.length or math.inf
+    present = targets.parameters(ALL)
+    zeros: dict[str, int] = {}  # of weights that are held, or were last
+    held: set[str] = set()
+    for modifier in timeline.modifiers:  # by their start
+        if not timeline.acts(modifier):
+            continue
+        if isinstance(modifier, GradualPruning):
+            own = modifier.masked.sparsities() if modifier.init_sparsity == FROM_PARAM else {}
+            reached = min(end, modifier.window[1])
+            for final, patterns in modifier.groups():
+                for name, weight in targets.parameters(patterns).items():
+                    goal = final
+                    if reached < modifier.window[1]:
+                        goal = target_sparsity(modifier, final, reached, own.get(name))
+                    zeros[name] = num_pruned(weight.shape, goal, modifier.mask_type)
+                    held.discard(name)
+                    if modifier.leave_enabled or modifier.window[1] >= end:
+                        held.add(name)
+        elif isinstance(modifier, ConstantPruningModifier):
+            for name, weight in modifier.masked.weights.items():
+                zeros[name] = max(zeros.get(name, 0), int((weight == 0).sum()))
+                if modifier.window[1] >= end:
+                    held.add(name)
+                else:
+                    held.discard(name)
+    return {name: count for name, count in zeros.items() if name in held and name in present}

@@ -1,0 +1,139 @@
+"""Which parameters does a recipe name that it probably does not mean, or means twice?
+
+What needs the parameters themselves is asked only where there is a model, which the manager has initialized.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+
+import torch
+
+from sparsification.check.rules import Doubt, Questioned
+from sparsification.check.timeline import window_text
+from sparsification.modifiers import (
+    ConstantPruningModifier,
+    GradualPruning,
+    LayerPruningModifier,
+    Modifier,
+    StructuredPruningModifier,
+    TrainableParamsModifier,
+)
+from sparsification.targets import ALL, match_names
+
+# In a regular expression: an escape, a class of characters, or a dot that stands alone.
+_TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
+
+
+def _dots_for_any_character(asked: Questioned) -> Iterator[Doubt]:
+    for modifier in asked.timeline.modifiers:
+        dotted = [p for p in patterns_of(modifier) if _is_dotted(p)]
+        if not dotted:
+            continue
+        text = f"in '{dotted[0]}' a dot stands for any character"
+        if len(dotted) > 1:
+            text += f" (and in {len(dotted) - 1} more)"
+        if asked.targets and not isinstance(modifier, LayerPruningModifier):
+            names = list(asked.targets.parameters(ALL))
+            more = [
+                name
+                for pattern in dotted
+                for name in match_names(pattern, names)
+                if name not in match_names(_with_literal_dots(pattern), names)
+            ]
+            text += f", and it also matches {more[0]}" if more else ", here only dots"
+        else:
+            text += ", dots too, so that it still matches all that was meant"
+        yield modifier, f"{text}; exact is '{_with_literal_dots(dotted[0])}'"
+
+
+def _is_dotted(pattern: str) -> bool:
+    return pattern.startswith("re:") and any(token == "." for token in _TOKEN.findall(pattern))
+
+
+def _with_literal_dots(pattern: str) -> str:
+    return "re:" + _TOKEN.sub(lambda token: r"\." if token[0] == "." else token[0], pattern.removeprefix("re:"))
+
+
+def patterns_of(modifier: Modifier) -> list[str]:
+    """The names, patterns and tokens by which a modifier chooses parameters or layers."""
+    if isinstance(modifier, GradualPruning):
+        return [pattern for _, patterns in modifier.groups() for pattern in patterns]
+    if isinstance(modifier, ConstantPruningModifier | TrainableParamsModifier):
+        return [modifier.params] if isinstance(modifier.params, str) else modifier.params
+    if isinstance(modifier, LayerPruningModifier):
+        return [modifier.layers] if isinstance(modifier.layers, str) else modifier.layers
+    return []
+
+
+def _one_pattern_in_two_modifiers(asked: Questioned) -> Iterator[Doubt]:
+    """What the manager will refuse, seen without a model."""
+    for one, other in itertools.combinations(asked.all(GradualPruning, ConstantPruningModifier), 2):
+        both = [pattern for pattern in patterns_of(one) if pattern in patterns_of(other)]
+        if both and max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
+            yield (
+                other,
+                f"'{both[0]}' is pruned by another one, too ({window_text(one)} and {window_text(other)}): "
+                "training refuses two masks for one weight at a time",
+            )
+
+
+def _two_patterns_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
+    for modifier in asked.all(GradualPruning, ConstantPruningModifier, TrainableParamsModifier):
+        matched = {pattern: asked.targets.parameters(pattern, strict=False) for pattern in patterns_of(modifier)}
+        for one, other in itertools.combinations(matched, 2):
+            both = [name for name in matched[one] if name in matched[other]]
+            if both:
+                yield modifier, f"'{one}' and '{other}' both match {_and_more(both)}; once is enough"
+
+
+def _two_modifiers_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
+    """Masks that fight are the manager's error; flags are not."""
+    for one, other in itertools.combinations(asked.all(TrainableParamsModifier), 2):
+        both = [
+            name
+            for name in asked.targets.parameters(one.params, strict=False)
+            if name in asked.targets.parameters(other.params, strict=False)
+        ]
+        if both and max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
+            yield other, f"at the same time another one claims {_and_more(both)}"
+
+
+def _prunes_what_is_no_matrix(asked: Questioned) -> Iterator[Doubt]:
+    for modifier in asked.all(GradualPruning):
+        if isinstance(modifier, StructuredPruningModifier):
+            continue  # rows take their biases with them
+        vectors = [name for name, weight in modifier.masked.weights.items() if weight.dim() < 2]
+        if vectors:
+            yield (
+                modifier,
+                f"it prunes {_and_more(vectors)}: biases and LayerNorms are few, and the model needs them",
+            )
+
+
+def _left_as_it_is(asked: Questioned) -> Iterator[Doubt]:
+    """What the trainer will say before training, found out with a few made-up tokens."""
+    model = asked.targets.model
+    separator = getattr(model.config, "sep_token_id", None)
+    # Longformer counts the separators: it wants a question and a context.
+    tokens = [5, 6, *[5 if separator is None else separator] * 2, 7, 5 if separator is None else separator]
+    for modifier in asked.timeline.modifiers:
+        try:
+            texts = modifier.passed_over({"input_ids": torch.tensor([tokens])})
+        except (TypeError, ValueError, RuntimeError):  # the model takes more than tokens
+            texts = modifier.passed_over(None)
+        for text in texts:
+            yield modifier, text
+
+
+def _and_more(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+QUESTIONS = (_dots_for_any_character, _one_pattern_in_two_modifiers)
+QUESTIONS_WITH_MODEL = (
+    _two_patterns_for_one_weight,
+    _two_modifiers_for_one_weight,
+    _prunes_what_is_no_matrix,
+    _left_as_it_is,
+)

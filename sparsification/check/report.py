@@ -1,0 +1,192 @@
+"""Is a recipe right, what will it do, and is that what was meant?
+
+``python -m sparsification check`` prints the answer before hours of training depend on it.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsification.check import pattern_rules as name_doubts
+from sparsification.check import rules as doubts
+from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
+from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.modifiers import GradualPruning, Modifier
+from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
+from sparsification.recipe.types import show
+from sparsification.targets import Targets
+
+if TYPE_CHECKING:
+    from sparsification.check.estimate import Forecast
+
+WIDTH = 80  # columns
+OK, WRONG, DOUBTFUL = 0, 1, 2  # exit codes
+_LABEL = 16  # columns
+
+
+class CheckError(ValueError):
+    """A recipe is wrong or does not fit; the message has one line per problem."""
+
+
+def check(
+    source: str,
+    recipe_args: str | None = None,
+    *,
+    model_name: str | None = None,
+    num_examples: int | None = None,
+    batch_size: int | None = None,
+    plot: Path | None = None,
+) -> tuple[str, list[str]]:
+    """Say what a recipe will do.
+
+    Args:
+        source: the recipe's file.
+        recipe_args: its overrides, as on run_qa.py's command line.
+        model_name: a model's folder or hub name; without it, nothing is said of parameters.
+        num_examples: training features; with ``batch_size``, the run is told in steps too.
+        batch_size: features in an optimizer step, of all devices and accumulated batches together.
+        plot: where to draw a picture.
+
+    Returns:
+        The report, and the warnings that end it.
+
+    Raises:
+        CheckError: the recipe is wrong, there is no such model, they do not fit, or the picture cannot be drawn.
+    """
+    try:
+        recipe = load_recipe(source, recipe_args)
+        manager = ScheduledModifierManager(recipe)
+        steps = math.ceil(num_examples / batch_size) if num_examples and batch_size else None
+        timeline = Timeline(manager, steps)
+        sections = [_about_run(recipe, timeline), _about_modifiers(recipe, timeline), text_lines(timeline)]
+        targets = None
+        if model_name:
+            # transformers takes seconds to import: only where it is needed.
+            from sparsification.check.estimate import ModelError, forecast, load_model
+
+            try:
+                model, has_weights = load_model(model_name)
+            except ModelError as error:
+                raise CheckError(str(error)) from error
+            targets = Targets(model)
+            sections.append(_about_model(forecast(timeline, model, targets, model_name, has_weights)))
+        warnings = find_doubts(recipe, timeline, targets)
+        if plot:
+            draw(timeline, recipe.source, plot)
+            sections.append([f"The picture is in {plot}."])
+    except (RecipeError, ManagerError, PlotError) as error:
+        raise CheckError(str(error)) from error
+    sections.append([f"warning: {text}" for text in warnings] or ["No warnings."])
+    return "\n\n".join("\n".join(lines) for lines in sections), warnings
+
+
+def find_doubts(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> list[str]:
+    """Find what is probably not meant.
+
+    Args:
+        recipe: as it was read.
+        timeline: of its manager.
+        targets: the names of a model that the manager has initialized, made before that.
+
+    Returns:
+        One sentence each, with the line of the recipe, in the order of the lines.
+    """
+    questions = doubts.QUESTIONS + name_doubts.QUESTIONS + (name_doubts.QUESTIONS_WITH_MODEL if targets else ())
+    found = [doubt for question in questions for doubt in question(doubts.Questioned(recipe, timeline, targets))]
+    lines = {id(modifier): line for modifier, line in zip(recipe.modifiers, recipe.lines, strict=True)}
+    placed = [(lines[id(modifier)] if modifier else 0, modifier, text) for modifier, text in found]
+    return [
+        f"{recipe.source}, line {line}: {type(modifier).__name__}: {text}" if modifier else f"{recipe.source}: {text}"
+        for line, modifier, text in sorted(placed, key=lambda entry: entry[0])
+    ]
+
+
+def _entry(label: str, text: str) -> list[str]:
+    """A label and a text beside it, on as many lines as it takes."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{label:<{_LABEL}}",
+        subsequent_indent=" " * _LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _about_run(recipe: Recipe, timeline: Timeline) -> list[str]:
+    length, steps = timeline.length, timeline.steps_per_epoch
+    run = f"{length:g} epochs" if length else "as long as --num_train_epochs says"
+    if steps:
+        run += f"; {steps:,} steps an epoch" + (f", {math.ceil(length * steps):,} in all" if length else "")
+    rates = "the recipe's" if timeline.manager.sets_learning_rate else "the command line's; the recipe sets none"
+    variables = ", ".join(f"{name}={show(value)}" for name, value in recipe.variables.items())
+    lines = [recipe.source, *_entry("Run", run), *_entry("Learning rate", rates)]
+    if recipe.stages:
+        lines += _entry("Stages", ", ".join(recipe.stages))
+    return lines + _entry("Variables", variables or "none")
+
+
+def _about_modifiers(recipe: Recipe, timeline: Timeline) -> list[str]:
+    given = {id(modifier): keys for modifier, keys in zip(recipe.modifiers, recipe.given, strict=True)}
+    lines = ["Modifiers, by their time in epochs" if recipe.modifiers else "No modifiers"]
+    for modifier in timeline.modifiers:
+        number = timeline.number(modifier)
+        head = f"{number:>2} {type(modifier).__name__:<31}{window_text(modifier)}"
+        if timeline.steps_per_epoch:
+            head += f"  ({_in_steps(modifier, timeline)})"
+        lines.append(head)
+        lines += textwrap.wrap(
+            ", ".join(_keys(modifier, given[id(modifier)])), WIDTH, initial_indent="   ", subsequent_indent="   "
+        )
+    return lines
+
+
+def _keys(modifier: Modifier, given: list[str]) -> Iterator[str]:
+    """What the recipe gives to a modifier, but for its times."""
+    for key in given:
+        value = getattr(modifier, key)
+        if key in ("start_epoch", "end_epoch") or (key, value) == ("update_frequency", -1):
+            continue
+        if isinstance(value, list) and len(", ".join(map(str, value))) > 40:
+            yield f"{len(value)} {key}"
+        elif isinstance(value, list):
+            yield f"{key}=[{','.join(map(str, value))}]"
+        else:
+            yield f"{key}={value:g}" if isinstance(value, float) else f"{key}={show(value)}"
+
+
+def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
+    clock = timeline.clock(0.0)
+    start, end = (clock.step_at(epoch) for epoch in modifier.window)
+    text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
+    if isinstance(modifier, GradualPruning):
+        stride = max(clock.step_at(modifier.update_frequency), 1)
+        text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one at the end, whatever the stride
+    return text
+
+
+def _about_model(outcome: "Forecast") -> list[str]:
+    before, after = outcome.num_parameters
+    weights = "with its weights" if outcome.has_weights else "of its configuration alone, random weights"
+    lines = _entry("Model", f"{outcome.name}, {weights}")
+    for match in outcome.matches:
+        lines += _entry(f"{match.number} matches", f"'{match.pattern}'")
+        count = f"{len(match.names):,} parameters, {match.num_weights:,} weights"
+        if match.names:
+            count += f": {match.names[0]}" + (f" to {match.names[-1]}" if len(match.names) > 1 else "")
+        lines += _entry("", count)
+    for path, indices in outcome.dropped.items():
+        lines += _entry("Dropped", f"layers {', '.join(map(str, indices))} of {path}")
+    if outcome.quantized:
+        lines += _entry("Quantized", ", ".join(f"{count} {kind}" for kind, count in outcome.quantized.items()))
+    lines += _entry("Parameters", f"{after:,} at the end" + (f", {before:,} at the start" if after != before else ""))
+    lines += _entry("Zeros", f"{outcome.num_zeros:,} at the end, {outcome.num_zeros / after:.1%} of all parameters")
+    for number_format, (plain, gzipped) in outcome.sizes.items():
+        lines += _entry(f"ONNX, {number_format}", f"about {_size(plain)}; gzipped about {_size(gzipped)}")
+    return lines + _entry("", "(gzip: as of random weights with as many zeros; see sparsification/check/estimate.py)")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:.3g} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.3g} GB"

@@ -1,0 +1,233 @@
+"""When does a recipe do what: windows, target sparsity and learning rate over the epochs, as text and as a picture?
+
+All numbers come from where training takes them, ``schedules`` and the manager; nothing here needs a model.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsification.manager import ScheduledModifierManager
+from sparsification.modifiers import (
+    Clock,
+    EpochRangeModifier,
+    GradualPruning,
+    LearningRateBase,
+    Modifier,
+    SetLearningRateModifier,
+)
+from sparsification.pruning.gradual import FROM_PARAM
+from sparsification.schedule import curves as schedules
+
+UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run that is not known
+TENTH = 5  # columns
+
+
+class PlotError(RuntimeError):
+    """The picture cannot be drawn; the message says why."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over the run."""
+
+    label: str
+    unit: str  # "%" or "rate"
+    values: tuple[float, ...]  # nan where the recipe does not say
+
+
+class Timeline:
+    """The time of one recipe.
+
+    Args:
+        manager: of the recipe; it need not have seen a model.
+        steps_per_epoch: optimizer steps, where they are known.
+    """
+
+    def __init__(self, manager: ScheduledModifierManager, steps_per_epoch: int | None = None):
+        self.manager = manager
+        self.steps_per_epoch = steps_per_epoch
+        self.length = manager.max_epochs if manager.max_epochs > 0 else None  # epochs; None: the command line's
+        ends = [time for m in manager.modifiers for time in m.window if math.isfinite(time)]
+        self.shown = self.length or max(ends, default=0.0) or 1.0  # epochs
+        self.modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.window)
+
+    def clock(self, epoch: float) -> Clock:
+        """The step at an epoch."""
+        steps = self.steps_per_epoch or UNKNOWN_STEPS
+        return Clock(round(epoch * steps), steps)
+
+    def number(self, modifier: Modifier) -> int:
+        """What the modifier is called in lists, from 1, by time."""
+        return 1 + next(index for index, other in enumerate(self.modifiers) if other is modifier)
+
+    def acts(self, modifier: Modifier) -> bool:
+        """Whether its window begins before the run is over."""
+        return self.length is None or modifier.window[0] < self.length
+
+    def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
+        """Target sparsity in percent: for each modifier that prunes, one curve for each final sparsity it has."""
+        for modifier in self.modifiers:
+            if isinstance(modifier, GradualPruning) and self.acts(modifier):
+                finals = sorted({final for final, _ in modifier.groups()})
+                for final in finals:
+                    label = f"{self.number(modifier)} zeros" + (f" to {final:.4g}" if len(finals) > 1 else "")
+                    yield Curve(label, "%", tuple(100 * target_sparsity(modifier, final, epoch) for epoch in epochs))
+
+    def learning_rate(self, epochs: Sequence[float]) -> Iterator[Curve]:
+        """Learning rate of each of the optimizer's groups that the recipe tells apart; none if it sets none."""
+        rates = [modifier for modifier in self.modifiers if isinstance(modifier, LearningRateBase)]
+        groups = {group for modifier in rates for group in modifier.param_groups or [0]}
+        for group in sorted(groups):
+            values = tuple(self.manager.learning_rate(self.clock(epoch), group, math.nan) for epoch in epochs)
+            yield Curve("rate" if groups == {0} else f"rate, group {group}", "rate", values)
+
+
+def target_sparsity(modifier: GradualPruning, final: float, epoch: float, init: float | None = None) -> float:
+    """The sparsity of the last mask that a modifier has made at an epoch.
+
+    Args:
+        modifier: knows its window and curve.
+        final: the final sparsity of the weights in question.
+        epoch: any.
+        init: what the weights have at the start where the recipe leaves it to them.
+
+    Returns:
+        Fraction; 0 before the window and after weights are let go, nan where it is the weights' own.
+    """
+    start, end = modifier.window
+    own = modifier.init_sparsity == FROM_PARAM
+    if epoch < start:
+        return math.nan if own else 0.0
+    if epoch >= end:
+        return final if modifier.leave_enabled else 0.0
+    if init is None:
+        init = math.nan if own else modifier.init_sparsity
+    if modifier.update_frequency > 0:  # the epoch of the last mask
+        epoch = start + math.floor((epoch - start) / modifier.update_frequency + 1e-6) * modifier.update_frequency
+    return modifier.sparsity_at(schedules.progress(epoch, start, end), init, final)
+
+
+def name_of(modifier: Modifier) -> str:
+    return type(modifier).__name__.removesuffix("Modifier")
+
+
+def window_text(modifier: Modifier) -> str:
+    """A window in words, in epochs."""
+    start, end = modifier.window
+    if isinstance(modifier, SetLearningRateModifier):
+        return f"from {start:g}"
+    return f"from {start:g}" if math.isinf(end) else f"{start:g} to {end:g}"
+
+
+def text_lines(timeline: Timeline) -> list[str]:
+    """Draw the windows as bars of 50 columns, with sparsity and learning rate at every tenth below them."""
+    epochs = [timeline.shown * tenth / 10 for tenth in range(11)]
+    rows = [("epoch", _cells(f"{epoch:.3g}" for epoch in epochs))]
+    rows += [
+        (f"{timeline.number(modifier)} {name_of(modifier)}", _bar(modifier, timeline.shown))
+        for modifier in timeline.modifiers
+    ]
+    rows += [(f"{curve.label}, %", _cells(map(_percent, curve.values))) for curve in timeline.sparsity(epochs)]
+    for curve in timeline.learning_rate(epochs):
+        # One power of ten for all, so that the numbers are short enough to stand side by side.
+        highest = max((value for value in curve.values if 0 < value < math.inf), default=1.0)
+        power = math.floor(math.log10(highest))
+        rows.append((f"{curve.label}, 1e{power}", _cells(_rate(value / 10**power) for value in curve.values)))
+    width = max(len(label) for label, _ in rows) + 2
+    return [f"{label:<{width}}{cells}".rstrip() for label, cells in rows]
+
+
+def _cells(texts: Iterator[str]) -> str:
+    return "".join(f"{text:<{TENTH}}" for text in texts)
+
+
+def _percent(value: float) -> str:
+    return "?" if math.isnan(value) else "100" if value > 99.95 else f"{value:.1f}" if value else "0"
+
+
+def _rate(value: float) -> str:
+    return "-" if math.isnan(value) else "0" if value == 0 else "<.01" if value < 0.005 else f"{value:.2f}"
+
+
+def _bar(modifier: Modifier, shown: float) -> str:
+    start, end = modifier.window
+    columns = 10 * TENTH
+    if start >= shown and start > 0:
+        return f"{'after the run' if start > shown else 'at the end of the run':>{columns}}"
+    first = min(int(start / shown * columns + 1e-6), columns - 1)
+    if isinstance(modifier, SetLearningRateModifier) or start == end:
+        return " " * first + "|"
+    last = columns if end >= shown else max(math.ceil(end / shown * columns - 1e-6), first + 1)
+    return " " * first + "=" * (last - first)
+
+
+def draw(timeline: Timeline, title: str, path: Path) -> None:
+    """Draw sparsity, learning rate and windows over the epochs, one below the other.
+
+    Args:
+        timeline: what to draw.
+        title: of the picture.
+        path: of the PNG file.
+
+    Raises:
+        PlotError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PlotError("--plot needs matplotlib: pip install matplotlib") from error
+
+    epochs = [timeline.shown * index / 1000 for index in range(1001)]
+    panels = [("zeros, %", curves) for curves in [list(timeline.sparsity(epochs))] if curves]
+    panels += [("learning rate", curves) for curves in [list(timeline.learning_rate(epochs))] if curves]
+    bars = [m for m in timeline.modifiers if not isinstance(m, EpochRangeModifier)] or timeline.modifiers
+    heights = [2.0] * len(panels) + [0.5 + 0.32 * len(bars)]
+    figure = Figure(figsize=(9, 1.3 + sum(heights)), layout="constrained")
+    figure.suptitle(
+        title if timeline.manager.sets_learning_rate else f"{title} (learning rate: the command line's)", fontsize=11
+    )
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axis, (label, curves) in zip(axes, panels, strict=False):
+        for curve in curves:
+            axis.plot(epochs, curve.values, label=curve.label, linewidth=1.8)
+        axis.set_ylabel(label)
+        axis.margins(y=0.08)
+        axis.set_ylim(0, 105 if curves[0].unit == "%" else None)
+        axis.grid(alpha=0.3)
+        axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+        if len(curves) > 1:
+            axis.legend(fontsize=8)
+    _draw_bars(axes[-1], timeline, bars)
+    axes[-1].set_xlim(0, timeline.shown)
+    axes[-1].set_xlabel("epoch")
+    figure.align_ylabels(axes[:-1])
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise PlotError(f"--plot {path}: {error}") from error
+
+
+def _draw_bars(axis, timeline: Timeline, modifiers: Sequence[Modifier]) -> None:
+    axis.set_ylim(len(modifiers) - 0.4, -0.6)  # the first one on top
+    axis.set_yticks(range(len(modifiers)), [f"{timeline.number(m)} {name_of(m)}" for m in modifiers], fontsize=9)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", alpha=0.3)
+    for row, modifier in enumerate(modifiers):
+        start, end = modifier.window
+        if start > timeline.shown:
+            axis.annotate(
+                f"{window_text(modifier)}: after the run  ", (timeline.shown, row), ha="right", va="center", fontsize=9
+            )
+            continue
+        end = start if isinstance(modifier, SetLearningRateModifier) else min(end, timeline.shown)
+        # What takes no time is still to be seen.
+        axis.barh(row, max(end - start, timeline.shown / 200), left=start, height=0.6, color=f"C{row % 10}", alpha=0.5)
+        if end - start > 0.3 * timeline.shown:
+            x, align = (start + end) / 2, "center"
+        elif end < 0.75 * timeline.shown:
+            x, align = max(end, start + timeline.shown / 200), "left"
+        else:
+            x, align = start, "right"
+        axis.annotate(f"  {window_text(modifier)}  ", (x, row), ha=align, va="center", fontsize=9)

@@ -1,0 +1,180 @@
+"""Does an ONNX file say what the model says that it came from?
+
+A file is compared by running both on the same features. Outputs of a model that is not quantized are equal but for
+rounding. Those of an int8 graph are compared by their distribution: rounding makes a deep model chaotic, and single
+numbers differ between two right ones.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sparsification import runtime
+from sparsification.errors import SparsificationError
+from sparsification.export.int8 import has_vnni
+from sparsification.quantization.modules import quantizers
+
+# How far the outputs of an int8 graph may be from the fake-quantized model's, measured on MiniLM-L6 (6 models, 2
+# targets): up to 0.1 when right, and PyTorch's own after a change of 1e-5 up to 0.08.
+MEAN_LIMIT = 0.25
+
+
+class ExportError(SparsificationError, RuntimeError):
+    """The export failed, or the exported model is not the PyTorch model. Nothing is left under the final name."""
+
+
+class OnnxModel:
+    """An ONNX model in ONNX Runtime on the CPU: tensors by name in, arrays out.
+
+    Args:
+        path: the ONNX file; one of sparse operators, too.
+        output_names: which outputs, in which order; all in the graph's order by default.
+        threads: to compute on; ONNX Runtime's own choice by default.
+
+    Raises:
+        ExportError: ONNX Runtime cannot load the file.
+        BuildError: it has sparse operators, and there is no compiler, or it failed.
+    """
+
+    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, threads: int | None = None) -> None:
+        self.path = path
+        try:
+            self._session = runtime.load(path, threads)
+        except runtime.ENGINE_ERRORS as error:
+            raise ExportError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self.input_names = [node.name for node in self._session.get_inputs()]
+        self.output_names = list(output_names or [node.name for node in self._session.get_outputs()])
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
+        """Run one batch.
+
+        Args:
+            batch: tensors by name, on any device; what is no input of the graph is ignored.
+
+        Returns:
+            The outputs, each (batch, sequence, ...) for a model of ``export_onnx``.
+
+        Raises:
+            ExportError: ONNX Runtime cannot run the batch, or it lacks an input of the graph.
+        """
+        feed = {name: tensor.numpy() for name, tensor in select(batch, self.input_names).items()}
+        try:
+            return tuple(self._session.run(self.output_names, feed))
+        except runtime.ENGINE_ERRORS as error:
+            raise ExportError(f"ONNX Runtime cannot run {self.path}: {error}") from error
+
+
+class NamedOutputs(nn.Module):
+    """Positional tensors in, the named fields of a ``ModelOutput`` out: all that the exporter understands."""
+
+    def __init__(self, model: PreTrainedModel, input_names: Sequence[str], output_names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.input_names = tuple(input_names)
+        self.output_names = tuple(output_names)
+        self.eval()  # The exporter gives each module the wrapper's mode back, and a new module is in training mode.
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(**dict(zip(self.input_names, inputs, strict=True)), return_dict=True)
+        missing = [name for name in self.output_names if name not in outputs]
+        if missing:
+            raise ExportError(f"{type(self.model).__name__} has no output {missing[0]!r}; it has {list(outputs)}")
+        return tuple(outputs[name] for name in self.output_names)
+
+
+def select(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """What a model wants of a batch, on the CPU; ExportError if something is missing."""
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise ExportError(f"the features lack the model's input {missing[0]!r}; they have {sorted(batch)}")
+    return {name: torch.as_tensor(batch[name]).detach().cpu() for name in names}
+
+
+def compare(
+    path: Path,
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    tolerance: float,
+    mean_limit: float,
+) -> tuple[float, float, int]:
+    """Largest and mean difference between ONNX Runtime and PyTorch over the batches, and the number of rows."""
+    reference = NamedOutputs(model, input_names, output_names)
+    largest, num_features = 0.0, 0
+    sums = {name: np.zeros(4) for name in output_names}
+    exported = OnnxModel(path, output_names)
+    for inputs in (select(batch, input_names) for batch in batches):
+        actual = exported(inputs)
+        with torch.no_grad():
+            expected = reference(*inputs.values())
+        num_features += len(expected[0])
+        for name, ours, theirs in zip(output_names, expected, map(torch.from_numpy, actual), strict=True):
+            mask = inputs.get("attention_mask")
+            largest = max(largest, largest_difference(name, ours, theirs, mask, tolerance))
+            sums[name] += difference_sums(at_tokens(ours, mask), at_tokens(theirs, mask))
+    means = {name: mean_difference(*values) for name, values in sums.items()}
+    worst = max(means, key=means.get)
+    if not means[worst] <= mean_limit:
+        raise ExportError(
+            f"ONNX Runtime's {worst} differ from the fake-quantized model's by {means[worst]:.2f} of their standard "
+            f"deviation in the mean; allowed is {mean_limit:.2f}. The ONNX model was not kept.{cpu_note(model)}"
+        )
+    return largest, means[worst], num_features
+
+
+def cpu_note(model: PreTrainedModel) -> str:
+    """A sentence on what this CPU cannot do with a quantized model, or nothing."""
+    right_factors = ("weight_quantizer", "matmul_quantizers.key", "matmul_quantizers.value")
+    grids = [quantizer.grid for name, quantizer in quantizers(model).items() if name.endswith(right_factors)]
+    if has_vnni() is not False or all(grid.bits < 8 for grid in grids):
+        return ""
+    return (
+        " This CPU has no VNNI: sums of 8-bit products overflow on it, outputs can be wrong. Run the model on another, "
+        "or train it with reduce_range: True in the recipe's QuantizationModifier."
+    )
+
+
+def at_tokens(output: Tensor, mask: Tensor | None) -> Tensor:
+    """An output where the mask is not 0."""
+    return output[mask != 0] if mask is not None and mask.shape == output.shape[:2] else output
+
+
+def difference_sums(expected: Tensor, actual: Tensor) -> np.ndarray:
+    """Over all numbers: how many, the differences, the expected numbers and their squares."""
+    expected, actual = expected.double(), actual.double()
+    return np.array(
+        [expected.numel(), (actual - expected).abs().sum(), expected.sum(), expected.square().sum()], dtype=float
+    )
+
+
+def mean_difference(count: float, differences: float, total: float, squares: float) -> float:
+    """The mean difference in standard deviations, from ``difference_sums``."""
+    if differences == 0:
+        return 0.0
+    deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
+    return differences / count / deviation if deviation else math.inf
+
+
+def largest_difference(name: str, expected: Tensor, actual: Tensor, mask: Tensor | None, tolerance: float) -> float:
+    """Max |actual - expected| where the mask is not 0; ExportError if that is no small number."""
+    shape = tuple(expected.shape)
+    if tuple(actual.shape) != shape:
+        raise ExportError(f"ONNX Runtime gives {name} the shape {tuple(actual.shape)}, PyTorch {shape}")
+    expected, actual = at_tokens(expected, mask), at_tokens(actual, mask)
+    if expected.numel() == 0:
+        return 0.0
+    difference = (actual - expected).abs().max().item()
+    limit = tolerance * max(1.0, expected.abs().max().item())
+    # Written so that NaN, which compares False with everything, is an error.
+    if not difference <= limit:
+        raise ExportError(
+            f"ONNX Runtime's {name} differ from PyTorch's by up to {difference:.2e} on features of shape {shape}; "
+            f"allowed is {limit:.2e}. The ONNX model was not kept."
+        )
+    return difference

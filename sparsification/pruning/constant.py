@@ -1,0 +1,40 @@
+"""How does a model that is already sparse learn something new without filling up again?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsification.base import Clock
+from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
+from sparsification.targets import Targets
+
+
+@dataclass(kw_only=True)
+class ConstantPruningModifier(PruningBase):
+    """Hold the weights that are zero at ``start_epoch`` at zero: sparse transfer learning.
+
+    Chen et al. 2020, arXiv:2007.12223 (subnetworks that transfer); Zafrir et al. 2021, arXiv:2111.05754.
+    """
+
+    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+
+    def initialize(self, targets: Targets) -> None:
+        self.masked = MaskedWeights(targets.parameters(self.params))
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (clock.step_at(epoch) for epoch in self.window)
+        if clock.step == start:
+            for name, weight in self.masked.weights.items():
+                self.masked.set_mask(name, weight.detach() != 0)
+        elif clock.step == end:
+            self.masked.release()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.masked.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.masked.load_state_dict(state)
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        return {"sparsity": self.masked.sparsity()}

@@ -1,0 +1,51 @@
+"""Where do gradients come from that are not those of the training step?"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sparsification.pruning.gradual import GradualPruning
+
+# (parameters, count, batch size or None for the run's own, moment) -> the gradients of the task loss on ``count``
+# batches of training data, one batch at a time. The choice of batches is a function of the moment, and of the run's
+# seed: a resumed run sees the same ones.
+GradientSampler = Callable[[Sequence[nn.Parameter], int, int | None, tuple[int, int]], Iterator[Sequence[Tensor]]]
+
+
+@dataclass(kw_only=True)
+class GradientSampledPruning(GradualPruning):
+    """Gradual pruning by scores that are made from gradients of single batches, sampled before each new mask."""
+
+    update_frequency: float = 1.0  # epochs between new masks
+    grad_sampler_kwargs: dict[str, object] | None = None  # batch_size; without it the training batch's
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sampler: GradientSampler | None = None  # the manager's
+        # SparseML passes them to its data loader; the last two change nothing.
+        given = self.grad_sampler_kwargs or {}
+        unknown = given.keys() - {"batch_size", "num_workers", "pin_memory"}
+        if unknown:
+            raise ValueError(f"grad_sampler_kwargs has no '{min(unknown)}', only batch_size")
+        self._batch_size = given.get("batch_size")
+        if self._batch_size is not None and (type(self._batch_size) is not int or self._batch_size < 1):
+            raise ValueError(
+                f"grad_sampler_kwargs: batch_size {self._batch_size!r} is no number of features, 1 or more"
+            )
+
+    def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
+        """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""
+        if self.sampler is None:
+            raise ValueError("gradients are needed: give the manager a sampler, ScheduledModifierManager.sample_with")
+        weights = self.masked.weights
+        for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
+            yield dict(zip(weights, gradients, strict=True))
+
+
+def from_first_process(tensor: Tensor) -> Tensor:
+    """Give every process of the run the first one's numbers: its own may differ in the last bit, and masks with it."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.broadcast(tensor, src=0)
+    return tensor

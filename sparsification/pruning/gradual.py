@@ -1,0 +1,165 @@
+"""How does sparsity grow: how much goes when, whatever decides what goes?"""
+
+import statistics
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sparsification.base import Clock
+from sparsification.pruning import masks
+from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
+from sparsification.schedule import curves as schedules
+from sparsification.targets import Targets
+
+FROM_PARAM = "__FROM_PARAM__"
+
+
+@dataclass(kw_only=True)
+class GradualPruning(PruningBase):
+    """Prune a growing share of the weights, those with the lowest scores, between ``start_epoch`` and ``end_epoch``.
+
+    The schedule is that of Zhu & Gupta 2017, arXiv:1710.01878. A technique says what a score is, in ``_score``.
+    """
+
+    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    init_sparsity: float | str = 0.05  # "__FROM_PARAM__": what each weight already has
+    final_sparsity: float | list[float] | dict[float, list[str] | str] = (
+        0.8  # one for all, one per pattern, or {s: params}
+    )
+    update_frequency: float = 0.01  # epochs between new masks
+    inter_func: Literal["linear", "cubic", "inverse_cubic"] = "cubic"
+    mask_type: str | list[int] = "unstructured"  # block4, [rows, columns], or N:M
+    global_sparsity: bool = False  # one ranking over all weights instead of one for each
+    leave_enabled: bool = True  # whether the last mask holds until the end of training
+
+    changes_model: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end_epoch == -1:
+            raise ValueError("gradual pruning needs an end_epoch, the moment at which final_sparsity is reached")
+        self._check_mask_type()
+        if isinstance(self.init_sparsity, str) and self.init_sparsity != FROM_PARAM:
+            raise ValueError(f"init_sparsity '{self.init_sparsity}' is neither a number nor {FROM_PARAM}")
+        groups = self.groups()
+        if self.global_sparsity and len(groups) > 1:
+            raise ValueError("global_sparsity knows one final_sparsity, not one for each group")
+        sparsities = [final for final, _ in groups] + [s for s in [self.init_sparsity] if s != FROM_PARAM]
+        for sparsity in sparsities:
+            if not 0 <= sparsity <= 1:
+                raise ValueError(f"a sparsity of {sparsity} is no fraction between 0 and 1")
+
+    def _check_mask_type(self) -> None:
+        """Raise a ValueError for a pattern that is not one of this technique's."""
+        pattern = masks.parse_mask_type(self.mask_type)
+        if self.global_sparsity and isinstance(pattern, str) and ":" in pattern:
+            raise ValueError(f"mask_type '{pattern}' prunes all weights alike: it needs global_sparsity False")
+
+    def _check_shape(self, weight: Tensor, final: float) -> None:
+        """Raise a ValueError for a weight to which the pattern cannot be applied with its final sparsity."""
+        masks.keep_mask(weight.abs(), final, self.mask_type)
+
+    def groups(self) -> list[tuple[float, list[str]]]:
+        """The final sparsities, each with the patterns that it is for."""
+        params = [self.params] if isinstance(self.params, str) else self.params
+        if isinstance(self.final_sparsity, dict):
+            if params:
+                raise ValueError("final_sparsity names the parameters of each group: params must be [] then")
+            return [
+                (final, [names] if isinstance(names, str) else names) for final, names in self.final_sparsity.items()
+            ]
+        if isinstance(self.final_sparsity, list):
+            if len(self.final_sparsity) != len(params):
+                raise ValueError(f"{len(self.final_sparsity)} values of final_sparsity for {len(params)} params")
+            return [(final, [pattern]) for final, pattern in zip(self.final_sparsity, params, strict=True)]
+        return [(self.final_sparsity, params)]
+
+    def sparsity_at(self, x: float, init: float, final: float) -> float:
+        """Sparsity of a weight at progress ``x`` in [0, 1] of the window; all of them fractions."""
+        return schedules.sparsity_at(x, init, final, self.inter_func)
+
+    def initialize(self, targets: Targets) -> None:
+        self._final: dict[str, float] = {}
+        weights = {}
+        for final, patterns in self.groups():
+            for name, weight in targets.parameters(patterns).items():
+                if name in weights:
+                    raise ValueError(f"two groups of final_sparsity claim {name}")
+                weights[name], self._final[name] = weight, final
+        self.masked = MaskedWeights(weights)
+        if self.init_sparsity == FROM_PARAM:
+            self._init = self.masked.sparsities()
+        else:
+            self._init = dict.fromkeys(weights, self.init_sparsity)
+        self._goals: dict[str, float] = {}  # the sparsities of the last masks, by weight
+        for name, weight in weights.items():
+            try:
+                self._check_shape(weight.detach(), self._final[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (clock.step_at(epoch) for epoch in self.window)
+        if not start <= clock.step <= end:
+            return
+        stride = max(clock.step_at(self.update_frequency), 1)
+        if (clock.step - start) % stride == 0 or clock.step == end:
+            self._prune(schedules.progress(clock.epoch, *self.window), clock.step)
+        if clock.step == end and not self.leave_enabled:
+            self.masked.release()
+
+    def apply_once(self) -> None:
+        self._prune(1.0, 0)
+
+    def _score(self, name: str) -> Tensor:
+        """The importance of each member of a weight, shaped like it."""
+        raise NotImplementedError
+
+    def _prune(self, x: float, step: int) -> None:
+        """Make new masks for progress ``x`` in [0, 1] of the window, at optimizer step ``step``."""
+        self._mask({name: self.sparsity_at(x, self._init[name], self._final[name]) for name in self._final}, step)
+
+    def _mask(self, goals: dict[str, float], step: int) -> None:
+        """Make new masks of these sparsities."""
+        self._set_masks(self._keeps(goals))
+        self._goals = goals
+
+    def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
+        """Bool masks of these sparsities."""
+        if self.global_sparsity:
+            scores = [self._score(name) for name in goals]
+            return dict(zip(goals, masks.global_masks(scores, self._mean(goals), self.mask_type), strict=True))
+        return {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
+
+    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
+        """Zero what the bool masks leave out, and hold it there."""
+        for name, keep in keeps.items():
+            self.masked.set_mask(name, keep)
+
+    def _mean(self, goals: dict[str, float]) -> float:
+        different = set(goals.values())
+        if len(different) == 1:
+            return different.pop()
+        return statistics.fmean(goals.values(), weights=[self.masked.weights[name].numel() for name in goals])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        numbers = {"init_sparsity": self._init, "goals": self._goals}
+        return {name: torch.tensor(list(values.values()), dtype=torch.float64) for name, values in numbers.items()} | {
+            f"mask.{name}": mask for name, mask in self.masked.state_dict().items()
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._init = dict(zip(self.masked.weights, state["init_sparsity"].tolist(), strict=True))
+        goals = state["goals"].tolist()
+        self._goals = dict(zip(self.masked.weights, goals, strict=True)) if goals else {}
+        self.masked.load_state_dict({k.removeprefix("mask."): v for k, v in state.items() if k.startswith("mask.")})
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        target = self._mean(self._goals) if self._goals else 0.0
+        series = {"sparsity": self.masked.sparsity(), "target_sparsity": target}
+        series["mask_changes"] = self.masked.take_changes()
+        if self.log_types == "__ALL__":
+            series |= {f"ParamPruning/{name}": value for name, value in self.masked.sparsities().items()}
+        return series

@@ -1,0 +1,118 @@
+"""Which encoder layers does the student do without?"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from sparsification.base import Clock, Modifier
+from sparsification.targets import Targets
+
+
+@dataclass(kw_only=True)
+class LayerPruningModifier(Modifier):
+    """Drop whole layers from ``start_epoch`` on, and put them back at ``end_epoch`` if there is one.
+
+    Sajjad et al. 2020, arXiv:2004.03844. The list of layers is made shorter, the rest renumbered and
+    ``config.num_hidden_layers`` set, so that the saved model is a plain one with fewer layers. Layers that go from the
+    start and for good go at once; others are only left out of the list while their window lasts, and the optimizer,
+    which sees no gradients for them, lets them be.
+    """
+
+    layers: list[str] | str  # e.g. bert.encoder.layer.1, numbered as in the model that is loaded; or "re:" patterns
+
+    changes_model: ClassVar[bool] = True
+    layers_first: ClassVar[bool] = True
+
+    def initialize(self, targets: Targets) -> None:
+        self._model = targets.model
+        self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the whole list, and which of it to drop
+        for path, indices in targets.layers(self.layers).items():
+            layers = targets.model.get_submodule(path)
+            if len(indices) == len(layers):
+                raise ValueError(f"all {len(layers)} layers of {path} would go")
+            self._lists[path] = layers, indices
+        self._dropped = False
+        start, end = self.window
+        if start == 0 and end == math.inf:
+            self._drop()
+
+    def begin(self, clock: Clock) -> None:
+        self._be(self.was_active(clock))
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        self._be(self.is_active(clock))
+
+    def after_optimizer_step(self) -> None:
+        """Forget the gradients of the step in which layers went: the optimizer would go on with them.
+
+        It has used them once, as in SparseML.
+        """
+        if self._dropped:
+            for layers, indices in self._lists.values():
+                for index in indices:
+                    layers[index].zero_grad()
+
+    def _be(self, dropped: bool) -> None:
+        if dropped and not self._dropped:
+            self._drop()
+        elif self._dropped and not dropped:
+            self._restore()
+
+    def apply_once(self) -> None:
+        if self.window[1] == math.inf:
+            self._drop()
+
+    def _drop(self) -> None:
+        for path, (layers, indices) in self._lists.items():
+            self._put(path, nn.ModuleList(layer for index, layer in enumerate(layers) if index not in indices))
+        self._dropped = True
+
+    def _restore(self) -> None:
+        for path, (layers, _) in self._lists.items():
+            self._put(path, layers)
+        self._dropped = False
+
+    def _put(self, path: str, layers: nn.ModuleList) -> None:
+        self._model.set_submodule(path, layers)
+        self._model.config.num_hidden_layers = len(layers)
+        for index, layer in enumerate(layers):
+            for module in layer.modules():
+                if "layer_idx" in vars(module):
+                    module.layer_idx = index
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whether the layers are out and, if they were not from the start, the layers: no plain checkpoint holds them.
+
+        They may come back; and what prunes them ranks and counts their weights to the end.
+        """
+        state = {"dropped": torch.tensor(self._dropped)}
+        if self._dropped and self.window != (0.0, math.inf):
+            for path, (layers, indices) in self._lists.items():
+                for index in indices:
+                    weights = layers[index].state_dict()
+                    state |= {f"{path}.{index}.{name}": tensor for name, tensor in weights.items()}
+        return state
+
+    def begin_loading(self, state: dict[str, Tensor]) -> None:
+        if bool(state["dropped"]) and not self._dropped:
+            self._drop()
+
+    def end_loading(self) -> None:
+        start, end = self.window
+        if self._dropped and (start > 0 or end < math.inf):
+            self._restore()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for path, (layers, indices) in self._lists.items():
+            for index in indices:
+                prefix = f"{path}.{index}."
+                own = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+                if own:
+                    layers[index].load_state_dict(own)
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        return {f"LayerPruning/{path}": float(len(i)) if self._dropped else 0.0 for path, (_, i) in self._lists.items()}

@@ -1,0 +1,48 @@
+"""Which weights go: those that training has moved towards zero."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sparsification.base import Clock
+from sparsification.pruning.gradual import GradualPruning
+from sparsification.targets import Targets
+
+# The learning rate of the scores. It scales all of them alike, so no mask depends on it; SparseML's value.
+RATE = 0.01
+
+
+@dataclass(kw_only=True)
+class MovementPruningModifier(GradualPruning):
+    """Prune the weights that move towards zero, whatever their size, a growing share between start and end.
+
+    Sanh et al. 2020, arXiv:2005.07683. A weight's score is the sum of -weight x gradient over all steps so far: it
+    rises where a step leads away from zero. As in SparseML a pruned weight is zero, so its score stands still; while
+    others fall below it, it comes back and learns from zero. With --fp16 keep gradient clipping on: it is what takes
+    the loss scale out of the gradients.
+    """
+
+    def initialize(self, targets: Targets) -> None:
+        super().initialize(targets)
+        self._scores = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        for name, weight in self.masked.weights.items():
+            if weight.grad is not None and weight.grad.isfinite().all():
+                self._scores[name].addcmul_(weight.detach(), weight.grad, value=-RATE)
+        super().update(clock, optimizer)
+
+    def apply_once(self) -> None:
+        raise ValueError("without training no weight moves: movement pruning cannot be done in one shot")
+
+    def _score(self, name: str) -> Tensor:
+        return self._scores[name]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {f"score.{name}": score for name, score in self._scores.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        for name, score in self._scores.items():
+            score.copy_(state[f"score.{name}"])

@@ -1,0 +1,151 @@
+"""Can a network be sparse from the start, and still find out which weights it needs?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sparsification.base import Clock
+from sparsification.pruning import masks
+from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
+from sparsification.pruning.masked_weights import first_moments
+from sparsification.targets import Targets
+
+Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
+
+
+def share_out(shapes: Mapping[str, torch.Size], sparsity: float, strategy: Strategy) -> dict[str, float]:
+    """Share a sparsity out among weights, so that all of them together have it.
+
+    Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. By Erdos and Renyi's rule the
+    density of a weight is proportional to (rows + columns) / (rows x columns), so that small ones lose less. Where
+    that is more than all of a weight, it stays dense, and the others make up for it.
+
+    Args:
+        shapes: of the weights, by name.
+        sparsity: fraction to prune of all of them together, in [0, 1].
+        strategy: ``uniform`` gives all the same; ``erdos_renyi_kernel`` counts a convolution's kernel, too.
+
+    Returns:
+        Sparsity by name.
+
+    Raises:
+        ValueError: a vector has no rows and columns.
+    """
+    if strategy == "uniform":
+        return dict.fromkeys(shapes, sparsity)
+    density = {}
+    for name, shape in shapes.items():
+        if len(shape) < 2:
+            raise ValueError(f"{name}: sparsity_strategy '{strategy}' is for matrices, not for vectors")
+        sides = shape if strategy == "erdos_renyi_kernel" else shape[:2]
+        density[name] = sum(sides) / math.prod(sides)
+    budget = (1 - sparsity) * sum(map(math.prod, shapes.values()))
+    result = {}
+    while density:
+        scale = budget / sum(density[name] * math.prod(shapes[name]) for name in density)
+        full = [name for name in density if scale * density[name] > 1]
+        if not full:
+            return result | {name: 1 - scale * value for name, value in density.items()}
+        for name in full:
+            result[name] = 0.0
+            budget -= math.prod(shapes[name])
+            del density[name]
+    return result
+
+
+def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction: float) -> Tensor:
+    """Rank the largest weights first, the others by their gradients.
+
+    Args:
+        weight: any shape, zero where pruned.
+        gradient: of the loss, shaped like it.
+        sparsity: fraction that will be pruned, in [0, 1].
+        fraction: of those that will be kept, how many the gradients choose, in [0, 1].
+
+    Returns:
+        Scores shaped like ``weight``: infinity for what stays by its size.
+    """
+    num_kept = weight.numel() - round(weight.numel() * sparsity)
+    num_held = num_kept - round(num_kept * fraction)
+    held = masks.unstructured_mask(weight.abs(), 1 - num_held / weight.numel())
+    return gradient.abs().masked_fill(held, torch.inf)
+
+
+@dataclass(kw_only=True)
+class RigLPruningModifier(GradientSampledPruning):
+    """Keep the sparsity and move the zeros: drop small weights, grow where the gradient is large (RigL).
+
+    Evci et al. 2020, arXiv:1911.11134. At each update a share of the weights that are kept, ``init_update_fraction``
+    at the start and less along half a cosine to none at the end, goes to those with the largest gradients among all
+    others, dropped ones included. What grows begins at zero. The first mask is made of the dense weights in the same
+    way. Where a small weight's share is more than all of it, the others make up for it; SparseML pruned more, then.
+    """
+
+    final_sparsity: float | list[float] | dict[float, list[str] | str] = field()  # from start to end
+    num_grads: int = 1  # batches whose gradients are summed
+    init_update_fraction: float = 0.3  # of the weights that are kept, the share replaced at the first update
+    sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how sparsity is shared out among the weights
+    momentum_buffer_reset: bool = True  # whether the optimizer's first moments of what grows begin anew
+    mask_type: Literal["unstructured"] = "unstructured"  # it has no other
+    global_sparsity: bool = False  # has to be false: sparsity_strategy says what each weight loses
+    init_sparsity: float = field(init=False, default=0.0)
+    inter_func: str = field(init=False, default="linear")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.global_sparsity:
+            raise ValueError("sparsity_strategy says what each weight loses: it needs global_sparsity False")
+        if self.num_grads < 1:
+            raise ValueError(f"num_grads {self.num_grads} is not 1 or more")
+        if not 0 <= self.init_update_fraction <= 1:
+            raise ValueError(f"init_update_fraction {self.init_update_fraction:g} is no fraction between 0 and 1")
+        self._fraction = 0.0
+        self._growth: dict[str, Tensor] = {}  # the sampled gradients, while masks are made
+        self._grown: dict[str, Tensor] = {}  # what the last masks let learn again
+
+    def initialize(self, targets: Targets) -> None:
+        super().initialize(targets)
+        for final, patterns in self.groups():
+            shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
+            self._final |= share_out(shapes, final, self.sparsity_strategy)
+
+    def sparsity_at(self, x: float, init: float, final: float) -> float:
+        return final
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        super().update(clock, optimizer)
+        for name, grown in self._grown.items():
+            if self.momentum_buffer_reset:
+                for moment in first_moments(optimizer, self.masked.weights[name]):
+                    moment.masked_fill_(grown, 0.0)
+        self._grown.clear()
+
+    def _prune(self, x: float, step: int) -> None:
+        self._fraction = self.init_update_fraction * (1 + math.cos(math.pi * x)) / 2
+        if self._fraction > 0:  # the last masks need no gradients
+            self._sample(step)
+        super()._prune(x, step)
+        self._growth.clear()
+
+    def _sample(self, step: int) -> None:
+        self._growth = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
+        for gradients in self._gradients(self.num_grads, (step, 1)):
+            for name, gradient in gradients.items():
+                self._growth[name] += gradient
+        for name, total in self._growth.items():
+            if not from_first_process(total).isfinite().all():
+                raise ValueError(f"{name}: a gradient is not finite; has the loss become nan?")
+
+    def _score(self, name: str) -> Tensor:
+        weight = self.masked.weights[name].detach()
+        if not self._growth:
+            return weight.abs()
+        return regrowth_scores(weight, self._growth[name], self._final[name], self._fraction)
+
+    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
+        self._grown = {name: keep & ~self.masked.kept(name) for name, keep in keeps.items()}
+        super()._set_masks(keeps)

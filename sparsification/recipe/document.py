@@ -1,0 +1,186 @@
+"""Which YAML tree stands in a recipe's file, and how is one written?
+
+Reading stops at the tree: nodes with a tag, a text and a line, an alias being the same node as its anchor. Nothing is
+made of a tag here, and a tree that is too deep or too large is refused while it is read.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import yaml
+
+from sparsification.errors import SparsificationError
+from sparsification.recipe.expressions import FLOAT, INT
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 10_000
+MAX_DEPTH = 50
+TOO_LARGE = f"the recipe is too large: more than {MAX_NODES} values, or nested more than {MAX_DEPTH} deep"
+CORE = "tag:yaml.org,2002:"
+
+
+class RecipeError(SparsificationError, ValueError):
+    """Everything that is wrong with a recipe, one problem a line."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """End of a message about an unknown name: the known one that is near, or else ``otherwise``."""
+    short = [other for other in known if len(other) <= 100][:500]  # comparing takes time
+    near = difflib.get_close_matches(name[:100], short, n=1, cutoff=0.7)
+    return f"; did you mean '{near[0]}'?" if near else otherwise
+
+
+def read_text(source: str | Path) -> tuple[str, str]:
+    """Find the YAML of a recipe.
+
+    Args:
+        source: a .yaml, .yml or .md file, or the text itself, which contains a line break.
+
+    Returns:
+        Name of the recipe for messages, and its YAML, at the same lines as in the file.
+
+    Raises:
+        RecipeError: there is no such file, or no YAML in it.
+    """
+    if isinstance(source, str) and ("\n" in source or "\r" in source):
+        if len(source) > MAX_BYTES:
+            raise RecipeError(f"<recipe>: longer than {MAX_BYTES} characters")
+        return "<recipe>", _front_matter("<recipe>", source, is_markdown=False)
+    name, path = str(source), Path(source)
+    if name.startswith("zoo:"):
+        raise RecipeError(f"{name}: the SparseZoo is closed; give the file of a recipe")
+    try:
+        if not path.is_file():
+            near = (other.name for other in path.parent.iterdir()) if path.parent.is_dir() else ()
+            what = "is not a file" if path.exists() else "no such file" + did_you_mean(path.name, near)
+            raise RecipeError(f"{name}: {what}")
+        if path.suffix.lower() not in (".yaml", ".yml", ".md"):
+            raise RecipeError(f"{name}: a recipe is a .yaml, .yml or .md file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{name}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise RecipeError(f"{name}: longer than {MAX_BYTES} bytes")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"{name}, line {line}: this is not UTF-8 text") from error
+    return name, _front_matter(name, text, is_markdown=True) if path.suffix.lower() == ".md" else text
+
+
+def _front_matter(name: str, text: str, *, is_markdown: bool) -> str:
+    """The YAML between two fences, with blank lines for what stands above; or the whole text where there are none."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    above = re.match(r"(?:\s+|<!--.*?-->)*", text, re.DOTALL).end()  # blank lines and a licence
+    lines, first = text.split("\n"), text.count("\n", 0, above)
+    fence = lines[first].rstrip()
+    if fence in ("---", "+++"):
+        for last in range(first + 1, len(lines)):
+            if lines[last].rstrip() == fence:
+                return "\n" * (first + 1) + "\n".join(lines[first + 1 : last])
+        if is_markdown or fence == "+++":  # else it opens a YAML document, which needs no end
+            raise RecipeError(f"{name}, line {first + 1}: no second line '{fence}' ends the recipe")
+    elif is_markdown:
+        raise RecipeError(f"{name}: no recipe at the top, between two lines '---'")
+    return text
+
+
+def compose(name: str, text: str) -> yaml.Node | None:
+    """Read YAML into its tree of nodes.
+
+    Args:
+        name: what the marks of the nodes, and messages, call the text.
+        text: one YAML document.
+
+    Returns:
+        The root, None for an empty document.
+
+    Raises:
+        RecipeError: a syntax error, with its line.
+    """
+    try:
+        return _Loader(name, text).get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark, what = error.problem_mark or error.context_mark, str(error.problem or error.context)
+        raise RecipeError(f"{name}, line {mark.line + 1 if mark else 1}: {what[:200]}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(f"{name}, line {line}: a character that YAML does not allow") from error
+    except (ValueError, OverflowError) as error:  # chr() of an escape, int() of a directive, inside PyYAML
+        raise RecipeError(f"{name}: an escape or a directive is out of range") from error
+
+
+def plain_scalar(name: str, text: str) -> yaml.ScalarNode:
+    """The node that an unquoted text would become, whatever characters it has."""
+    mark = yaml.Mark(name, 0, 0, 0, None, None)
+    return yaml.ScalarNode(_Loader(name, "").resolve(yaml.ScalarNode, text, (True, False)), text, mark, mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes, within bounds. An unquoted 2:4 or date is a string, as all but numbers, booleans and null are."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+        self.depth = self.nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+        self.depth += 1
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=TOO_LARGE, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+for _kind, _pattern in (
+    ("null", re.compile(r"(?:~|null|Null|NULL|)\Z")),
+    ("bool", re.compile(r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z")),
+    ("int", INT),
+    ("float", FLOAT),
+):
+    _Loader.add_implicit_resolver(CORE + _kind, _pattern, None)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """A mapping that is written as ``!tag``."""
+
+    tag: str
+    mapping: dict[str, object]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes shared values out in full, and strings so that YAML 1.1 and we both read strings."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+    def represent_tagged(self, tagged: Tagged) -> yaml.Node:
+        return self.represent_mapping(f"!{tagged.tag}", tagged.mapping, flow_style=not tagged.mapping)
+
+
+_Dumper.add_implicit_resolver(CORE + "float", FLOAT, None)
+_Dumper.add_implicit_resolver(CORE + "int", INT, None)
+_Dumper.add_representer(Tagged, _Dumper.represent_tagged)
+
+
+def dump(document: dict[str, object]) -> str:
+    """Write plain values and ``Tagged`` mappings as YAML, innermost lists on one line."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

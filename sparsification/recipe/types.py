@@ -1,0 +1,119 @@
+"""Does a value of a recipe fit the field it is meant for?
+
+The annotations of a modifier's dataclass are the only description of its keys: what they do not allow is an error that
+names what they do.
+"""
+
+import reprlib
+import types
+import typing
+from typing import Any, Literal, Union
+
+from sparsification.recipe.expressions import ExpressionError, parse_number
+
+_NAMES = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a string",
+    types.NoneType: "null",
+    list: "a list",
+    dict: "a mapping",
+    object: "anything",
+    Any: "anything",
+}
+_shortener = reprlib.Repr()
+_shortener.maxstring = 60
+
+
+class _Misfit(Exception):
+    pass
+
+
+def show(value: object) -> str:
+    """A value as it would stand in a recipe, cut to a readable length."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _shortener.repr(value)
+
+
+def fit(value: object, annotation: Any) -> object:
+    """Turn a value into what an annotation asks for.
+
+    Whole numbers become floats where floats are asked for; 64.0 becomes a whole number, a text such as ``5e-5`` a
+    number, and 0 and 1 become false and true, only where nothing else in the annotation takes them as they are.
+
+    Args:
+        value: numbers, strings, booleans, None, and lists and dicts of them.
+        annotation: int, float, bool, str, None, list[...], dict[...], Literal, unions of these, or Any.
+
+    Returns:
+        The value, converted.
+
+    Raises:
+        ValueError: it does not fit; the message says what would, and what was given.
+    """
+    for lenient in (False, True):
+        try:
+            return _fit(value, annotation, lenient)
+        except _Misfit:
+            pass
+    quote = " (YAML reads yes, no, on and off as true and false: quote them)" if isinstance(value, bool) else ""
+    raise ValueError(f"must be {describe(annotation)}, not {show(value)}{quote}")
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is None or annotation in _NAMES:
+        return _NAMES[annotation or types.NoneType]
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(show(argument) for argument in arguments)
+    if origin is list:
+        return f"a list ({describe(arguments[0])} each)"
+    if origin is dict:
+        return f"a mapping (from {describe(arguments[0])} to {describe(arguments[1])})"
+    raise TypeError(f"a recipe has no values of type {annotation}")
+
+
+def _fit(value: object, annotation: Any, lenient: bool) -> object:
+    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (Any, object):
+        return value
+    if origin in (Union, types.UnionType):
+        for argument in arguments:
+            try:
+                return _fit(value, argument, lenient)
+            except _Misfit:
+                pass
+    elif origin is list and isinstance(value, list):
+        item = arguments[0] if arguments else object
+        return [_fit(element, item, lenient) for element in value]
+    elif origin is dict and isinstance(value, dict):
+        key_type, value_type = arguments or (object, object)
+        return {_fit(key, key_type, lenient): _fit(element, value_type, lenient) for key, element in value.items()}
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin in (None, types.NoneType) and value is None:
+        return None
+    elif origin in (bool, str) and type(value) is origin:
+        return value
+    elif origin is bool and lenient and type(value) is int and value in (0, 1):
+        return bool(value)
+    elif origin in (int, float):
+        return _fit_number(value, origin, lenient)
+    raise _Misfit
+
+
+def _fit_number(value: object, kind: type, lenient: bool) -> int | float:
+    if lenient and isinstance(value, str):
+        try:
+            value = parse_number(value)
+        except ExpressionError as error:
+            raise _Misfit from error
+    # Not isinstance: True is an int, and means something else.
+    if type(value) is int or type(value) is float and (kind is float or lenient and value.is_integer()):
+        return kind(value)
+    raise _Misfit

@@ -1,0 +1,120 @@
+"""Where do the figures of a report come from?"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsification.check.timeline import name_of
+from sparsification.manager import ScheduledModifierManager
+from sparsification.pruning.sparsity import encoder_sparsity
+from sparsification.report.profiling import gzipped_size, one_thread, speed
+from sparsification.report.results import ModelFacts, Window
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def windows(manager: ScheduledModifierManager) -> list[Window]:
+    """The time of each modifier, by its start."""
+    modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.window)
+    return [Window(label=name_of(m), start=m.window[0], end=m.window[1]) for m in modifiers]
+
+
+def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str) -> dict[str, float]:
+    """Pick the metrics of an evaluation out of its results.
+
+    Args:
+        results: by name, prefix included.
+        metrics: names without the prefix, and their labels.
+        prefix: of this evaluation.
+
+    Returns:
+        By label; those that are not there are left out.
+    """
+    return {label: results[f"{prefix}_{name}"] for name, label in metrics.items() if f"{prefix}_{name}" in results}
+
+
+def torch_facts(
+    name: str, model: nn.Module, folder: Path | None, found: dict[str, float], batch: Mapping[str, Tensor] | None
+) -> ModelFacts:
+    """Measure a PyTorch model.
+
+    Args:
+        name: teacher or student.
+        model: in evaluation mode, on the CPU where it is to be timed.
+        folder: where its weights are saved, if they are.
+        found: its scores.
+        batch: features to time it on, None for no timing.
+    """
+
+    def run(inputs: Mapping[str, Tensor]) -> object:
+        with torch.inference_mode():
+            # The class's forward: Accelerate's would compute in 16 bits where training did.
+            return type(model).forward(model, **inputs)
+
+    with one_thread():
+        timing = _speed(run, batch)
+    return ModelFacts(
+        name=name,
+        scores=found,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        sparsity=encoder_sparsity(model).get("sparsity/encoder"),
+        **timing,
+        **_file_facts(folder / WEIGHTS_FILE if folder else None),
+    )
+
+
+def onnx_facts(
+    name: str,
+    path: Path,
+    run: Callable[[Mapping[str, Tensor]], object],
+    student: ModelFacts,
+    found: dict[str, float],
+    batch: Mapping[str, Tensor] | None,
+) -> ModelFacts:
+    """Measure an exported model.
+
+    Args:
+        name: of the form that it was exported in.
+        path: of the ONNX file.
+        run: computes with it, on one thread.
+        student: what was exported.
+        found: its scores.
+        batch: features to time it on, None for no timing.
+    """
+    return ModelFacts(
+        name=name,
+        scores=found,
+        parameters=student.parameters,
+        sparsity=student.sparsity,
+        **_speed(run, batch),
+        **_file_facts(path),
+    )
+
+
+def _speed(run: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Tensor] | None) -> dict[str, float]:
+    return dict(zip(("latency", "throughput"), speed(run, batch), strict=True)) if batch else {}
+
+
+def _file_facts(path: Path | None) -> dict[str, str | int]:
+    if path is None or not path.is_file():
+        return {}
+    return {"file": str(path), "size": path.stat().st_size, "gzipped": gzipped_size(path)}
+
+
+def dashboard_figures(models: Iterable[ModelFacts]) -> dict[str, float]:
+    """What the log has not seen yet: sizes and speeds, named so that dashboards put them to the evaluation."""
+    figures = {}
+    for model in models:
+        if model.name != "teacher":
+            prefix = "eval_" if model.name == "student" else f"eval_{model.name.lower().replace(' ', '_')}_"
+            values = {
+                "parameters": model.parameters,
+                "megabytes": model.size and model.size / 1e6,
+                "gzipped_megabytes": model.gzipped and model.gzipped / 1e6,
+                "latency_ms": model.latency,
+                "throughput": model.throughput,
+            }
+            figures |= {f"{prefix}{name}": float(value) for name, value in values.items() if value is not None}
+    return figures

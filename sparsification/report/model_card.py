@@ -1,0 +1,145 @@
+"""What does a sparsified model's page on the hub say?
+
+Trainer writes it from its arguments and from evaluations that have a loss. A recipe overrules the former, and answers
+are scored without the latter: what it says then is put right here, and what it leaves out is put in.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+from sparsification.report.curves import History
+from sparsification.report.results import RunFacts, write_whole
+from sparsification.report.tables import Table, markdown, result_table
+
+_BEFORE = "## Model description\n\n"  # where Trainer's card waits for somebody to describe the model
+_EMPTY = "More information needed\n"
+_RESULTS = "### Training results\n\n"
+_HYPERPARAMETERS = "The following hyperparameters were used during training:\n"
+# What Trainer logs beside the metrics of an evaluation: times, memory, and the zeros of a recipe.
+_NO_METRICS = re.compile(r"eval_(.*runtime|.*_per_second|.*_time|mem_.*|sparsity)")
+
+
+def complete_card(
+    path: Path,
+    history: History,
+    task: str | None,
+    dataset: str | None,
+    facts: RunFacts | None = None,
+    hyperparameters: Mapping[str, str] | None = None,
+) -> None:
+    """Put a run's figures into the card that Trainer has written, as text and as metadata.
+
+    Args:
+        path: the card, README.md of the saved model.
+        history: Trainer's log.
+        task: as the hub calls it, e.g. question-answering.
+        dataset: name of the data; that of a folder is shown without its path.
+        facts: of a run by a recipe.
+        hyperparameters: what to say in the place of Trainer's arguments that the recipe overruled; None where the run
+            did not train at all.
+    """
+    card = ModelCard.load(path)
+    data, text = card.data, card.text
+    shown = Path(dataset).name if dataset and os.path.isdir(dataset) else dataset or "unknown"
+    if dataset:
+        text = text.replace(f"on the {dataset} dataset", f"on the {shown} dataset", 1)
+    base = data.base_model
+    if base and os.path.isdir(base):
+        data.base_model = None  # the hub takes names only
+        text = text.replace(f"[{base}](https://huggingface.co/{base})", Path(base).name, 1)
+    data.pipeline_tag = task
+    text = _with_hyperparameters(text, hyperparameters, facts)
+    if not has_losses(history):
+        given = [] if dataset is None or os.path.isdir(dataset) else [dataset]
+        data.datasets = list(dict.fromkeys([*(data.datasets or []), *given])) or None
+        labels = facts.metrics if facts else _labels(history)
+        data.metrics = list(labels) or None
+        table = training_results(history, labels)
+        said = markdown(table) + "\n" if table[1] else "No evaluation during training.\n"
+        text = text.replace(f"{_RESULTS}\n", f"{_RESULTS}{said}", 1)
+        scores = _last_scores(history, labels)
+        if facts is None and scores:
+            lines = "".join(f"- {label}: {value:.4g}\n" for label, value in scores.items())
+            said = f"It achieves the following results on the evaluation set:\n{lines}\n"
+            text = text.replace(_BEFORE, f"{said}{_BEFORE}", 1)
+        rows = [(model.name, model.scores) for model in facts.models] if facts else [("student", scores)]
+        names = {label: name for name, label in labels.items()}
+        data.model_name = facts.name if facts else data.model_name or path.resolve().parent.name
+        data.eval_results = [
+            EvalResult(
+                task_type=task or "other",
+                dataset_type=shown,
+                dataset_name=shown,
+                metric_type=names[label],
+                metric_name=label if name == "student" else f"{label} ({name})",
+                metric_value=value,
+            )
+            for name, found in rows
+            if name != "teacher"
+            for label, value in found.items()
+        ] or None
+    if facts:
+        text = text.replace(_BEFORE + _EMPTY, _BEFORE + _description(facts, trained=hyperparameters is not None), 1)
+    write_whole(path, f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def has_losses(history: History) -> bool:
+    """Whether Trainer's own card knows the evaluations of a log: those with a loss are all that it looks for."""
+    return any("eval_loss" in row for row in history)
+
+
+def training_results(history: History, labels: Mapping[str, str]) -> Table:
+    """The evaluations while a run trained: epoch, step, scores, and zeros where there are any."""
+    ends = [index for index, row in enumerate(history) if "train_runtime" in row]
+    rows = [row for row in history[: ends[-1]] if "eval_runtime" in row] if ends else []
+    zeros = any(row.get("eval_sparsity") for row in rows)
+    return ["Epoch", "Step", *labels.values(), *(["Zeros"] if zeros else [])], [
+        [f"{row.get('epoch', 0.0):.4g}", f"{row.get('step', 0)}"]
+        + [f"{row[f'eval_{name}']:.2f}" if f"eval_{name}" in row else "" for name in labels]
+        + ([f"{row.get('eval_sparsity', 0.0):.1%}"] if zeros else [])
+        for row in rows
+    ]
+
+
+def _labels(history: History) -> dict[str, str]:
+    """Metrics of a task that says nothing of them: their names in the log, and the same as words."""
+    names = [name for row in history if "eval_runtime" in row for name in row if name.startswith("eval_")]
+    names = [name for name in names if not _NO_METRICS.fullmatch(name)]
+    return {name[5:]: name[5:].replace("_", " ").capitalize() for name in dict.fromkeys(names)}
+
+
+def _last_scores(history: History, labels: Mapping[str, str]) -> dict[str, float]:
+    last = next((row for row in reversed(history) if "eval_runtime" in row), {})
+    return {label: last[f"eval_{name}"] for name, label in labels.items() if f"eval_{name}" in last}
+
+
+def _with_hyperparameters(text: str, changed: Mapping[str, str] | None, facts: RunFacts | None) -> str:
+    """The card with what was used in the place of what was given."""
+    if changed is None:
+        start = text.find(_HYPERPARAMETERS)
+        end = text.find("\n### ", start)
+        how = "the recipe was applied to the weights as they were" if facts else "this run trained nothing"
+        return text if start < 0 or end < 0 else f"{text[:start]}None: {how}.\n{text[end:]}"
+    for name, value in changed.items():
+        text = re.sub(rf"^- {name}: .*\n", f"- {name}: {value}\n" if value else "", text, count=1, flags=re.MULTILINE)
+    return text
+
+
+def _description(facts: RunFacts, trained: bool) -> str:
+    student = facts.model("student")
+    zeros = f", with {student.sparsity:.1%} of its encoder's weights at zero" if student and student.sparsity else ""
+    return "\n\n".join(
+        [
+            f"Made smaller {'while it was trained' if trained else 'without training'}, by the recipe below{zeros}. "
+            "`report.html` shows the run.",
+            markdown(result_table(facts)),
+            f"Measured on {facts.machine}; one feature of {facts.tokens} tokens, one thread."
+            if facts.tokens
+            else f"Run on {facts.machine}.",
+            f"```yaml\n{facts.recipe.rstrip()}\n```\n",
+        ]
+    )

@@ -1,0 +1,13 @@
+"""How long does the run last?"""
+
+from dataclasses import dataclass
+
+from sparsification.base import Modifier
+
+
+@dataclass(kw_only=True)
+class EpochRangeModifier(Modifier):
+    """Let the run last until ``end_epoch``; the longest range of a recipe counts, and overrules --num_train_epochs."""
+
+    start_epoch: float = 0.0
+    end_epoch: float

@@ -1,0 +1,179 @@
+"""What is the learning rate at this step?
+
+Every learning rate is a pure function of the step. Before the first window the optimizer's own holds; where several
+modifiers name one parameter group, the one that started last decides.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparsification.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
+from sparsification.recipe.types import show
+from sparsification.schedule import curves as schedules
+
+MAX_RATE = 1000.0
+_LR_CLASSES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {  # the keys that must be given, the others' values
+    "StepLR": (("step_size",), {"gamma": 0.1}),
+    "MultiStepLR": (("milestones",), {"gamma": 0.1}),
+    "ExponentialLR": (("gamma",), {}),
+    "CosineAnnealingLR": (("T_max",), {"eta_min": 0.0}),
+    "CosineAnnealingWarmRestarts": (("T_0",), {"T_mult": 1, "eta_min": 0.0}),
+}
+_SPARSEML_KEYS = {"cycle_epochs": "T_0", "lr_min": "eta_min"}  # its names for torch's
+_LR_KWARGS = {  # least and most; times in epochs
+    "step_size": (MIN_FREQUENCY, MAX_EPOCHS),
+    "milestones": (0, MAX_EPOCHS),
+    "gamma": (0, 10),
+    "T_max": (1, MAX_EPOCHS),
+    "T_0": (MIN_FREQUENCY, MAX_EPOCHS),
+    "T_mult": (1, MAX_EPOCHS),
+    "eta_min": (0, MAX_RATE),
+}
+
+
+@dataclass(kw_only=True)
+class LearningRateBase(Modifier):
+    """What sets the learning rate of some parameter groups."""
+
+    param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
+    constant_logging: bool = False  # accepted for SparseML's sake: every log line has the learning rate anyway
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
+        for key in ("learning_rate", "init_lr", "final_lr"):
+            rate = vars(self).get(key, 0.0)
+            if not 0 <= rate <= MAX_RATE:
+                raise ValueError(f"{key} {rate:g} is no learning rate, from 0 to {MAX_RATE:g}")
+
+    def lr_at(self, clock: Clock) -> float:
+        """Learning rate of a step that is not before the window's start."""
+        raise NotImplementedError
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        if clock.step < clock.step_at(self.window[0]):
+            return {}
+        return {f"ParamGroup{group}": self.lr_at(clock) for group in self.param_groups or [0]}
+
+
+@dataclass(kw_only=True)
+class SetLearningRateModifier(LearningRateBase):
+    """Set the learning rate once, at ``start_epoch``."""
+
+    learning_rate: float
+
+    def lr_at(self, clock: Clock) -> float:
+        return self.learning_rate
+
+
+@dataclass(kw_only=True)
+class LearningRateFunctionModifier(LearningRateBase):
+    """Lead the learning rate along a curve from ``init_lr`` at ``start_epoch`` to ``final_lr`` at ``end_epoch``.
+
+    After the end ``linear`` and ``cosine`` hold ``final_lr``; ``cyclic_linear`` holds ``init_lr``, as in SparseML.
+    Where the window is no multiple of the cycles, the last one is shorter, and still reaches ``final_lr``.
+    """
+
+    lr_func: Literal["linear", "cosine", "cyclic_linear"]
+    init_lr: float
+    final_lr: float
+    cycle_epochs: float = 1.0  # length of a cycle of cyclic_linear
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end_epoch == -1:
+            raise ValueError("a learning-rate curve needs an end_epoch")
+        if self.lr_func == "cyclic_linear" and not MIN_FREQUENCY <= self.cycle_epochs <= MAX_EPOCHS:
+            raise ValueError(f"cycle_epochs is {self.cycle_epochs:g}; a cycle takes more than 0 epochs")
+
+    def lr_at(self, clock: Clock) -> float:
+        start, end = self.window
+        if self.lr_func == "cyclic_linear":
+            if clock.step >= clock.step_at(end):
+                return self.init_lr
+            steps_per_cycle = max(round(self.cycle_epochs * clock.steps_per_epoch), 1)
+            steps, window = clock.step - clock.step_at(start), clock.step_at(end) - clock.step_at(start)
+            shorter = window % steps_per_cycle
+            if steps >= window - shorter:
+                steps, steps_per_cycle = steps - (window - shorter), shorter
+            return schedules.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
+        curve = schedules.linear_lr if self.lr_func == "linear" else schedules.cosine_lr
+        return curve(schedules.progress(clock.epoch, start, end), self.init_lr, self.final_lr)
+
+
+@dataclass(kw_only=True)
+class LearningRateModifier(LearningRateBase):
+    """Let a schedule named like one of ``torch.optim.lr_scheduler`` set the learning rate, with times in epochs.
+
+    ``step_size`` may be a fraction of an epoch, ``milestones`` are epochs of the run, ``CosineAnnealingWarmRestarts``
+    moves at every step, ``CosineAnnealingLR`` at every epoch. From ``end_epoch`` on the rate stays as it is.
+    """
+
+    lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
+    init_lr: float
+    lr_kwargs: dict[str, object] = field(default_factory=dict)  # times in epochs, e.g. {step_size: 2, gamma: 0.1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        required, defaults = _LR_CLASSES[self.lr_class]
+        given = {}
+        for name, value in self.lr_kwargs.items():
+            key = _SPARSEML_KEYS.get(name, name)
+            if key not in (*required, *defaults):
+                raise ValueError(
+                    f"lr_kwargs do not fit {self.lr_class}: there is no key '{name}', only "
+                    f"{', '.join(map(_with_other_name, (*required, *defaults)))}"
+                )
+            if key in given:
+                raise ValueError(f"lr_kwargs: {_with_other_name(key)} is given twice")
+            given[key] = self._checked(name, key, value)
+        missing = [_with_other_name(key) for key in required if key not in given]
+        if missing:
+            raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {missing[0]} is missing")
+        self._settings = defaults | given
+        start, end = self.window
+        for milestone in self._settings.get("milestones", ()):
+            if not start < milestone < end:
+                raise ValueError(
+                    f"lr_kwargs: the milestone {milestone:g} is an epoch of the run, and not between start_epoch "
+                    f"{start:g} and end_epoch {self.end_epoch:g}"
+                )
+
+    @staticmethod
+    def _checked(name: str, key: str, value: object) -> object:
+        """The value of a key, by its name in the recipe; ValueError where it is out of range."""
+        low, high = _LR_KWARGS[key]
+        kinds = (int,) if key == "T_mult" else (int, float)
+        numbers = value if key == "milestones" and isinstance(value, list) else [value]
+        if (
+            (key == "milestones" and numbers is not value)
+            or len(numbers) > 100
+            or not all(type(number) in kinds and low <= number <= high for number in numbers)
+        ):
+            what = "a list of at most 100 numbers" if key == "milestones" else "a number"
+            what = "a whole number" if key == "T_mult" else what
+            raise ValueError(f"lr_kwargs: {name} {show(value)} is not {what} from {low:g} to {high:g}")
+        return value
+
+    def lr_at(self, clock: Clock) -> float:
+        start, end = self.window
+        first = clock.step_at(start)
+        step = max(min(clock.step, clock.step_at(end) - 1), first)  # the last one that may move the rate
+        steps, per_epoch = int(step - first), clock.steps_per_epoch
+        match self.lr_class, self._settings:
+            case "StepLR", {"step_size": size, "gamma": gamma}:
+                return schedules.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))
+            case "ExponentialLR", {"gamma": gamma}:
+                return schedules.decayed_lr(self.init_lr, gamma, steps // per_epoch)
+            case "MultiStepLR", {"milestones": milestones, "gamma": gamma}:
+                passed = sum(steps >= round((milestone - start) * per_epoch) for milestone in milestones)
+                return schedules.decayed_lr(self.init_lr, gamma, passed)
+            case "CosineAnnealingLR", {"T_max": half, "eta_min": lowest}:
+                return schedules.cosine_lr(steps // per_epoch / half, self.init_lr, lowest)
+            case _, {"T_0": cycle, "T_mult": growth, "eta_min": lowest}:
+                progress = schedules.restarted(step / per_epoch - start, cycle, growth)
+                return schedules.cosine_lr(progress, self.init_lr, lowest)
+
+
+def _with_other_name(key: str) -> str:
+    return next((f"{other} (or {key})" for other, name in _SPARSEML_KEYS.items() if name == key), key)

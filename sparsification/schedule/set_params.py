@@ -1,0 +1,86 @@
+"""Which parameters are given a value instead of learning one?"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sparsification.base import Clock, Modifier
+from sparsification.schedule import curves as schedules
+from sparsification.targets import Targets
+
+
+@dataclass(kw_only=True)
+class ParamBase(Modifier):
+    """What both of them do: find parameters, and put numbers into them."""
+
+    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params_strict: bool = True  # whether a pattern without a match is an error
+
+    def initialize(self, targets: Targets) -> None:
+        self._parameters = targets.parameters(self.params, strict=self.params_strict)
+        for name, param in self._parameters.items():
+            for value in self._values():
+                if isinstance(value, list) and tuple(param.shape) != (len(value),):
+                    raise ValueError(f"{len(value)} values do not fit {name} of shape {tuple(param.shape)}")
+
+    def _values(self) -> list[float | list[float]]:
+        raise NotImplementedError
+
+    def _fill(self, value: torch.Tensor) -> None:
+        for param in self._parameters.values():
+            param.detach().copy_(value.to(param.device, param.dtype).expand_as(param))
+
+
+@dataclass(kw_only=True)
+class SetParamModifier(ParamBase):
+    """Set parameters once, at ``start_epoch``, to a number or a vector; then they learn on.
+
+    They are set before the optimizer's step. To hold them as well, freeze them: ``TrainableParamsModifier``.
+    """
+
+    val: float | list[float]  # one number for all, or one for each member of a vector
+
+    def _values(self) -> list[float | list[float]]:
+        return [self.val]
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        if clock.step == clock.step_at(self.window[0]):
+            self.apply_once()
+
+    def apply_once(self) -> None:
+        self._fill(torch.tensor(self.val))
+
+
+@dataclass(kw_only=True)
+class GradualParamModifier(ParamBase):
+    """Lead parameters from ``init_val`` at ``start_epoch`` along a curve to ``final_val`` at ``end_epoch``.
+
+    They are set before the optimizer's step, every ``update_frequency`` epochs, and learn on in between.
+    """
+
+    init_val: float | list[float]  # one number for all, or one for each member of a vector
+    final_val: float | list[float]  # likewise
+    inter_func: Literal["linear", "cubic", "inverse_cubic"] = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end_epoch == -1:
+            raise ValueError("a gradual change needs an end_epoch, the moment at which final_val is reached")
+
+    def _values(self) -> list[float | list[float]]:
+        return [self.init_val, self.final_val]
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (clock.step_at(epoch) for epoch in self.window)
+        if start <= clock.step <= end:
+            stride = max(clock.step_at(self.update_frequency), 1)
+            if (clock.step - start) % stride == 0 or clock.step == end:
+                self._set(schedules.progress(clock.epoch, *self.window))
+
+    def apply_once(self) -> None:
+        self._set(1.0)
+
+    def _set(self, x: float) -> None:
+        share = schedules.SPARSITY_CURVES[self.inter_func](x)
+        self._fill(torch.lerp(*(torch.tensor(value) for value in (self.init_val, self.final_val)), share))

@@ -1,0 +1,31 @@
+"""How strongly are weights pulled to zero, and from when on?"""
+
+from dataclasses import dataclass
+
+import torch
+
+from sparsification.base import Clock, Modifier
+
+
+@dataclass(kw_only=True)
+class SetWeightDecayModifier(Modifier):
+    """Set the optimizer's weight decay from ``start_epoch`` on."""
+
+    weight_decay: float
+    param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
+    constant_logging: bool = False  # accepted for SparseML's sake: every log line has it anyway
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
+        self._is_set = False
+
+    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+        self._is_set = clock.step >= clock.step_at(self.window[0])
+        if self._is_set:
+            for index, group in enumerate(optimizer.param_groups):
+                if self.param_groups is None or index in self.param_groups:
+                    group["weight_decay"] = self.weight_decay
+
+    def scalars(self, clock: Clock) -> dict[str, float]:
+        return {"Modifier Weight Decay": self.weight_decay} if self._is_set else {}

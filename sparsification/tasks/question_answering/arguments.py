@@ -1,0 +1,166 @@
+"""What can be said on the script's command line, and is it right?
+
+Nothing here takes seconds to import beyond torch and Transformers' own arguments, so that a wrong flag or recipe is
+refused at once.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
+from sparsification.manager import ScheduledModifierManager
+from sparsification.tasks.question_answering.command_line import QAError as QAError
+from sparsification.tasks.question_answering.command_line import (
+    UsageError,
+    accept_files_and_lists,
+    is_first_process,
+    name_dashboards,
+    parse_command_line,
+)
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = ("csv", "json", "jsonl", "parquet")
+
+
+@dataclass
+class ModelArguments:
+    """Which model, configuration and tokenizer to start from."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or its name on the hub."})
+    config_name: str | None = field(
+        default=None, metadata={"help": "Folder or name of the configuration, where it is not the model's."}
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or name of the tokenizer, where it is not the model's."}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and converted data are kept."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    token: str | None = field(
+        default=None, metadata={"help": "Access token of the hub; without it, the one that `hf auth login` stored."}
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata={"help": "Run code that the model's repository brings along. Only for code that you have read."},
+    )
+
+
+@dataclass
+class DataTrainingArguments:
+    """Which data to use, and how it is cut into features and back into answers."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Folder of a data set, or its name on the hub (squad, squad_v2, ...)."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Which configuration of the data set."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Questions to train on: SQuAD-like JSON, JSON lines, CSV or parquet."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Questions to evaluate on, likewise."})
+    test_file: str | None = field(
+        default=None, metadata={"help": "Questions to answer with --do_predict, likewise; answers may be missing."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Make the features anew, even if they are cached."})
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "How many processes make the features."}
+    )
+    max_seq_length: int = field(
+        default=384, metadata={"help": "Tokens of a feature at most, question and special tokens included."}
+    )
+    pad_to_max_length: bool = field(
+        default=True,
+        metadata={
+            "help": "Pad every feature to max_seq_length. With False each batch is padded to its longest feature, "
+            "which is faster on CPU and GPU."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many questions (and features) only, e.g. for a quick try."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many questions only."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Answer this many test questions only."})
+    version_2_with_negative: bool = field(
+        default=False, metadata={"help": "Some questions have no answer, as in SQuAD 2.0."}
+    )
+    null_score_diff_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "By how much the score of no answer has to be ahead of the best answer's to win. "
+            "Only with --version_2_with_negative."
+        },
+    )
+    doc_stride: int = field(
+        default=128, metadata={"help": "Tokens that two neighbouring windows of a long context share."}
+    )
+    n_best_size: int = field(default=20, metadata={"help": "How many candidate answers are kept for each question."})
+    max_answer_length: int = field(
+        default=30,
+        metadata={"help": "Tokens of an answer at most: start and end are predicted apart, so they need a bound."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Train from the start in an output_dir that is not empty, whatever checkpoints it holds."},
+    )
+
+    def __post_init__(self) -> None:
+        """Check what concerns these arguments alone."""
+        files = {"train_file": self.train_file, "validation_file": self.validation_file, "test_file": self.test_file}
+        if self.dataset_name is None and not any(files.values()):
+            raise ValueError("no data: give --dataset_name, or --train_file, --validation_file or --test_file")
+        for name, path in files.items():
+            if path is not None and Path(path).suffix[1:].lower() not in EXTENSIONS:
+                raise ValueError(
+                    f"--{name} {path}: expected a file that ends in {', '.join('.' + e for e in EXTENSIONS)}"
+                )
+        for name in ("max_seq_length", "n_best_size", "max_answer_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
+
+    @property
+    def data_files(self) -> dict[str, str]:
+        """Split name -> path, for the files that were given."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return {split: path for split, path in files.items() if path is not None}
+
+
+class ArgumentParser(HfArgumentParser):
+    """HfArgumentParser whose complaints are one message, without pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print and exit with."""
+        raise UsageError(message)
+
+
+Arguments = tuple[
+    ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager
+]
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Read the command line, the JSON or YAML files of arguments that it names, and its recipe.
+
+    Raises:
+        UsageError: an unknown flag or key, or a value that is refused.
+        SparsificationError: a flag of 2021 that has no equal today, a wrong recipe, or no compiler for the export.
+    """
+    parser = ArgumentParser((ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
+    accept_files_and_lists(parser)
+    values, warnings, place = parse_command_line(parser, argv)
+    if line := name_dashboards(values):
+        warnings.append(line)
+    for line in warnings if is_first_process() else ():
+        logger.warning(line)
+    manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
+    prepare_export(values.onnx_export_path, values.onnx_target)
+    # Last, because Transformers' arguments look at the machine, which takes seconds.
+    try:
+        return *parser.parse_dict(vars(values)), manager
+    except (ValueError, TypeError, ImportError) as error:  # what the arguments' own checks raise
+        if values.ddp_backend is not None and "process group" in str(error):
+            message = f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"
+            raise UsageError(place + message) from error
+        raise UsageError(f"{place}{error}") from error

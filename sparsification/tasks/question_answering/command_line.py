@@ -1,0 +1,227 @@
+"""Where do the script's arguments come from? Files of arguments, and what is typed, which overrides them.
+
+    python run_qa.py arguments.yaml --seed 3
+    python run_qa.py --config arguments.yaml --seed 3
+
+Each file is turned into a command line and checked as one, so that an error names the file that it is in.
+"""
+
+import argparse
+import difflib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from sparsification.compat.legacy_flags import FlagError, translate_flags
+
+CONFIG = "--config"
+FILES = (".json", ".yaml", ".yml")
+
+
+class QAError(Exception):
+    """Something the user can put right; the message alone says what."""
+
+
+class UsageError(QAError):
+    """Arguments that do not fit each other or this machine's files."""
+
+
+def accept_files_and_lists(parser: HfArgumentParser) -> None:
+    """Add ``--config``, and several values for flags that take a text or a list, e.g. ``--report_to wandb trackio``.
+
+    HfArgumentParser reads the first of several types alone, and so takes one text for them.
+    """
+    parser.add_argument(
+        CONFIG,
+        metavar="FILE",
+        help="JSON or YAML file of flags and their values; what is typed beside it overrides it.",
+    )
+    for flag in _lists(parser):
+        parser._option_string_actions[flag].nargs = "+"
+    for action in parser._actions:
+        if "no" in (action.choices or ()):
+            action.type = functools.partial(_word, action.type)
+    parser._option_string_actions["--report_to"].default = None  # to tell what is given from what is left out
+    parser._option_string_actions["--include_num_input_tokens_seen"].type = _counted_tokens
+    parser._option_string_actions["--fsdp"].nargs = "*"  # a switch, or the list of words that Transformers 4 took
+
+
+def parse_command_line(parser: HfArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str], str]:
+    """Read the files that a command line names, and what is typed beside them.
+
+    Args:
+        parser: to which ``accept_files_and_lists`` was applied.
+        argv: the arguments after the script's name.
+
+    Returns:
+        The values of all flags; one line of warning for each flag of 2021; and what is to stand before an error that
+        concerns several arguments: nothing where all were typed.
+
+    Raises:
+        UsageError: a file that cannot be read, an unknown flag or key, or a value that is refused.
+        FlagError: a flag of 2021 that has no equal today.
+    """
+    sources, typed = _sources(argv)
+    merged: list[str] = []
+    warnings: list[str] = []
+    for path, words in sources:
+        try:
+            words, said = translate_flags(words)
+            _parse_part(parser, words)
+        except FlagError as error:
+            raise FlagError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        merged = _override(merged, words)
+        warnings += said
+    _parse_part(parser, translate_flags(typed)[0])
+    merged, said = translate_flags(_override(merged, typed))
+    place = " and ".join([*(path for path, _ in sources), *(["the command line"] if typed else [])]) + ": "
+    place = place if sources else ""
+    try:
+        return parse_flags(parser, merged), warnings + said, place
+    except UsageError as error:
+        raise UsageError(f"{place}{error}") from error
+
+
+def _parse_part(parser: HfArgumentParser, argv: list[str]) -> None:
+    """Raise UsageError for what is wrong in a part of the arguments, which need not have those that are required."""
+    required = [action.option_strings[0] for action in parser._actions if action.required]
+    parse_flags(parser, [*(f"{flag}=" for flag in required), *argv])
+
+
+def name_dashboards(values: argparse.Namespace) -> str | None:
+    """Put Transformers' default where no dashboard is named; gives a line that says so for a training by a recipe."""
+    if values.report_to is not None:
+        return None
+    values.report_to = "none"
+    if values.recipe is None or not values.do_train:
+        return None
+    return (
+        "No dashboard gets the curves of this run: Transformers 5 writes to none unless it is named, with --report_to "
+        "wandb, trackio or tensorboard. The report in --output_dir shows them at the end."
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of a launch that speaks for all; torchrun and accelerate say which one it is."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) in ("0", "-1")
+
+
+def parse_flags(parser: HfArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Read flags of today.
+
+    Raises:
+        UsageError: an unknown flag, or a value that is refused.
+    """
+    values, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UsageError(_about_unknown(parser, argv, unknown))
+    if values.config is not None:
+        raise UsageError(f"{CONFIG} {values.config}: a file of arguments cannot name another one")
+    del values.config
+    for flag in _lists(parser):
+        given = getattr(values, flag[2:])
+        if isinstance(given, list) and len(given) == 1:
+            setattr(values, flag[2:], given[0])  # one text means what it means alone: all, none
+    if isinstance(values.fsdp, list):
+        words = " ".join(values.fsdp) if values.fsdp else "true"
+        values.fsdp = {"": False, "true": True, "false": False}.get(words.lower(), words)
+    return values
+
+
+def _counted_tokens(text: str) -> str | bool:
+    """Read a switch that also knows two words."""
+    return text if text in ("all", "non_padding") else string_to_bool(text)
+
+
+def _word(read: Callable[[str], object], text: str) -> object:
+    """Read one of several words; YAML takes the word no for false."""
+    return read("no" if text == "False" else text)
+
+
+def _about_unknown(parser: HfArgumentParser, argv: list[str], unknown: list[str]) -> str:
+    first = unknown[0]
+    if not first.startswith("-"):
+        before = [word for word in argv[: argv.index(first)] if word.startswith("--")]
+        if first.endswith(FILES):
+            return f"unknown: {first}; a file of arguments comes first, or after {CONFIG}"
+        if before and before[-1].partition("=")[0] in parser._option_string_actions:
+            return f"unknown: {' '.join(unknown)}; {before[-1].partition('=')[0]} takes one value"
+    near = difflib.get_close_matches(first.partition("=")[0], parser._option_string_actions, n=1)
+    return f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _lists(parser: HfArgumentParser) -> list[str]:
+    """Flags of one text or several."""
+    hints = [hint for kind in parser.dataclass_types for hint in get_type_hints(kind).items()]
+    return [f"--{name}" for name, hint in hints if {str, list[str]} <= set(get_args(hint))]
+
+
+def _sources(argv: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """The files of arguments, as command lines, later ones before earlier ones in force; and what is typed."""
+    beside = Path(sys.argv[0]).with_suffix(".args")  # where HfArgumentParser looks, too
+    sources = [(str(beside), beside.read_text(encoding="utf-8").split())] if beside.is_file() else []
+    typed, words = [], iter(argv)
+    if argv and argv[0].endswith(FILES) and not argv[0].startswith("-"):
+        sources.append((argv[0], read_config_file(next(words))))
+    for word in words:
+        flag, equals, path = word.partition("=")
+        if flag != CONFIG:
+            typed.append(word)
+            continue
+        path = path if equals else next(words, "")
+        if not path or path.startswith("--"):
+            raise UsageError(f"{CONFIG} expects a file")
+        sources.append((path, read_config_file(path)))
+    return sources, typed
+
+
+def _override(argv: list[str], later: list[str]) -> list[str]:
+    """Put what comes later behind a command line, and take out what it overrides, also under its name of 2021."""
+    names = {_name(words) for words in _flags(translate_flags(later)[0])}
+    return [word for words in _flags(argv) if _name(words) not in names for word in words] + later
+
+
+def _flags(argv: list[str]) -> list[list[str]]:
+    """Each flag with what follows it."""
+    groups: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _name(words: list[str]) -> str:
+    return words[0].partition("=")[0].replace("-", "_")
+
+
+def read_config_file(path: str) -> list[str]:
+    """Turn a JSON or YAML file of ``flag: value`` into a command line, so that both are checked alike.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected flags and their values, found {type(values).__name__}")
+    argv = []
+    for name, value in values.items():
+        if isinstance(value, list) and value:
+            argv += [f"--{name}", *map(str, value)]
+        elif value is not None and value != []:
+            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv

@@ -1,0 +1,148 @@
+"""The feature data sets of a run, and how they are padded into batches."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from sparsification.model_io import position_limit, tokenizer_limit
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, UsageError
+from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
+from sparsification.tasks.question_answering.loading import Models, _limited
+from sparsification.tasks.question_answering.models import check_model
+
+logger = logging.getLogger(__name__)
+
+
+def build_features(
+    raw_datasets: DatasetDict,
+    models: Models,
+    data_args: DataTrainingArguments,
+    training_args: TrainingArguments,
+) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
+    """Make the features of the splits that are asked for.
+
+    Args:
+        raw_datasets: the questions.
+        models: for which features are made.
+        data_args: how the questions are cut, and how many of them.
+        training_args: which splits are asked for.
+
+    Returns:
+        Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
+        asked for.
+
+    Raises:
+        UsageError: the model or the teacher cannot take such features.
+        DataError: a question leaves no room for its context, or ids or answers are wrong.
+    """
+    settings = cutting(models, data_args)
+
+    def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
+        examples = _limited(raw_datasets[split], limit)
+        with training_args.main_process_first(desc=f"features of the {split} data"):
+            features = examples.map(
+                prepare,
+                batched=True,
+                num_proc=data_args.preprocessing_num_workers,
+                remove_columns=examples.column_names,
+                load_from_cache_file=not data_args.overwrite_cache,
+                fn_kwargs=settings | more,
+                desc=f"Making features of the {split} data",
+            )
+        return examples, features
+
+    train_dataset = eval_dataset = predict_dataset = eval_examples = predict_examples = None
+    if training_args.do_train:
+        limit = data_args.max_train_samples
+        _, train_dataset = make("train", prepare_train_features, limit, length_column=length_column(training_args))
+        if limit is not None:
+            train_dataset = train_dataset.select(range(min(limit, len(train_dataset))))
+        batch = training_args.train_batch_size * training_args.world_size
+        if training_args.dataloader_drop_last and len(train_dataset) < batch:
+            raise DataError(
+                f"--dataloader_drop_last leaves nothing to train on: {len(train_dataset)} features are no full batch "
+                f"of {batch}"
+            )
+    # The limits below count questions. All their features stay: a question without its last windows would get a wrong
+    # answer.
+    if training_args.do_eval:
+        eval_examples, eval_dataset = make("validation", prepare_validation_features, data_args.max_eval_samples)
+    if training_args.do_predict:
+        predict_examples, predict_dataset = make("test", prepare_validation_features, data_args.max_predict_samples)
+    return train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples
+
+
+def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
+    """Settings by which questions and contexts are cut into features.
+
+    Raises:
+        UsageError: the model or the teacher cannot take such features.
+    """
+    tokenizer, teacher = models.feature_tokenizer, models.teacher
+    length = usable_length(tokenizer, models.model, data_args.max_seq_length)
+    check_model(models.model, tokenizer, models.model.name_or_path, length)
+    if teacher is not None:
+        limit = position_limit(teacher)
+        if limit is not None and limit < length:
+            raise UsageError(
+                f"the teacher {teacher.name_or_path} has {limit} positions, features have {length} tokens: "
+                f"--max_seq_length {limit} fits both"
+            )
+        check_model(teacher, tokenizer, f"the teacher {teacher.name_or_path}", length)
+    return {
+        "tokenizer": tokenizer,
+        "max_seq_length": length,
+        "doc_stride": usable_stride(tokenizer, data_args, length),
+        "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
+    }
+
+
+def length_column(training_args: TrainingArguments) -> str | None:
+    """Name of the column of lengths, where batches are made by length."""
+    by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    return training_args.length_column_name if by_length else None
+
+
+def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
+    """Give ``max_seq_length``, or the length that tokenizer and model are made for where that is less."""
+    # A tokenizer may promise more than the model has positions for, which would fail at the first long feature.
+    limit = min(n for n in (asked, tokenizer_limit(tokenizer), position_limit(model)) if n is not None)
+    if asked > limit:
+        logger.warning(f"--max_seq_length {asked} is more than the model's {limit}: using {limit}")
+    return limit
+
+
+def usable_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, length: int) -> int:
+    """Give ``doc_stride``, or a third of a window, as by default, where the default is too long for the windows."""
+    default = type(data_args).doc_stride
+    if data_args.doc_stride == default and default >= length - tokenizer.num_special_tokens_to_add(pair=True):
+        logger.warning(f"Windows of {length} tokens cannot share {default}: they share {length // 3} (--doc_stride)")
+        return length // 3
+    return data_args.doc_stride
+
+
+def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments) -> bool:
+    """Tell whether features are padded when they are made.
+
+    Padding on the left moves every token, so a batch-wise padding there would part logits from their positions.
+    """
+    return data_args.pad_to_max_length or tokenizer.padding_side == "left"
+
+
+def pick_collator(
+    tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, training_args: TrainingArguments
+) -> Callable:
+    """Pad in the collator where the features are not padded yet."""
+    if pads_to_max_length(tokenizer, data_args):
+        return default_data_collator
+    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None)

@@ -1,0 +1,194 @@
+"""What does a saved model answer? ``python -m sparsification predict MODEL --question ... --context ...`` asks it.
+
+Whatever this project saves can be asked: a folder of Transformers, with the ranges of a quantized model in it or not, a
+folder of an export, or one of its ONNX files. Windows and answers are those of an evaluation.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
+
+from sparsification import runtime
+from sparsification.errors import SparsificationError
+from sparsification.model_io import forward_names, knows_no_words, position_limit, position_limit_of, tokenizer_limit
+from sparsification.quantization.modules import load_quantization
+from sparsification.quiet import no_progress_bars
+from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.tasks.question_answering.answers import Spans, all_spans
+from sparsification.tasks.question_answering.arguments import QAError
+from sparsification.tasks.question_answering.features import prepare_validation_features
+
+OUTPUTS = ("start_logits", "end_logits")
+MAX_LENGTH = 384  # of a window, and what two windows share, as run_qa.py has them
+STRIDE = 128
+N_BEST_SIZE = 20  # candidates that share the probability, as in eval_nbest_predictions.json
+Logits = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+
+
+class PredictError(QAError):
+    """A model that cannot be asked, or a question that cannot be."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A candidate, and where it stands."""
+
+    answer: str  # "" means that there is none
+    probability: float  # among the candidates
+    start: int | None  # its first character in the context
+    end: int | None  # the one after its last
+
+
+@dataclass(frozen=True)
+class Model:
+    """A saved model that is ready to be asked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int | None  # tokens that it has positions for; None: it has no bound
+    logits: Logits  # int64 [1, tokens] by name -> start logits and end logits, [1, tokens] each
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        version_2_with_negative: bool = False,
+        max_seq_length: int | None = None,
+        doc_stride: int | None = None,
+        max_answer_length: int = 30,
+    ) -> list[Answer]:
+        """Look for the answer in all windows of the context.
+
+        Args:
+            question: without an answer of its own.
+            context: as long as it likes.
+            version_2_with_negative: whether the model has learnt that some questions have no answer.
+            max_seq_length: tokens of a window, question included, 384 by default; at most what the model is made for.
+            doc_stride: tokens that two windows share; by default 128, or as many as fit into a smaller window.
+            max_answer_length: longest answer, in tokens.
+
+        Returns:
+            The candidates, best first, no span twice.
+
+        Raises:
+            PredictError: question or context is empty, or the question is as long as a window.
+            DataError: the question leaves the context no room.
+        """
+        for name, text in (("question", question), ("context", context)):
+            if not text.strip():
+                raise PredictError(f"the {name} is empty")
+        window, stride = self._windows(question, max_seq_length, doc_stride)
+        examples = {"id": ["0"], "question": [question], "context": [context]}
+        table = prepare_validation_features(examples, self.tokenizer, window, stride, pad_to_max_length=False)
+        rows = table.to_pylist()
+        names = [name for name in table.column_names if name in self.tokenizer.model_input_names]
+        # One window after the other: none is padded, and a context seldom has many.
+        outputs = [self.logits({name: np.array([row[name]], np.int64) for name in names}) for row in rows]
+        width = max(len(row["input_ids"]) for row in rows)
+        logits = tuple(
+            np.concatenate([np.pad(output[part], [(0, 0), (0, width - output[part].shape[1])]) for output in outputs])
+            for part in range(2)
+        )
+        spans, nulls = all_spans(["0"], rows, logits, N_BEST_SIZE, max_answer_length)
+        return _ranked(context, spans, nulls if version_2_with_negative else None)
+
+    def _windows(self, question: str, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:
+        """Give the tokens of a window and those that two of them share; what is None is made to fit."""
+        limits = [max_seq_length or MAX_LENGTH, tokenizer_limit(self.tokenizer), self.max_length]
+        window = min(limit for limit in limits if limit is not None)
+        length = len(self.tokenizer(question.lstrip(), add_special_tokens=False)["input_ids"])
+        room = window - self.tokenizer.num_special_tokens_to_add(pair=True) - length
+        if max_seq_length == window and doc_stride is not None:
+            return window, doc_stride  # both as they were given: whatever does not fit is told in their names
+        whose = f"--max_seq_length {window}" if max_seq_length == window else f"the model's {window}"
+        if room < 1:
+            raise PredictError(f"the question has {length} tokens: of {whose} it leaves none for the context")
+        if doc_stride is not None and doc_stride >= room:
+            raise PredictError(
+                f"--doc_stride {doc_stride} has to be less than the {room} tokens that the question leaves of {whose}"
+            )
+        # A third of a window and half of what the question leaves of it, so that each window has something new.
+        return window, min(STRIDE, window // 3, room // 2) if doc_stride is None else doc_stride
+
+
+def _ranked(context: str, spans: Spans, null: Spans | None) -> list[Answer]:
+    """Candidates with their probability; ``null`` is "no answer", which is always among them."""
+    if null is not None:
+        spans = Spans.concatenate([spans, null])  # last, so that of equal scores an answer's comes first
+    order = np.argsort(-spans.scores, kind="stable")
+    best = order[:N_BEST_SIZE]
+    if null is not None and len(spans.scores) - 1 not in best:
+        best = np.append(best, len(spans.scores) - 1)
+    if len(best) == 0:
+        raise PredictError("the context has no word that could be the answer")
+    spans = spans.take(best)
+    powers = np.exp((spans.scores - spans.scores.max()).astype(float))
+    answers: dict[tuple[int, int], Answer] = {}
+    for begin, end, probability in zip(spans.begins, spans.ends, powers / powers.sum(), strict=True):
+        place = (int(begin), int(end)) if end > 0 else (None, None)
+        # The windows overlap: what stands in two of them is found twice.
+        answers.setdefault((begin, end), Answer(context[begin:end], float(probability), *place))
+    return list(answers.values())
+
+
+def load(path: str | Path) -> Model:
+    """Make a saved model ready.
+
+    Args:
+        path: a folder of Transformers, or of an export (of its files ``model.sparse.onnx`` comes before
+            ``model.onnx``), or an ONNX file with configuration and tokenizer beside it. A folder that is both is taken
+            as an export.
+
+    Raises:
+        PredictError: it is not there, or is none of these, or cannot be loaded.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise PredictError(f"{path}: no such file or folder")
+    folder = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.suffix != ".onnx":
+        raise PredictError(f"{path} is no folder and no .onnx file")
+    is_onnx = not path.is_dir() or any((path / name).is_file() for name in (SPARSE_FILE, "model.onnx"))
+    if not is_onnx and not (folder / "config.json").is_file():
+        raise PredictError(f"{path} holds no model: neither {SPARSE_FILE}, model.onnx nor config.json")
+    if not any(folder.glob("tokenizer*")):
+        raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if is_onnx:
+            logits, max_length = _onnx_logits(path), position_limit_of(AutoConfig.from_pretrained(folder))
+        else:
+            logits, max_length = _torch_logits(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
+        raise PredictError(f"{path}: {error}") from error
+    if knows_no_words(tokenizer):
+        raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
+    if not tokenizer.is_fast:
+        raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")
+    return Model(tokenizer, max_length, logits)
+
+
+def _onnx_logits(path: Path) -> Logits:
+    session = runtime.load(path)
+    names = [node.name for node in session.get_inputs()]
+    return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
+
+
+def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
+    with no_progress_bars():
+        model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    max_length = position_limit(model)
+    load_quantization(model, folder)
+    taken = forward_names(model)
+
+    def logits(features: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            outputs = model(**{name: torch.from_numpy(array) for name, array in features.items() if name in taken})
+        return [outputs[name].float().numpy() for name in OUTPUTS]
+
+    return logits, max_length

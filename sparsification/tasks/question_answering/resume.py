@@ -1,0 +1,127 @@
+"""Which output folder a run may use, and which checkpoint it continues from."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import (
+    TrainingArguments,
+)
+
+from sparsification.tasks.question_answering.arguments import (
+    Arguments,
+    DataTrainingArguments,
+    UsageError,
+)
+from sparsification.trainer.checkpoints import TRAINED, checkpoints, flaw_of, is_leftover
+from sparsification.trainer.run_lock import RunLock, locked
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def only_run_in(arguments: Arguments) -> Iterator[RunLock | None]:
+    """Hold the output folder, so that no second run replaces files of this one.
+
+    Args:
+        arguments: what ``parse_arguments`` gave.
+
+    Yields:
+        The lock; None on processes that save nothing: their first one has it.
+
+    Raises:
+        UsageError: there is a file of the folder's name.
+        RunLockError: another run has the folder.
+    """
+    *parts, training_args, manager = arguments
+    if not training_args.should_save:
+        yield None
+        return
+    output_dir = Path(training_args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
+    recipe = manager.recipe.to_yaml() if manager.recipe is not None else None
+    values = [*(dataclasses.asdict(part) for part in parts), training_args.to_dict(), recipe]
+    with locked(output_dir, hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()) as lock:
+        yield lock
+
+
+def find_checkpoint(
+    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
+) -> str | None:
+    """Find the checkpoint that training goes on from.
+
+    Args:
+        data_args: whether to overwrite what is there.
+        training_args: where to look.
+        was_interrupted: see ``refuse_used_folder``.
+
+    Raises:
+        UsageError: there is none where one was named, or the output folder holds other things.
+    """
+    if not training_args.do_train:
+        return None
+    output_dir = Path(training_args.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
+    named = training_args.resume_from_checkpoint
+    found = last_complete_checkpoint(output_dir)
+    if str(named).lower() == "false":
+        named = None
+    if str(named).lower() == "true":
+        if found is None:
+            raise UsageError(f"--resume_from_checkpoint {named}: no complete checkpoint in {output_dir}")
+        return found
+    if named is not None:
+        if flaw := flaw_of(Path(named)):
+            raise UsageError(f"--resume_from_checkpoint {named}: {flaw}")
+        return named
+    if data_args.overwrite_output_dir:
+        return None
+    if found is not None:
+        logger.info(
+            f"Going on from {found}. To train from the start instead, name another --output_dir "
+            "or add --overwrite_output_dir"
+        )
+    else:
+        refuse_used_folder(data_args, training_args, was_interrupted)
+    return found
+
+
+def refuse_used_folder(
+    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
+) -> None:
+    """Make sure that no work of another run would be overwritten.
+
+    Args:
+        data_args: whether that is allowed.
+        training_args: the output folder.
+        was_interrupted: whether what lies there is of a run with the same arguments that did not end.
+
+    Raises:
+        UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
+    """
+    output_dir = Path(training_args.output_dir)
+    used = output_dir.is_dir() and not all(is_leftover(path) for path in output_dir.iterdir())
+    if used and not was_interrupted and not data_args.overwrite_output_dir:
+        raise UsageError(
+            f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
+            "name another one, or add --overwrite_output_dir"
+        )
+
+
+def last_complete_checkpoint(output_dir: Path) -> str | None:
+    """Find the newest checkpoint that is whole."""
+    for path in (output_dir / TRAINED, *reversed(checkpoints(output_dir).values())):
+        if path.name == TRAINED and not path.is_dir():
+            continue
+        flaw = flaw_of(path)
+        if flaw is None:
+            return os.fspath(path)
+        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
+    return None

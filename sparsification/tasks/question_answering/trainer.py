@@ -1,0 +1,182 @@
+"""How does Trainer score answers rather than logits? It evaluates as ever, and turns logits into answers in between.
+
+``Trainer.evaluate`` and ``Trainer.predict`` both run ``evaluation_loop``. The metrics of question answering need all
+features of a question together with its context, so the loop runs here without metrics; then ``post_process_function``
+makes answers of its logits and ``compute_metrics`` scores these. Timing, logging and callbacks stay with Trainer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from transformers import EvalPrediction, Trainer
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+
+from sparsification.model_io import INTERMEDIATE_OUTPUTS
+
+PostProcess = Callable[[Dataset, Dataset, Any, str], EvalPrediction]
+
+
+class QuestionAnsweringTrainer(Trainer):
+    """A Trainer whose evaluation and prediction go through answer spans.
+
+    Args:
+        eval_examples: the questions that ``eval_dataset``'s features were made of.
+        post_process_function: ``(examples, features, logits, stage) -> EvalPrediction`` with answers and references;
+            ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. Without it this is the plain
+            Trainer.
+        *args: see Trainer.
+        **kwargs: see Trainer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        eval_examples: Dataset | None = None,
+        post_process_function: PostProcess | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.eval_examples = eval_examples
+        self.post_process_function = post_process_function
+        # What evaluation_loop's logits belong to: (examples, features, stage), set for the length of one call.
+        self._answering: tuple[Dataset, Dataset, str] | None = None
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        eval_examples: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Answer the questions of the evaluation set and score the answers.
+
+        Args:
+            eval_dataset: features; None means those given to the constructor.
+            eval_examples: the questions they were made of; None likewise.
+            ignore_keys: outputs of the model that are not logits.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The metrics, those of speed included.
+        """
+        features = self.eval_dataset if eval_dataset is None else eval_dataset
+        examples = self.eval_examples if eval_examples is None else eval_examples
+        self._answering = None if examples is None else (examples, features, metric_key_prefix)
+        try:
+            return super().evaluate(features, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        finally:
+            self._answering = None
+
+    def predict(
+        self,
+        predict_dataset: Dataset,
+        predict_examples: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """Answer the questions of another set.
+
+        Args:
+            predict_dataset: features.
+            predict_examples: the questions they were made of; None gives bare logits, as the plain Trainer does.
+            ignore_keys: outputs of the model that are not logits.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The answers as ``predictions``, the references as ``label_ids``, and the metrics.
+        """
+        self._answering = None if predict_examples is None else (predict_examples, predict_dataset, "predict")
+        try:
+            return super().predict(predict_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+        finally:
+            self._answering = None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Run the loop without metrics, make answers of its logits, score them.
+
+        The arguments are Trainer's.
+        """
+        if self._answering is None or self.post_process_function is None:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if ignore_keys is None:
+            ignore_keys = list(INTERMEDIATE_OUTPUTS)
+        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
+        concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        finally:
+            self.compute_metrics = compute_metrics
+            self.args.eval_do_concat_batches = concatenates
+        if output.predictions is None:
+            return output  # asked for the loss alone
+
+        # On every process, not on the first alone: each needs the metrics to choose the best checkpoint.
+        logits = join_batches(output.predictions)
+        answers = self.post_process_function(*self._answering[:2], logits, self._answering[2])
+        metrics = dict(output.metrics)
+        for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
+            metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
+        return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Load every feature of an evaluation, in order, whatever the flags say of training batches."""
+        if is_training:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        given = self.args.dataloader_drop_last, self.args.dataloader_in_order
+        self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last, self.args.dataloader_in_order = given
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        """Keep the features in their order, which is how logits find their question.
+
+        With ``train_sampling_strategy`` "group_by_length" Trainer would evaluate in another order.
+        """
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+
+def join_batches(batches: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Put the outputs of all batches into one array each, letting go of every batch once it is copied.
+
+    Args:
+        batches: outputs of each batch, [batch, its own tokens] each; the list is empty afterwards.
+
+    Returns:
+        The outputs, [all rows, tokens of the longest] each, with -100 after a batch's own tokens.
+
+    Raises:
+        ValueError: the model gives something else than start logits and end logits.
+    """
+    if not isinstance(batches[0], tuple) or any(not isinstance(output, np.ndarray) for output in batches[0]):
+        raise ValueError("expected start logits and end logits of the model, one array each")
+    row = sum(len(batch[0]) for batch in batches)
+    width = max(batch[0].shape[1] for batch in batches)
+    # Memory that is not yet written to costs nothing: each batch is there once only.
+    joined = tuple(np.empty((row, width), output.dtype) for output in batches[0])
+    while batches:
+        batch = batches.pop()  # the last one leaves without moving the others
+        rows = slice(row - len(batch[0]), row)
+        for whole, part in zip(joined, batch, strict=True):
+            whole[rows, : part.shape[1]] = part
+            whole[rows, part.shape[1] :] = -100
+        row = rows.start
+    return joined

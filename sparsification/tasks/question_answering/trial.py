@@ -1,0 +1,133 @@
+"""A short trial of a run, before its features are made and before it trains.
+
+What would fail after the last epoch fails here in the first minute: a few questions go through features, one optimizer
+step with all of the recipe's losses and quantizers, evaluation, answers, and the export. The trial works on copies of
+model, recipe and arguments, in a temporary folder; the run's random numbers go on as if there had been none.
+"""
+
+import contextlib
+import copy
+import logging
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from sparsification.errors import SparsificationError
+from sparsification.export.targets import SPARSE_TARGET
+from sparsification.tasks.question_answering import feature_sets, loading
+from sparsification.tasks.question_answering import pipeline as stages
+from sparsification.tasks.question_answering.arguments import QAError, UsageError
+from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
+from sparsification.tasks.question_answering.flag_checks import Flags
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = (ValueError, TypeError, KeyError, ImportError)  # how Transformers, torch and ONNX refuse what was asked for
+
+
+def try_out(
+    flags: Flags,
+    raw_datasets: DatasetDict,
+    models: loading.Models,
+) -> float:
+    """Train one step, evaluate, and export, on a few questions and on copies.
+
+    Args:
+        flags: the run's arguments and recipe; the recipe's manager must not be initialized yet.
+        raw_datasets: the run's questions.
+        models: the model before training, and its teacher.
+
+    Returns:
+        How long it took, in seconds.
+
+    Raises:
+        UsageError: something that this run needs cannot be done.
+        SparsificationError: the recipe or the teacher does not fit the model, or the model cannot be exported.
+    """
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder, _without_a_trace():
+        try:
+            _run(
+                replace(flags, training=_arguments(flags.training, folder), manager=copy.deepcopy(flags.manager)),
+                raw_datasets,
+                replace(models, model=copy.deepcopy(models.model)),
+            )
+        except (QAError, SparsificationError):
+            raise
+        except REFUSALS as error:
+            raise UsageError(f"the trial before training failed, {type(error).__name__}: {error}") from error
+    return time.perf_counter() - begun
+
+
+def _arguments(args: TrainingArguments, folder: str) -> TrainingArguments:
+    """The run's arguments for a single step that leaves nothing behind."""
+    args = copy.copy(args)
+    args.output_dir = folder
+    args.max_steps, args.gradient_accumulation_steps = 1, 1
+    args.eval_strategy = args.logging_strategy = IntervalStrategy.NO
+    args.save_strategy = SaveStrategy.NO
+    args.report_to, args.disable_tqdm = [], True
+    args.load_best_model_at_end = args.eval_on_start = args.push_to_hub = args.enable_jit_checkpoint = False
+    args.torch_compile = args.auto_find_batch_size = False
+    # Workers take longer to start than a batch takes to load.
+    args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+    args.dataloader_persistent_workers, args.dataloader_multiprocessing_context = False, None
+    return args
+
+
+def _run(
+    flags: Flags,
+    raw_datasets: DatasetDict,
+    models: loading.Models,
+) -> None:
+    args = flags.training
+    train_count = args.per_device_train_batch_size * args.world_size
+    eval_count = args.per_device_eval_batch_size * args.world_size
+    cutting = feature_sets.cutting(models, flags.data)
+    by_length = {"length_column": feature_sets.length_column(args)}
+    train_dataset = Dataset(prepare_train_features(raw_datasets["train"][:train_count], **cutting, **by_length))
+    eval_dataset = eval_examples = None
+    if args.do_eval:
+        eval_examples = raw_datasets["validation"].select(range(min(eval_count, len(raw_datasets["validation"]))))
+        eval_dataset = Dataset(prepare_validation_features(eval_examples[:], **cutting))
+    trainer = stages.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=None)
+    trainer.pop_callback(PrinterCallback)
+    trainer.manager.preview()
+    trainer.train()
+    if args.do_eval:
+        trainer.evaluate()
+        if models.teacher is not None:
+            trainer.evaluate_teacher()
+    if flags.sparse.onnx_export_path is not None:
+        # Whether there are enough zeros for the sparse operators shows when the recipe has made them.
+        target = "onnxruntime" if flags.sparse.onnx_target == SPARSE_TARGET else flags.sparse.onnx_target
+        trainer.export_onnx(Path(args.output_dir) / "onnx", target, flags.sparse.onnx_opset)
+
+
+@contextlib.contextmanager
+def _without_a_trace() -> Iterator[None]:
+    """Keep random numbers as they are, and what the real run will say from being said twice."""
+    legacy = np.random.get_state()  # noqa: NPY002 - the one that Transformers seeds
+    states = random.getstate(), torch.get_rng_state(), torch.cuda.get_rng_state_all()
+    silenced = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(silenced)
+        random.setstate(states[0])
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(states[1])
+        torch.cuda.set_rng_state_all(states[2])

@@ -1,0 +1,173 @@
+"""How does a Trainer save, so that a crash leaves nothing half written under a final name?
+
+``WholeSavesMixin`` stands before any Trainer class. A checkpoint is written in a folder of another name, and renamed
+when all processes have written their part; the model and the results at the end of a run likewise, file by file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from sparsification.atomic_io import SAVING, SavingError, explaining_faults, move_whole, scratch_of, written_whole
+from sparsification.trainer.checkpoints import TRAINED, remove_old_checkpoints
+
+logger = logging.getLogger(__name__)
+
+
+class WholeSavesMixin:
+    """Saves as the Trainer does, but everything whole or not at all: ``class MyTrainer(WholeSavesMixin, Trainer)``."""
+
+    _scratch: Path | None = None  # where a checkpoint lies while it is written
+    keeps_end = False  # whether the end of training stays as a checkpoint until ``forget_end``
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save a checkpoint under another name, and rename it when it is whole, on all processes."""
+        if self.args.push_to_hub:  # uploads the folder while training goes on: it must keep its name
+            with explaining_faults(Path(self.args.output_dir), "a checkpoint"):
+                super()._save_checkpoint(model, trial)
+            return
+        run_dir = Path(self._get_output_dir(trial))
+        final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not self.args.should_save:
+            self._scratch = run_dir / SAVING
+            self.accelerator.wait_for_everyone()  # the folder is empty
+            with explaining_faults(run_dir, final.name):
+                super()._save_checkpoint(model, trial)
+            self._name_best_checkpoint(final)
+            self.accelerator.wait_for_everyone()  # all have written
+            self.accelerator.wait_for_everyone()  # it has its name
+            return
+        with scratch_of(run_dir, final.name) as self._scratch:
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            saved = self._scratch / final.name
+            if self._name_best_checkpoint(final):
+                self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
+            move_whole(saved, final)
+        remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _name_best_checkpoint(self, final: Path) -> bool:
+        """Writing is over: let ``state`` know the best checkpoint by its final name, on every process.
+
+        Returns:
+            Whether the checkpoint just written is the best one.
+        """
+        written, self._scratch = self._scratch / final.name, None
+        if self.state.best_model_checkpoint != str(written):
+            return False
+        self.state.best_model_checkpoint = str(final)
+        return True
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        """Find the best checkpoint beside the one that training goes on from: the folder may have moved since."""
+        done = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        if resume_from_checkpoint is not None:
+            saved = TrainerState.load_from_json(str(Path(resume_from_checkpoint, TRAINER_STATE_NAME)))
+            if saved.best_model_checkpoint is not None:
+                best = Path(resume_from_checkpoint).parent / Path(saved.best_model_checkpoint).name
+                if best.is_dir():
+                    self.state.best_model_checkpoint = str(best)
+                elif self.state.best_model_checkpoint is None:  # it is gone: the best of those to come replaces it
+                    self.state.best_metric = self.state.best_global_step = None
+        if self.keeps_end and Path(resume_from_checkpoint or "").name != TRAINED:
+            self.forget_end()  # of another training
+        return done
+
+    @property
+    def made_no_step(self) -> bool:
+        """Whether ``train`` has found all steps made already, by the run that it has resumed."""
+        return self.state.global_step == self._initial_global_step
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed at the end, where Trainer makes one step more
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        splits_weights = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.keeps_end and self.args.should_save and not splits_weights and not self.args.push_to_hub:
+            self._keep_end()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _keep_end(self) -> None:
+        """Write a checkpoint at which training is over, where there is none: a run that is killed later goes on there.
+
+        One process does it, without the others. It has no optimizer: no step follows.
+        """
+        run_dir = Path(self.args.output_dir)
+        if (run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}").is_dir():
+            return
+        if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still read it
+            return
+        try:
+            with scratch_of(run_dir, "the end of training") as self._scratch:
+                saved = self._scratch / TRAINED
+                self.save_model(str(saved), _internal_call=True)
+                self._save_rng_state(str(saved))
+                self._save_beside_optimizer(saved)
+                self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
+                move_whole(saved, run_dir / TRAINED)
+        except SavingError as error:
+            logger.warning(f"{error}; a run that is killed from now on would have to train again")
+        finally:
+            self._scratch = None
+
+    def _save_beside_optimizer(self, checkpoint: Path) -> None:
+        """Write what a resumed run needs beside Trainer's own files."""
+
+    def forget_end(self) -> None:
+        """The run is over, or trains anew."""
+        self.accelerator.wait_for_everyone()  # all have read it
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir, TRAINED), ignore_errors=True)
+
+    def save_state(self) -> None:
+        with self._whole_results():
+            super().save_state()
+
+    def save_metrics(self, split, metrics, combined=True) -> None:
+        with self._whole_results():
+            super().save_metrics(split, metrics, combined)
+
+    @contextlib.contextmanager
+    def _whole_results(self) -> Iterator[None]:
+        """Let the files of results that Trainer writes get their names when they are whole."""
+        if not self.is_world_process_zero():
+            yield
+            return
+        final = self.args.output_dir
+        with written_whole(Path(final), "the results") as scratch:
+            so_far = Path(final, "all_results.json")
+            if so_far.is_file():
+                shutil.copy(so_far, scratch)
+            self.args.output_dir = str(scratch)
+            try:
+                yield
+            finally:
+                self.args.output_dir = final
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if not self.args.should_save or self._scratch is not None:
+            super()._save(str(folder), state_dict)
+        else:
+            with written_whole(folder, "the model") as scratch:
+                super()._save(str(scratch), state_dict)

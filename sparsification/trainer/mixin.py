@@ -1,0 +1,633 @@
+"""Transformers Trainer that trains with a recipe.
+
+``SparseTrainerMixin`` stands before any Trainer class and turns its events into calls of a
+``ScheduledModifierManager``. It knows no task: what it needs of a model is a loss and named outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import itertools
+import logging
+import math
+import os
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME
+from transformers.trainer_utils import has_length
+
+from sparsification.distillation.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
+from sparsification.errors import SparsificationError, printable
+from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
+from sparsification.export.sparse import export_sparse
+from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.model_io import INTERMEDIATE_OUTPUTS, forward_names, input_names
+from sparsification.modifiers import Clock
+from sparsification.quantization.modules import (
+    load_quantization,
+    save_quantization,
+    set_quantizing,
+)
+from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.report.dashboards import DashboardCallback
+from sparsification.report.progress import TerminalCallback
+from sparsification.report.results import write_whole
+from sparsification.runtime.build import BuildError
+from sparsification.runtime.convert import SPARSE_FILE, ConversionError
+from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
+from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
+from sparsification.trainer.full_eval import full_eval
+from sparsification.trainer.reporting import ReportMixin
+
+logger = logging.getLogger(__name__)
+
+
+FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
+
+
+NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
+
+
+STATE_FILE = "sparsification.safetensors"
+
+
+class CheckpointError(SparsificationError):
+    """A checkpoint is not there, holds what no checkpoint should, or does not fit the run."""
+
+
+@contextlib.contextmanager
+def _numbers_only(checkpoint: str | None) -> Iterator[None]:
+    """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{checkpoint} is not loaded: one of its files holds more than numbers, code perhaps, and none was run"
+        ) from error
+
+
+class LossError(SparsificationError):
+    """Training has come to a loss that is no number."""
+
+
+class RecipeScheduler(LRScheduler):
+    """Learning rates as the recipe has them, in the form in which Trainer logs, saves and resumes them."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, manager: ScheduledModifierManager, steps_per_epoch: int):
+        self._manager = manager
+        self._steps_per_epoch = steps_per_epoch
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        clock = Clock(self.last_epoch, self._steps_per_epoch)  # torch calls its steps epochs
+        return [self._manager.learning_rate(clock, group, base) for group, base in enumerate(self.base_lrs)]
+
+    def state_dict(self) -> dict[str, object]:
+        return {name: value for name, value in super().state_dict().items() if name != "_manager"}
+
+
+class _ManagerCallback(TrainerCallback):
+    """Those of Trainer's events that it offers to callbacks only."""
+
+    def __init__(self, trainer: SparseTrainerMixin):
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._trainer.manager.begin(self._trainer.clock)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.manager.update(self._trainer.clock, self._trainer.optimizer)
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        self._trainer.manager.after_optimizer_step()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._trainer.manager.finalize()
+
+
+class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
+    """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
+
+    Args:
+        manager: the recipe's manager; None trains as the Trainer alone does, bit for bit.
+        teacher: what to distill from, a model with the student's outputs.
+        teacher_inputs: columns of the data that the teacher takes, labels aside; None: all that its ``forward`` names.
+        teacher_cache: folder in which the teacher's logits are kept, so that it is asked once; None asks every time.
+        best_model_after_epoch: no checkpoint up to this epoch can be the best one; None leaves it to the recipe.
+        *args, **kwargs: for the Trainer.
+
+    Raises:
+        ManagerError: the recipe does not fit the model, or its teacher is missing.
+    """
+
+    def __init__(
+        self,
+        *args,
+        manager: ScheduledModifierManager | None = None,
+        teacher: PreTrainedModel | None = None,
+        teacher_inputs: Sequence[str] | None = None,
+        teacher_cache: str | Path | None = None,
+        best_model_after_epoch: float | None = None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(TerminalCallback)
+        self.manager = manager or ScheduledModifierManager()
+        self._refuse_split_weights()
+        self.manager.initialize(self.model)
+        self.manager.sample_with(self._sample_gradients)
+        self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
+        taken = () if teacher is None else teacher_inputs or forward_names(teacher)
+        self._teacher_inputs = frozenset(taken) - set(self.label_names)
+        self._tell_what_is_passed_over()
+        load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
+        self._steps_per_epoch = 1  # known when train() has seen the data
+        self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
+        self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
+        self._asked: PreTrainedModel | None = None  # while it is the teacher that is evaluated
+        self._lost = 0  # losses in a row that were no number
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
+            self.manager.attach_teacher(self.teacher)
+        self._teacher_cache: TeacherCache | None = None
+        if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
+            if self.manager.compares_layers:
+                logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
+            else:
+                self._teacher_cache = self._open_teacher_cache(teacher_cache)
+        self._best_model_after_epoch = (
+            self.manager.last_change_epoch if best_model_after_epoch is None else best_model_after_epoch
+        )
+        if self.manager.modifiers:
+            self.add_callback(_ManagerCallback(self))
+            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
+            self._overrule_arguments()
+
+    @property
+    def clock(self) -> Clock:
+        """The optimizer step that comes next."""
+        return Clock(self.state.global_step, self._steps_per_epoch)
+
+    def _refuse_split_weights(self) -> None:
+        """Raise ManagerError where a launcher would leave each process a part of each weight."""
+        for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
+            if enabled and self.manager.modifiers:
+                raise ManagerError(
+                    f"{self.manager.recipe.source}: {name} splits the weights between processes, and a recipe needs "
+                    f"them whole: launch with torchrun or accelerate, without {name}"
+                )
+
+    def _tell_what_is_passed_over(self) -> None:
+        """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
+        example, dataset = None, self.train_dataset
+        if self.manager.quantizes and has_length(dataset):
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description="training")
+            row = self.data_collator([dataset[0]])
+            tensors = {name: value for name, value in row.items() if isinstance(value, torch.Tensor)}
+            example = {name: value.to(self.model.device) for name, value in self._for_student(tensors).items()}
+        if self.is_world_process_zero():
+            for text in self.manager.passed_over(example):
+                logger.warning(text)
+
+    def _overrule_arguments(self) -> None:
+        """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
+        warn = logger.warning if self.is_world_process_zero() else logger.debug
+        epochs = self.manager.max_epochs
+        if epochs and epochs != self.args.num_train_epochs:
+            warn(
+                f"The recipe runs for {epochs:g} epochs: --num_train_epochs {self.args.num_train_epochs:g} is not used."
+            )
+            self.args.num_train_epochs = epochs
+        if epochs and self.args.max_steps > 0:
+            warn(f"--max_steps {self.args.max_steps} may end the run before the recipe's {epochs:g} epochs.")
+        if self.manager.sets_learning_rate:
+            warn(
+                "The recipe sets the learning rate: --lr_scheduler_type and --warmup_steps are not used, "
+                "--learning_rate only before the recipe's first value."
+            )
+
+        if self.manager.quantizes:
+            for flag in ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"):
+                if getattr(self.args, flag):
+                    warn(
+                        f"--{flag} does not reach what is fake-quantized: while it is, Linear layers and attention "
+                        "compute in fp32, since 16 bits would spoil the ranges."
+                    )
+
+    # Trainer's events, in the order of a step
+
+    def set_initial_training_values(self, args, dataloader):
+        values = super().set_initial_training_values(args, dataloader)
+        self._steps_per_epoch = values[1]
+        self._epoch_length = None
+        if has_length(dataloader):
+            self._epoch_length = EpochLength(
+                steps=values[1],
+                features=values[2],
+                batch_size=self._train_batch_size,
+                accumulation=args.gradient_accumulation_steps,
+                processes=args.world_size,
+                drop_last=args.dataloader_drop_last,
+            )
+        return values
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        if resume_from_checkpoint is not None:
+            self._refuse_other_epochs(Path(resume_from_checkpoint))
+        return super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+
+    def _refuse_other_epochs(self, checkpoint: Path) -> None:
+        """Raise CheckpointError where a checkpoint's steps are other moments of this run's schedule."""
+        try:
+            saved = EpochLength.load(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint / EPOCH_FILE}: {error}") from error
+        if saved is None or self._epoch_length is None:
+            return
+        if differs := what_differs(saved, self._epoch_length):
+            raise CheckpointError(
+                f"{checkpoint} cannot be resumed: {differs}, and its steps would be other moments of the schedule. "
+                "Set that back, or train from the start in another --output_dir or with --overwrite_output_dir"
+            )
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        if self.lr_scheduler is None and self.manager.sets_learning_rate:
+            self.lr_scheduler = RecipeScheduler(optimizer or self.optimizer, self.manager, self._steps_per_epoch)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.args.logging_nan_inf_filter:  # then Trainer waits for the loss as well, to keep it out of the log
+            self._check_loss(loss)
+        if self.accelerator.sync_gradients:
+            self.manager.after_backward()
+        return loss
+
+    def _check_loss(self, loss: torch.Tensor | float) -> None:
+        """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
+        self._lost = 0 if math.isfinite(loss) else self._lost + 1
+        if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
+            raise LossError(
+                f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.clock.epoch:.3g}): the "
+                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
+                "--bf16 in place of --fp16; the checkpoints stay as they are"
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that the student or the teacher takes, where Trainer looks at the student alone."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
+            kept = [name for name in self._signature_columns if name not in dropped]
+            self._signature_columns = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
+
+    def _for_student(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch without what is there for the teacher alone."""
+        others = self._teacher_inputs - self._student_inputs
+        return {name: value for name, value in inputs.items() if name not in others}
+
+    def _for_teacher(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a batch the teacher takes."""
+        return {name: value for name, value in inputs.items() if name in self._teacher_inputs}
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        rows, given = inputs.pop(ROW, None), inputs
+        inputs = self._for_student(given)
+        if self.teacher is None or not model.training or not self.manager.distills_at(self.clock):
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        # Distillation is a mean over the batch, so the task's loss must be one where the two are mixed. Where Trainer
+        # counts the labels of the whole step, the batch's own number is given to the model in place of that, and the
+        # share of the step that this is comes back as a factor.
+        own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
+        batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
+        if own_items is not None:
+            loss = loss * (own_items * batches / num_items_in_batch)
+        elif batches > 1:
+            loss = loss * batches
+        answers = self._ask_teacher(self._for_teacher(given), rows, outputs)
+        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
+        return (loss, outputs) if return_outputs else loss
+
+    def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
+        """Whether Trainer takes a loss as it is, rather than dividing it by the number of accumulated batches."""
+        if self.loss_is_scaled_for_ga is not None:
+            return self.loss_is_scaled_for_ga
+        return self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None)
+
+    def _num_labels(self, inputs: dict) -> int:
+        """How many labels of a batch count, as Trainer counts them for a whole step."""
+        if "shift_labels" in inputs:
+            labels = inputs["shift_labels"]
+        else:
+            labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
+        return int(labels.ne(-100).sum())
+
+    def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
+        """The teacher's outputs, kept or computed."""
+        if rows is not None:
+            width = next(value.shape[1] for value in outputs.values() if value.dim() == 2)
+            kept = self._teacher_cache.get(rows, width)
+            if kept is not None:
+                return kept
+        with torch.no_grad(), self.accelerator.autocast():
+            answers = self.teacher(**self.manager.teacher_inputs(inputs))
+        if rows is not None:
+            self._teacher_cache.put(rows, answers)
+        return answers
+
+    def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
+        """Number the features, and find the cache of this teacher for them."""
+        self._set_signature_columns_if_needed()
+        seen = self.manager.teacher_inputs(self._for_teacher(dict.fromkeys(self.train_dataset.column_names)))
+        key = cache_key(
+            self.teacher,
+            settings(self.teacher.config),
+            fingerprint(self.train_dataset, sorted(seen)),
+            self.args.bf16,
+            self.args.fp16,
+            self.args.device.type,
+        )
+        longest = max(len(ids) for ids in self.train_dataset.with_format("arrow")[:]["input_ids"])
+        width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
+        rows = range(len(self.train_dataset))
+        self.train_dataset = self.train_dataset.add_column(ROW, list(rows))
+        self._signature_columns.append(ROW)
+        return TeacherCache(folder, key, len(rows), width)
+
+    def _sample_gradients(
+        self, parameters: Sequence[torch.nn.Parameter], count: int, batch_size: int | None, moment: tuple[int, int]
+    ) -> Iterator[Sequence[torch.Tensor]]:
+        """Yield gradients of the task loss on ``count`` random training batches, in evaluation mode; see the manager.
+
+        Every process takes the same batches, a function of the seed and the moment. ``grad`` of the parameters and the
+        training step's random numbers stay as they are.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        dataset, collate = self.train_dataset, self.data_collator
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="training")
+        size = batch_size or self.args.per_device_train_batch_size
+        chance = random.Random(f"gradients {self.args.seed} {moment}")
+        order = itertools.chain.from_iterable(
+            chance.sample(range(len(dataset)), len(dataset)) for _ in itertools.count()
+        )
+        was_training = model.training
+        model.eval()
+        for _ in range(count):
+            batch = self._prepare_inputs(collate([dataset[index] for index in itertools.islice(order, size)]))
+            batch.pop(ROW, None)
+            batch = self._for_student(batch)
+            with torch.enable_grad():
+                # The class's forward, without Accelerate's autocast: 16 bits lose small gradients, and here they count.
+                loss = type(model).forward(model, **batch).loss
+            yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        model.train(was_training)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            if not self.args.fp16:
+                self._check_loss(logs["loss"])
+            logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
+        elif "eval_runtime" in logs:  # an evaluation of the model itself
+            sparsity = self.manager.sparsity()
+            logs |= {"eval_sparsity": sparsity["sparsity/encoder"]} if sparsity else {}
+        super().log(logs, start_time)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """Compare only what is complete: a model that is still to be pruned is better than any pruned one."""
+        last_change = self.clock.step_at(self._best_model_after_epoch)
+        if self.state.global_step <= last_change:
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    # Without training
+
+    def apply_once(self) -> None:
+        """Apply the recipe at one stroke, set the ranges of what it quantizes on training features, save the model."""
+        model = self.accelerator.unwrap_model(self.model).eval()
+        self.manager.apply_once()
+        if self.manager.quantizes:
+            for batch in itertools.islice(self.get_train_dataloader(), self.manager.num_calibration_steps):
+                with torch.no_grad():
+                    model(**batch)
+        self.manager.finalize()
+        self.save_model()
+
+    # The exported model
+
+    def export_onnx(self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14) -> ExportReport | None:
+        """Write the model as an ONNX file, checked against it on evaluation (else training) features.
+
+        Args:
+            output_dir: gets ``model.onnx``, the configuration and the tokenizer.
+            target: engine that a quantized model is written for; with ``onnxruntime-sparse`` there is a
+                ``model.sparse.onnx``, too, with ``all`` also DeepSparse's file, in a folder of its own.
+            opset: ONNX operator set.
+
+        Returns:
+            The report of the check, of the first file; None on all processes but the first, which does the work.
+
+        Raises:
+            ExportError: a file would not be the model; nothing is left under its name.
+            ConversionError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
+            BuildError: there is no compiler for its operators, likewise.
+        """
+        reports = []
+        if self.is_world_process_zero():
+            dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+            features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
+            batches = list(self.get_eval_dataloader(features))
+            model = self.accelerator.unwrap_model(self.model).eval()
+            names = input_names(model, self.processing_class)
+            inputs = {name: batches[0][name] for name in names if name in batches[0]}
+            with torch.no_grad():
+                outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
+            first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
+            folders = {first: Path(output_dir)} | {other: Path(output_dir) / other for other in others}
+            for engine, folder in folders.items():
+                report = export_onnx(
+                    model,
+                    folder,
+                    self.processing_class,
+                    input_names=list(inputs),
+                    output_names=[
+                        name
+                        for name, value in outputs.items()
+                        if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
+                    ],
+                    check_batches=batches,
+                    target=engine,
+                    opset=opset,
+                    file_name=ONNX_FILE,
+                )
+                reports.append(report)
+            if target in (SPARSE_TARGET, ALL_TARGETS):
+                try:
+                    export_sparse(reports[0].path, batches)
+                except (BuildError, ConversionError) as error:
+                    if target == SPARSE_TARGET:
+                        raise
+                    logger.warning(f"There is no {SPARSE_FILE}: {error}")
+        self.accelerator.wait_for_everyone()
+        return reports[0] if reports else None
+
+    def evaluate_onnx(
+        self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
+    ) -> dict[str, float]:
+        """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
+
+        Args:
+            directory: where ``export_onnx`` put the file.
+            file_name: which one, ``model.sparse.onnx`` if it is there.
+            metric_key_prefix: put before every metric's name.
+
+        Returns:
+            The metrics that ``evaluate`` gives.
+        """
+        self._onnx_model = OnnxModel(Path(directory) / file_name)
+        try:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        finally:
+            self._onnx_model = None
+
+    def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
+        """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
+        # The precision in which Trainer would evaluate it alone.
+        full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
+        precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
+        self._asked = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
+        try:
+            return self.evaluate(metric_key_prefix=metric_key_prefix)
+        finally:
+            self._asked = None
+
+    def evaluation_loop(self, *args, **kwargs):
+        if self.is_in_train:
+            return super().evaluation_loop(*args, **kwargs)
+        with full_eval(self.accelerator.unwrap_model(self.model), self.args):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        if self._onnx_model is not None:
+            return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
+        if self._asked is None:
+            return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
+        labels = {name: inputs[name] for name in self.label_names if name in inputs}
+        # Accelerate gives the model that it has prepared the same: lower precision inside, fp32 outside.
+        with self.accelerator.autocast():
+            step = super().prediction_step(
+                self._asked, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
+            )
+        return convert_outputs_to_fp32(lambda: step)() if self.accelerator.native_amp else step
+
+    # Saving and resuming
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        self.manager.before_save()
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        save_quantization(self.accelerator.unwrap_model(self.model), folder)
+        if self.manager.recipe is not None:
+            write_whole(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self._save_beside_optimizer(Path(output_dir))
+
+    def _save_beside_optimizer(self, checkpoint: Path) -> None:
+        super()._save_beside_optimizer(checkpoint)
+        if self.manager.modifiers:
+            save_file(self.manager.state_dict(), os.path.join(checkpoint, STATE_FILE))
+        if self._epoch_length is not None:
+            self._epoch_length.save(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        unfinished = checkpoint is not None and self.state.global_step < self.state.max_steps
+        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would go on with a new optimizer
+            raise CheckpointError(
+                f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
+                f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
+            )
+        with _numbers_only(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            try:
+                self.manager.load_state_dict(self._saved_state(checkpoint))
+            except (KeyError, ValueError, RuntimeError) as error:
+                raise ManagerError(
+                    f"{Path(checkpoint, STATE_FILE)} is not of this model and recipe: {printable(str(error))}"
+                ) from error
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _numbers_only(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if not Path(best).is_dir():  # Trainer would go on with the last weights
+            raise CheckpointError(
+                f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
+                f"{best}. Keep it until the run ends; on several machines put --output_dir on a disk that they share, "
+                "or add --save_on_each_node"
+            )
+        super()._load_best_model()
+        model = self.accelerator.unwrap_model(self.model)
+        if not load_quantization(model, self.state.best_model_checkpoint):
+            set_quantizing(model, False)
+
+    def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
+        """The manager's state in a checkpoint, if it is one of the same recipe."""
+        if not self.manager.modifiers:
+            return {}
+        saved_recipe = Path(checkpoint, RECIPE_FILE)
+        if not saved_recipe.is_file() or not Path(checkpoint, STATE_FILE).is_file():
+            raise ManagerError(f"{checkpoint} cannot be resumed with a recipe: it was saved without one")
+        if saved_recipe.read_text(encoding="utf-8") != self.manager.recipe.to_yaml():
+            raise ManagerError(
+                f"{checkpoint} cannot be resumed with {self.manager.recipe.source}: it was trained by another recipe "
+                f"(see {saved_recipe}), or with other --recipe_args"
+            )
+        return load_file(os.path.join(checkpoint, STATE_FILE))
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        # A tied weight is saved under one of its names.
+        weights = dict(self.accelerator.unwrap_model(self.model).named_parameters(remove_duplicate=False))
+        there = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
+        missing = [name for name in load_result.missing_keys if id(weights.get(name)) not in there]
+        load_result.missing_keys[:] = missing  # for Trainer, too, which warns of them
+        keys = [*missing, *load_result.unexpected_keys]
+        if self.manager.modifiers and keys:
+            raise ManagerError(
+                f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
+            )
+        super()._issue_warnings_after_load(load_result)

@@ -1,0 +1,161 @@
+"""How does a Trainer report what came of its run?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from transformers.modelcard import TASK_MAPPING
+
+from sparsification.distillation.teacher_cache import ROW, fingerprint
+from sparsification.export.onnx import ONNX_FILE, OnnxModel
+from sparsification.model_io import input_names
+from sparsification.modifiers import Clock, LearningRateBase
+from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.report import collect as gather
+from sparsification.report.dashboards import log_files
+from sparsification.report.environment import machine_text, versions
+from sparsification.report.model_card import complete_card, has_losses
+from sparsification.report.profiling import BATCH
+from sparsification.report.render import write_documents
+from sparsification.report.results import RunFacts, hide_secrets
+from sparsification.runtime.convert import SPARSE_FILE
+
+EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
+
+
+class ReportMixin:
+    """What a Trainer with a ``manager`` and a ``teacher`` says of its run when it is over."""
+
+    facts: RunFacts | None = None  # what write_report has found
+
+    def write_report(
+        self,
+        command: Sequence[str],
+        metrics: Mapping[str, str],
+        results: Mapping[str, float],
+        teacher_folder: str | Path | None = None,
+        onnx_folder: str | Path | None = None,
+    ) -> None:
+        """Write the report of a run by a recipe into its output folder, and give its figures to the dashboards.
+
+        Args:
+            command: what was run; values of tokens are left out.
+            metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
+            results: of the run's evaluations: ``eval_`` the model's, ``eval_teacher_`` the teacher's,
+                ``eval_onnx_`` and ``eval_onnx_sparse_`` those of exported files.
+            teacher_folder: where the teacher's weights may lie.
+            onnx_folder: where ``export_onnx`` has put the exported model, if it has.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model).eval()
+        features = self._timing_batch()
+        names = input_names(model, self.processing_class) if features else []
+        batch = {name: features[name] for name in names if name in features}
+        on_cpu = self.args.device.type == "cpu"
+        models = []
+        if self.teacher is not None:
+            where = Path(teacher_folder) if teacher_folder is not None else None
+            found = gather.scores(results, metrics, "eval_teacher")
+            timed = self._for_teacher(features) if on_cpu else None
+            models.append(gather.torch_facts("teacher", self.teacher, where, found, timed))
+        found = gather.scores(results, metrics, "eval")
+        student = gather.torch_facts("student", model, folder, found, batch if on_cpu else None)
+        models.append(student)
+        exported = _exported(onnx_folder)
+        for prefix, (name, path) in exported.items():
+            found = gather.scores(results, metrics, f"eval_{prefix}")
+            models.append(gather.onnx_facts(name, path, OnnxModel(path, threads=1), student, found, batch))
+        self.facts = RunFacts(
+            name=folder.resolve().name,
+            command=shlex.join(hide_secrets(list(command))),
+            recipe_source=self.manager.recipe.source,
+            recipe=self.manager.recipe.to_yaml(),
+            metrics=dict(metrics),
+            models=models,
+            tokens=next(iter(batch.values())).shape[1] if batch else None,
+            machine=machine_text(),
+            versions=versions(),
+            data=self._data_texts(),
+            epochs=self.state.epoch or 0.0,
+            windows=gather.windows(self.manager),
+        )
+        self.log(gather.dashboard_figures(models))
+        write_documents(self.facts, self.state.log_history, folder)
+        files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
+        log_files(self.args.report_to, files)
+
+    def _timing_batch(self) -> dict[str, torch.Tensor]:
+        """A few features to time models on, if there are any."""
+        dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        if dataset is None:
+            return {}
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description="timing")
+        features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
+        return self._prepare_inputs(self.data_collator(features))
+
+    def _data_texts(self) -> dict[str, str]:
+        """How many features there were, and a hash of what the model sees of them."""
+        self._set_signature_columns_if_needed()
+        texts = {}
+        for split, dataset in (("training", self.train_dataset), ("evaluation", self.eval_dataset)):
+            if isinstance(dataset, datasets.Dataset):
+                seen = sorted(name for name in dataset.column_names if name in self._signature_columns and name != ROW)
+                texts[split] = f"{len(dataset):,} features, sha256 {fingerprint(dataset, seen)[:16]}"
+        return texts
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write Trainer's card of the model, with what was used and found; one that a training wrote stays."""
+        path = Path(self.args.output_dir, "README.md")
+        trained = self.state.global_step > 0
+        if not self.is_world_process_zero() or (not trained and self.facts is None and path.is_file()):
+            return
+        task, dataset = (_first(kwargs.get(name)) for name in ("tasks", "dataset_tags"))
+        if not has_losses(self.state.log_history):
+            # Trainer would look for scores where there are none, and print what it drops for the lack of them.
+            kwargs |= {"tasks": [], "dataset_tags": []}
+        super().create_model_card(*args, **kwargs)
+        if path.is_file():
+            task = task or _task_of(self.accelerator.unwrap_model(self.model))
+            changed = self._overruled() if trained else None
+            complete_card(path, self.state.log_history, task, dataset, self.facts, changed)
+
+    def _overruled(self) -> dict[str, str]:
+        """What the card is to say of arguments that the recipe overruled; those without words are left out."""
+        if not self.manager.sets_learning_rate:
+            return {}
+        steps = self._steps_per_epoch
+        clocks = Clock(0, steps), Clock(self.state.global_step - 1, steps)
+        first, last = (self.manager.learning_rate(clock, 0, self.args.learning_rate) for clock in clocks)
+        names = [
+            type(modifier).__name__ for modifier in self.manager.modifiers if isinstance(modifier, LearningRateBase)
+        ]
+        return {
+            "learning_rate": f"{first:.4g} in the first step, {last:.4g} in the last one, by the recipe",
+            "lr_scheduler_type": f"the recipe's ({', '.join(dict.fromkeys(names))})",
+            "lr_scheduler_warmup_steps": "",
+        }
+
+
+def _first(value: str | Sequence[str] | None) -> str | None:
+    """One of what Trainer takes alone or as a list."""
+    return value if isinstance(value, str) or value is None else next(iter(value), None)
+
+
+def _task_of(model: torch.nn.Module) -> str | None:
+    """The hub's name of what a model's class is for, as Trainer finds it."""
+    return next((task for task, names in TASK_MAPPING.items() if type(model).__name__ in names.values()), None)
+
+
+def _exported(folder: str | Path | None) -> dict[str, tuple[str, Path]]:
+    """The exported files that there are: their evaluations' prefix -> their name in a table, and their path."""
+    if folder is None:
+        return {}
+    paths = {prefix: (name, Path(folder, file)) for prefix, (name, file) in EXPORTED.items()}
+    return {prefix: (name, path) for prefix, (name, path) in paths.items() if path.is_file()}
