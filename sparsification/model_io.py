@@ -13,22 +13,6 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTra
 
 # Modules that hold one row for each absolute position.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
-# What some models give beside what their head computes.
-INTERMEDIATE_OUTPUTS = (
-    "cache",
-    "past_key_values",
-    "mems",
-    "hidden_states",
-    "attentions",
-    "global_attentions",
-    "decoder_hidden_states",
-    "decoder_attentions",
-    "cross_attentions",
-    "encoder_last_hidden_state",
-    "encoder_hidden_states",
-    "encoder_attentions",
-    "encoder_global_attentions",
-)
 
 
 def position_limit(model: PreTrainedModel) -> int | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsification.base import Clock, Modifier
-from sparsification.model_io import INTERMEDIATE_OUTPUTS
+from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
 _IMPOSSIBLE = torch.finfo(torch.float16).min  # a logit without probability, finite in 16 bits and at any temperature
 

@@ -33,7 +33,8 @@ from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, expor
 from sparsification.export.sparse import export_sparse
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.model_io import INTERMEDIATE_OUTPUTS, forward_names, input_names
+from sparsification.model_io import forward_names, input_names
+from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.modifiers import Clock
 from sparsification.quantization.modules import (
     load_quantization,

@@ -10,7 +10,8 @@ import inspect
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sparsification.model_io import INTERMEDIATE_OUTPUTS, input_names
+from sparsification.model_io import input_names
+from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.tasks.question_answering.arguments import UsageError
 
 LOGITS = ("start_logits", "end_logits")

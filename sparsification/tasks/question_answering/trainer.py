@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from sparsification.model_io import INTERMEDIATE_OUTPUTS
+from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
 PostProcess = Callable[[Dataset, Dataset, Any, str], EvalPrediction]
 

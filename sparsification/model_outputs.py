@@ -1,0 +1,17 @@
+"""Names of what models return beside the outputs of their heads. Imports nothing, so that recipes are read fast."""
+
+INTERMEDIATE_OUTPUTS = (
+    "cache",
+    "past_key_values",
+    "mems",
+    "hidden_states",
+    "attentions",
+    "global_attentions",
+    "decoder_hidden_states",
+    "decoder_attentions",
+    "cross_attentions",
+    "encoder_last_hidden_state",
+    "encoder_hidden_states",
+    "encoder_attentions",
+    "encoder_global_attentions",
+)
