@@ -66,10 +66,31 @@ class Targets:
             else:
                 matched = match_names(pattern, self._parameters)
             if strict and not matched:
-                raise TargetError(no_match("parameter", pattern, list(self._parameters)))
+                raise TargetError(self._no_parameter(pattern))
             chosen.update(matched)
         present = {id(param) for param in self.model.parameters()}
         return {name: param for name, param in self._parameters.items() if name in chosen and id(param) in present}
+
+    def _no_parameter(self, pattern: str) -> str:
+        """Say that no parameter matches, and what would in this model, whatever the model that it was written for."""
+        text = no_match("parameter", pattern, list(self._parameters))
+        own = self._layers_matrices()
+        if own is None or not pattern.startswith("re:") or "did you mean 're:" in text:
+            return text
+        return f"{text}; the matrices of this model's layers are '{own}'"
+
+    def _layers_matrices(self) -> str | None:
+        """The pattern of all prunable weights in the longest list of layers; None where there is no such list."""
+        groups: dict[str, list[str]] = {}
+        for name in self._prunable:
+            if layer := re.match(r"(.+?)\.\d+\.(.+)\.weight$", name):
+                groups.setdefault(layer[1], []).append(layer[2])
+        if not groups:
+            return None
+        path = max(groups, key=lambda path: len(groups[path]))
+        ends = dict.fromkeys(re.sub(r"\b\d+\b", "[0-9]+", end.replace(".", r"\.")) for end in groups[path])
+        start = path.replace(".", r"\.")
+        return rf"re:{start}\.[0-9]+\.({'|'.join(ends)})\.weight"
 
     def modules(self, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
         """Find the modules that a recipe names, in its order, those of one pattern in the model's.
@@ -167,9 +188,24 @@ def no_match(kind: str, pattern: str, names: Sequence[str]) -> str:
     text = f"no {kind} matches {_short(pattern)}"
     if pattern.startswith("re:") and match_names(pattern, names, "search"):
         return f"{text}: an expression is matched from the start of a name; did you mean 're:.*{pattern[3:]}'?"
+    if own := _with_own_prefix(pattern, names):
+        return f"{text}; did you mean '{own}'?"
     literal = re.sub(r"[\\^$*+?()\[\]{}|]", "", pattern.removeprefix("re:"))
     near = difflib.get_close_matches(literal, names, n=3, cutoff=0.5)
-    return f"{text}; did you mean {' or '.join(repr(name) for name in near)}?" if near else text
+    if near:
+        return f"{text}; did you mean {' or '.join(repr(name) for name in near)}?"
+    top = [name for name in names if name.count(".") <= 1][:8]
+    return f"{text}; there are {', '.join(top)}, ..." if top else text
+
+
+def _with_own_prefix(pattern: str, names: Sequence[str]) -> str | None:
+    """``pattern`` with the first name of this model in place of another's, if that matches: roberta's for bert's."""
+    parts = re.fullmatch(r"(re:\^?)?(\w+)(\\?\..+)", pattern, re.DOTALL)
+    if parts is None:
+        return None
+    tops = dict.fromkeys(name.split(".")[0] for name in names if "." in name)
+    candidates = [f"{parts[1] or ''}{top}{parts[3]}" for top in tops if top != parts[2]]
+    return next((candidate for candidate in candidates[:10] if match_names(candidate, names)), None)
 
 
 def _compiled(pattern: str) -> regex.Pattern:

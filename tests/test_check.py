@@ -138,6 +138,11 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
             r"still matches all that was meant; exact is 're:.*(query|key)\.weight'",
         ),
         (RUN + PRUNING * 2, 9, "is pruned by another one, too"),
+        (
+            RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
+            3,
+            "also means word embeddings and the",
+        ),
     ],
 )
 def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
@@ -186,6 +191,11 @@ def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
             "it also matches bert.embeddings.word_embeddings.weight",
         ),
         (RUN + PRUNING.replace(r"\.", "."), "here only dots"),
+        (
+            RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
+            "it prunes embeddings (bert.embeddings.word_embeddings.weight and 2 more) and the head (qa_outputs.weight)",
+        ),
+        (RUN + PRUNING.replace("(query|key)", "outputs"), "it prunes the head (qa_outputs.weight), too"),
         (RUN + PRUNING.replace(r"(query|key)\.weight", r"Norm\.weight"), "it prunes bert.embeddings.LayerNorm.weight"),
         (
             RUN

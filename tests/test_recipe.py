@@ -474,6 +474,20 @@ def test_key_twice_is_told(text):
 
 
 @pytest.mark.parametrize(
+    "value", ["bert.encoder.layer.11'", "'bert.encoder.layer.11\"'", '"\'bert.encoder.layer.11"', "re:.*weight'"]
+)
+def test_name_with_a_quote_at_one_end_is_told(value):
+    """As in the tutorial's own fragment for LayerPruningModifier."""
+    for text in (f"layers: [bert.encoder.layer.1, {value}]", f"layers:\n      - {value}", "layers: eval(names)"):
+        recipe = f"names: [{value}]\nmodifiers:\n  - !LayerPruningModifier\n    {text}\n"
+        assert "has a quote at one end only" in problems_of(recipe)[0]
+
+
+def test_text_that_is_no_name_may_end_in_a_quote():
+    assert load('__metadata__: {note: "the layers\'"}\n' + RANGE).metadata == {"note": "the layers'"}
+
+
+@pytest.mark.parametrize(
     ("times", "message"),
     [
         ("start_epoch: -5, end_epoch: 3", "start_epoch -5 is below -1, which stands for the start"),

@@ -26,7 +26,7 @@ modifiers:
 def rigl_mask(weight: np.ndarray, gradient: np.ndarray, sparsity: float, fraction: float) -> np.ndarray:
     """Hold the largest weights; of the rest, grow where the gradient is largest."""
     kept = weight.size - round(weight.size * sparsity)
-    held = np.argsort(-np.abs(weight))[: kept - round(kept * fraction)]
+    held = np.argsort(-np.abs(weight))[: round((1 - (sparsity + (1 - sparsity) * fraction)) * weight.size)]
     rest = np.setdiff1d(np.arange(weight.size), held)
     grown = rest[np.argsort(-np.abs(gradient[rest]))[: kept - held.size]]
     mask = np.zeros(weight.size, bool)

@@ -1,9 +1,20 @@
 """Names, patterns and tokens: which parameters do they mean?"""
 
+import re
 import time
 
 import pytest
 import torch.nn as nn
+from transformers import (
+    AlbertConfig,
+    AutoModelForQuestionAnswering,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
 
 from sparsification.targets import TargetError, Targets
 
@@ -93,3 +104,56 @@ def test_expression_that_would_search_for_years_is_refused_soon(model, pattern, 
         names(model, pattern)
     assert time.process_time() - started < 5
     assert len(str(caught.value)) < 500
+
+
+SIZES = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+ENCODERS = {
+    "roberta": RobertaConfig(**SIZES),
+    "electra": ElectraConfig(**SIZES, embedding_size=16),
+    "deberta": DebertaV2Config(**SIZES),
+    "distilbert": DistilBertConfig(vocab_size=20, dim=16, n_layers=2, n_heads=2, hidden_dim=16),
+    "albert": AlbertConfig(**SIZES, embedding_size=16),
+    "modernbert": ModernBertConfig(**SIZES, pad_token_id=0),
+    "mpnet": MPNetConfig(**SIZES),
+}
+
+
+def encoder_of(family: str):
+    return AutoModelForQuestionAnswering.from_config(ENCODERS[family])
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize(
+    "pattern", [r"re:bert\.encoder\.layer\.\d+\.attention\.self\.query\.weight", "re:bert.encoder.*tense"]
+)
+def test_a_pattern_for_bert_says_which_one_would_match_in_another_encoder(family, pattern):
+    model = encoder_of(family)
+    with pytest.raises(TargetError) as caught:
+        Targets(model).parameters(pattern)
+    meant = re.search(r"(?:did you mean|layers are) '(re:[^']*)'", str(caught.value))[1]
+    found = Targets(model).parameters(meant)
+    assert found
+    if "layers are" in str(caught.value):  # all matrices of the layers, and nothing else
+        body = model.base_model_prefix
+        lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and name.count(".") <= 2]
+        matrices = {
+            f"{name}.weight"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and any(name.startswith(f"{path}.") for path in lists)
+        }
+        assert body and set(found) == matrices
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "deberta"])
+def test_names_of_layers_and_modules_are_given_the_models_own_prefix(family):
+    targets = Targets(encoder_of(family))
+    for find in (targets.layers, targets.modules):
+        with pytest.raises(TargetError, match=f"did you mean '{family}.encoder.layer.1'"):
+            find("bert.encoder.layer.1")
+    with pytest.raises(TargetError, match=rf"did you mean 're:\^{family}.encoder.layer.\[01\]\$'"):
+        targets.modules("re:^bert.encoder.layer.[01]$")
+
+
+def test_what_is_like_nothing_says_what_there_is(model):
+    with pytest.raises(TargetError, match="no module matches 'xyz'; there are embed, encoder, encoder.layer, ..."):
+        Targets(model).modules("xyz")

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from sparsification.check.rules import Doubt, Questioned
 from sparsification.check.timeline import window_text
@@ -19,8 +20,9 @@ from sparsification.modifiers import (
     StructuredPruningModifier,
     TrainableParamsModifier,
 )
-from sparsification.targets import ALL, match_names
+from sparsification.targets import ALL, ALL_PRUNABLE, match_names
 
+_WHOLE = "SparseML's own recipes leave both whole"
 # In a regular expression: an escape, a class of characters, or a dot that stands alone.
 _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 
@@ -126,11 +128,31 @@ def _left_as_it_is(asked: Questioned) -> Iterator[Doubt]:
             yield modifier, text
 
 
+def _prunes_outside_the_encoder(asked: Questioned) -> Iterator[Doubt]:
+    """``__ALL_PRUNABLE__``, or ``re:.*weight``, says it of few weights that every answer needs."""
+    for modifier in asked.all(GradualPruning):
+        if asked.targets is None:
+            if ALL_PRUNABLE in patterns_of(modifier):
+                yield modifier, f"{ALL_PRUNABLE} also means word embeddings and the head: {_WHOLE}"
+            continue
+        matrices = set(modifier.masked.weights)
+        tables = [f"{name}.weight" for name in asked.targets.modules_of(nn.Embedding)]
+        linear = [f"{name}.weight" for name in asked.targets.modules_of(nn.Linear)]
+        body = f"{asked.targets.model.base_model_prefix}."
+        outside = {
+            "embeddings": [name for name in tables if name in matrices],
+            "the head": [name for name in linear if name in matrices and not name.startswith(body)],
+        }
+        found = [f"{what} ({_and_more(names)})" for what, names in outside.items() if names]
+        if found:
+            yield modifier, f"it prunes {' and '.join(found)}, too: {_WHOLE}"
+
+
 def _and_more(names: list[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
-QUESTIONS = (_dots_for_any_character, _one_pattern_in_two_modifiers)
+QUESTIONS = (_dots_for_any_character, _one_pattern_in_two_modifiers, _prunes_outside_the_encoder)
 QUESTIONS_WITH_MODEL = (
     _two_patterns_for_one_weight,
     _two_modifiers_for_one_weight,

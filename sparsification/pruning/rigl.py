@@ -69,8 +69,7 @@ def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction:
     Returns:
         Scores shaped like ``weight``: infinity for what stays by its size.
     """
-    num_kept = weight.numel() - round(weight.numel() * sparsity)
-    num_held = num_kept - round(num_kept * fraction)
+    num_held = round((1 - (sparsity + (1 - sparsity) * fraction)) * weight.numel())  # rounded once, as in SparseML
     held = masks.unstructured_mask(weight.abs(), 1 - num_held / weight.numel())
     return gradient.abs().masked_fill(held, torch.inf)
 

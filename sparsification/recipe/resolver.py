@@ -23,6 +23,7 @@ BAD = object()  # stands for a value whose problem has been told
 
 _BUSY = object()  # stands for the value of a variable while it is worked out
 _KINDS = {ScalarNode: ("null", "bool", "int", "float", "str"), SequenceNode: ("seq",), MappingNode: ("map",)}
+_QUOTES = ("'", '"')
 _BOOLS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
@@ -181,8 +182,15 @@ class ValueReader:
                 return None
             case "bool" if text.lower() in _BOOLS:
                 return _BOOLS[text.lower()]
+            case "str" if scope is None:
+                return text
+            case "str" if text.startswith("eval("):
+                return self.evaluated(node, text, scope)
+            case "str" if text.startswith(_QUOTES) != text.endswith(_QUOTES):
+                self.problem(node, f"{show(text)} has a quote at one end only: no name of a layer or parameter has any")
+                return BAD
             case "str":
-                return self.evaluated(node, text, scope) if scope is not None and text.startswith("eval(") else text
+                return text
         try:
             return parse_number(text)
         except ExpressionError as error:

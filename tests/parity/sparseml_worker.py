@@ -108,7 +108,7 @@ def run(request):
 
     samples = itertools.count()
 
-    def data_loader(kwargs):
+    def data_loader(kwargs=None):
         for number in samples:
             yield [], batch(number), None
 
