@@ -4,7 +4,7 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test browser-test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
-	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study clean
+	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -128,6 +128,9 @@ KILLS ?= 100
 
 crash-study: $(VENV)/tests-installed  ## a quarter of an hour: runs killed at any moment; KILLS=how often
 	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python crash_study.py --kills $(KILLS)
+
+encoders: $(VENV)/tests-installed runtime  ## minutes: docs/encoders.md, what works with which family of encoders
+	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
 
 clean:  ## environments and what quickstart made
 	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
