@@ -176,7 +176,11 @@ def test_flags_of_2021_are_warned_of_once_on_the_first_process(file, environment
     with monkeypatch.context() as patch:
         patch.setattr(TrainingArguments, "__post_init__", lambda self: None)  # opens a process group
         parse_arguments([path, "--overwrite_output_dir", "--save_safetensors", "True"])
-    words = [record.getMessage().split()[0] for record in caplog.records if record.name == "arguments_qa"]
+    words = [
+        record.getMessage().split()[0]
+        for record in caplog.records
+        if record.name.endswith("question_answering.arguments")
+    ]
     assert sorted(words) == (["--evaluation_strategy", "--no_cuda", "--save_safetensors"] if first else [])
 
 

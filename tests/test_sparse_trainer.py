@@ -482,7 +482,7 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
     trainer = make_trainer(tmp_path, PRUNE, save_strategy="epoch")
     trainer.train()
     other = make_trainer(tmp_path, PRUNE.replace("0.8", "0.9"))
-    with pytest.raises(ManagerError, match="trained by another recipe"):
+    with pytest.raises(ManagerError, match="it was trained by another recipe"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     plain = make_trainer(tmp_path / "plain", None, save_strategy="epoch")
     plain.train()
@@ -586,6 +586,6 @@ def test_another_quantization_than_the_saved_one_is_refused(tmp_path):
     trainer = make_trainer(tmp_path, QUANTIZE)
     trainer.train()
     trainer.save_model()
-    with pytest.raises(QuantizationError, match="quantized otherwise than the recipe says"):
+    with pytest.raises(QuantizationError, match="the saved model is quantized otherwise than the recipe says"):
         from_folder(tmp_path, tmp_path / "again", QUANTIZE + "    reduce_range: True\n")
     assert is_quantizing(from_folder(tmp_path, tmp_path / "again", QUANTIZE).model)

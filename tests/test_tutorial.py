@@ -162,7 +162,7 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--recipe nowhere.md", "nowhere.md"),
+        ("--recipe nowhere.md", "nowhere.md: no such file"),
         ("--recipe empty.yaml", "empty.yaml: the recipe is empty"),
         ("--recipe typo.yaml", "no key 'final_sparcity'; did you mean 'final_sparsity'?"),
         ("--recipe_args a=1", "--recipe_args needs a --recipe"),
@@ -171,7 +171,7 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
         (PRUNE + "--distill_teacher other-head", "another head than BertForQuestionAnswering"),
         (PRUNE + "--distill_teacher other-words", "another vocabulary"),
         (PRUNE.replace("12layers", "6layers") + "--distill_teacher self --model_name_or_path six", "has layers 0 to 5"),
-        ("--recipe pattern.yaml", "no parameter matches 're:encoder.*query.weight'"),
+        ("--recipe pattern.yaml", "'re:encoder.*query.weight': an expression is matched from the start of a name"),
         ("--dataset_name empty-folder", "empty-folder"),
         ("--train_file no-question.json", "question"),
         ("--model_name_or_path nowhere", "nowhere"),
@@ -224,7 +224,7 @@ def test_full_output_folder_keeps_what_is_there(folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_text("precious")
     done = shell(f"{QUICK} --output_dir {tmp_path}/out", folder)
-    assert "is not empty" in error_line(done)
+    assert "is not empty and has no complete checkpoint to go on from" in error_line(done)
     assert (tmp_path / "out" / "model.safetensors").read_text() == "precious"
 
 
