@@ -133,7 +133,7 @@ def kill_in_export(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("recipe", [RECIPE, None], ids=["recipe", "none"])
 def test_run_without_checkpoints_that_was_killed_in_its_export_goes_on_with_it(
-    tiny_model_dir, tiny_squad, tmp_path, recipe, monkeypatch
+    tiny_model_dir, tiny_squad, tmp_path, recipe, monkeypatch, caplog
 ):
     out = tmp_path / "out"
     flags = [
@@ -158,6 +158,7 @@ def test_run_without_checkpoints_that_was_killed_in_its_export_goes_on_with_it(
 
     monkeypatch.setattr(SparseTrainerMixin, "training_step", None)
     main(argv)
+    assert "Going on from" in caplog.text
     assert (out / "model.onnx").exists()
     assert not [path.name for path in out.iterdir() if path.name.startswith((".", "_"))]
     for name, weight in load_file(out / "model.safetensors").items():

@@ -11,7 +11,7 @@ from transformers import (
 
 from sparsification.report.progress import is_watched
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__package__)  # what all steps of the script log to
 
 
 def set_up_logging(training_args: TrainingArguments) -> None:
