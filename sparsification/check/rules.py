@@ -199,13 +199,13 @@ def _ranges_never_frozen(asked: Questioned) -> Iterator[Doubt]:
 
 def _distills_nothing(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.all(DistillationModifier, PerLayerDistillationModifier):
-        if not modifier.counts:
+        if not modifier.needs_teacher:
             key = "hardness" if isinstance(modifier, DistillationModifier) else "gain"
             yield modifier, f"{key} 0: its term counts nothing, and the teacher is never asked for it"
 
 
 def _distills_twice(asked: Questioned) -> Iterator[Doubt]:
-    distilling = [modifier for modifier in asked.all(DistillationModifier) if modifier.counts]
+    distilling = [modifier for modifier in asked.all(DistillationModifier) if modifier.needs_teacher]
     for one, other in itertools.combinations(distilling, 2):
         if max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
             yield (

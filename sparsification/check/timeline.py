@@ -77,8 +77,8 @@ class Timeline:
 
     def learning_rate(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Learning rate of each of the optimizer's groups that the recipe tells apart; none if it sets none."""
-        rates = [modifier for modifier in self.modifiers if isinstance(modifier, LearningRateBase)]
-        groups = {group for modifier in rates for group in modifier.param_groups or [0]}
+        rates = [modifier for modifier in self.modifiers if modifier.sets_learning_rate]
+        groups = {group for modifier in rates for group in modifier.lr_groups or [0]}
         for group in sorted(groups):
             values = tuple(self.manager.learning_rate(self.clock(epoch), group, math.nan) for epoch in epochs)
             yield Curve("rate" if groups == {0} else f"rate, group {group}", "rate", values)

@@ -89,19 +89,21 @@ class DistillationModifier(Modifier):
         self._count = 0
 
     @property
-    def counts(self) -> bool:
-        """Whether its term is more than nothing; else the teacher is not asked."""
+    def needs_teacher(self) -> bool:
         return self.hardness > 0
 
     @property
+    def teacher_inputs(self) -> list[str] | None:
+        return self.teacher_input_keys
+
+    @property
     def task_share(self) -> float:
-        """Factor of the task loss while it is active."""
         return 1 - self.hardness
 
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
 
     def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
         """The outputs to distill.

@@ -86,6 +86,7 @@ class QuantizationModifier(Modifier):
     strict: bool = True  # what ignore and scheme_overrides name must be there
 
     changes_model: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +128,10 @@ class QuantizationModifier(Modifier):
     def last_change_epoch(self) -> float:
         """Epoch from which a saved model can be exported: its ranges stand still."""
         return max(self.window[0], self.disable_quantization_observer_epoch or 0.0)
+
+    @property
+    def calibration_steps(self) -> int | None:
+        return self.num_calibration_steps
 
     # Structure
 
