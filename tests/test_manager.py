@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from test_sparse_trainer import SparseTrainer, arguments, make_data, make_model
 from torch import Tensor, nn
+from transformers import Trainer
 
 from sparsification.arguments import load_manager
 from sparsification.base import Clock, Modifier
@@ -125,3 +127,43 @@ def test_load_manager_reads_a_recipe_with_the_users_own_modifiers(tmp_path):
     (tmp_path / "recipe.yaml").write_text(PENALTY, encoding="utf-8")
     manager = load_manager(str(tmp_path / "recipe.yaml"), None, one_shot=False, modifiers=OWN)
     assert manager.modifiers == [LogitPenaltyModifier(weight=3.0, start_epoch=1.0, end_epoch=2.0)]
+
+
+class PenaltyTrainer(Trainer):
+    """The penalty of the second epoch, by hand."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.state.global_step // (self.state.max_steps // 3) == 1:
+            loss = loss + 3.0 * outputs.start_logits.square().mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_trainer_adds_a_users_own_loss_without_a_teacher(tmp_path, accumulation):
+    args = arguments(tmp_path, gradient_accumulation_steps=accumulation)
+    manager = ScheduledModifierManager.from_yaml(PENALTY, modifiers=OWN)
+    weights = []
+    for kind, more in ((SparseTrainer, {"manager": manager}), (PenaltyTrainer, {}), (Trainer, {})):
+        trainer = kind(model=make_model(), args=args, train_dataset=make_data(), **more)
+        trainer.train()
+        weights.append(trainer.model.qa_outputs.weight)
+    assert manager.modifiers[0].calls == len(trainer.get_train_dataloader())
+    torch.testing.assert_close(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2])
+
+
+def test_trainer_gives_a_users_own_distillation_the_teachers_outputs(tmp_path):
+    manager = ScheduledModifierManager.from_yaml(TEACHER, modifiers=OWN)
+    teacher, batch = make_model(seed=9), make_data(4)
+    args = arguments(tmp_path, max_steps=1)
+    trainer = SparseTrainer(model=make_model(), args=args, train_dataset=batch, manager=manager, teacher=teacher)
+    inputs = trainer.data_collator(batch)
+    for module in trainer.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with torch.no_grad():
+        student, taught = trainer.model(**inputs), trainer.teacher(**inputs)
+    trainer.train()
+    expected = 0.5 * student.loss + 0.5 * nn.functional.mse_loss(student.start_logits, taught.start_logits)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)

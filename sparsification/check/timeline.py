@@ -13,7 +13,6 @@ from sparsification.modifiers import (
     Clock,
     EpochRangeModifier,
     GradualPruning,
-    LearningRateBase,
     Modifier,
     SetLearningRateModifier,
 )
