@@ -62,6 +62,10 @@ class Modifier:
     around_optimizer: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
     acts_at_start: ClassVar[bool] = False  # acts once, at start_epoch; its window has no length
     sets_learning_rate: ClassVar[bool] = False  # ``lr_at`` gives the learning rate
+    sets_requires_grad: ClassVar[bool] = False  # freezes parameters, or lets them learn
+    masks_weights: ClassVar[bool] = False  # holds weights at zero
+    masks_units: ClassVar[bool] = False  # the zeros are whole rows or columns, and take their biases with them
+    removes_units: ClassVar[bool] = False  # ``finalize`` takes rows and columns that are zero out of the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
 
     def __post_init__(self) -> None:
@@ -110,6 +114,47 @@ class Modifier:
     def calibration_steps(self) -> int | None:
         """How many batches set its quantization ranges in one shot; 0: none are needed, None: all that there are."""
         return 0
+
+    @property
+    def parameter_patterns(self) -> list[str]:
+        """The names, patterns and tokens by which the recipe chooses parameters."""
+        return []
+
+    @property
+    def layer_patterns(self) -> list[str]:
+        """The names and patterns of layers that it drops while it is active."""
+        return []
+
+    @property
+    def final_sparsities(self) -> list[float]:
+        """The sparsities, in [0, 1], to which it prunes on a schedule: one for each group of weights."""
+        return []
+
+    def target_sparsity(self, final: float, epoch: float, init: float | None = None) -> float:
+        """Sparsity of the last mask made up to an epoch, for the weights with one of ``final_sparsities``.
+
+        Args:
+            final: their final sparsity.
+            epoch: any.
+            init: what they have at the start, where the recipe leaves it to the weights.
+
+        Returns:
+            Fraction; 0 before the window and after ``mask_end``, nan where it is the weights' own.
+        """
+        return 0.0
+
+    @property
+    def mask_end(self) -> float:
+        """Epoch from which the weights that it masks learn again; infinity for never."""
+        return math.inf
+
+    def warnings(self, length: float | None) -> Iterable[str]:
+        """What is legal in its keys and probably not meant, one sentence each.
+
+        Args:
+            length: epochs of the run; None where the recipe does not say.
+        """
+        return ()
 
     # The loss
 
@@ -189,6 +234,15 @@ class Modifier:
     def pruned(self) -> Iterable[str]:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
         return ()
+
+    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        """Zeros that its masks leave in each initialized weight at an epoch of its window or later, by name.
+
+        Args:
+            epoch: any from the start of its window on.
+            before: zeros that the modifiers before it leave.
+        """
+        return {}
 
     def newly_empty(self) -> list[str]:
         """Names of the weights of which a mask has left nothing, each told once."""

@@ -1,6 +1,6 @@
 """What does a student learn from its teacher's hidden states?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,10 @@ class PerLayerDistillationModifier(Modifier):
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
         return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        if not self.needs_teacher:
+            yield "gain 0: its term counts nothing, and the teacher is never asked for it"
 
     def initialize(self, targets: Targets) -> None:
         self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)

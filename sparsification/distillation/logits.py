@@ -1,6 +1,6 @@
 """What does a student learn from its teacher?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,6 +104,10 @@ class DistillationModifier(Modifier):
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
         return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        if not self.needs_teacher:
+            yield "hardness 0: its term counts nothing, and the teacher is never asked for it"
 
     def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
         """The outputs to distill.

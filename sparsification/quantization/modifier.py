@@ -5,7 +5,7 @@ What is told in either becomes a ``Scheme`` for each module.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -132,6 +132,19 @@ class QuantizationModifier(Modifier):
     @property
     def calibration_steps(self) -> int | None:
         return self.num_calibration_steps
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        frozen = self.disable_quantization_observer_epoch
+        if frozen is None or frozen < 0:
+            yield (
+                "disable_quantization_observer_epoch is not given: ranges move until the end, weights never learn "
+                "with the final ones, and no checkpoint before it can be exported"
+            )
+        elif length and frozen >= length:
+            yield (
+                f"disable_quantization_observer_epoch {frozen:g} is not before the end of the run at {length:g}: "
+                "ranges move until then, weights never learn with the final ones"
+            )
 
     # Structure
 
