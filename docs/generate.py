@@ -25,8 +25,6 @@ from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
     MODIFIERS,
-    ConstantPruningModifier,
-    LayerPruningModifier,
     Modifier,
 )
 from sparsification.recipe.types import describe, show  # noqa: E402
@@ -198,7 +196,7 @@ def stated(text: str, word: str) -> str:
 def layers(manager: ScheduledModifierManager, name: str) -> str:
     """How many layers a model has afterwards."""
     size = int(re.search(r"(\d+)layers", name)[1]) if "layers" in name else None
-    dropped = sum(len(m.layers) for m in manager.modifiers if isinstance(m, LayerPruningModifier))
+    dropped = sum(len(modifier.layer_patterns) for modifier in manager.modifiers)
     return f"{size} of {size + dropped}" if dropped and size else str(size or "any")
 
 
@@ -209,7 +207,7 @@ def sparsity(manager: ScheduledModifierManager) -> str:
         if "final_sparsity" in values:
             pattern = "" if values["mask_type"] == "unstructured" else f", {show(values['mask_type'])}"
             return f"{values['final_sparsity']:.0%}{pattern}"
-    return "as they are" if any(isinstance(modifier, ConstantPruningModifier) for modifier in manager.modifiers) else ""
+    return "as they are" if any(modifier.masks_weights for modifier in manager.modifiers) else ""
 
 
 if __name__ == "__main__":

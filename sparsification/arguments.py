@@ -1,8 +1,10 @@
 """What can be said about sparsification on a command line?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sparsification.base import Modifier
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
 
@@ -67,15 +69,28 @@ class SparsificationArguments:
     )
 
 
-def load_manager(recipe: str | None, recipe_args: str | None, one_shot: bool) -> ScheduledModifierManager:
+def load_manager(
+    recipe: str | None,
+    recipe_args: str | None,
+    one_shot: bool,
+    *,
+    modifiers: Mapping[str, type[Modifier]] | None = None,
+) -> ScheduledModifierManager:
     """Read the recipe that the command line names, if it does.
+
+    Args:
+        recipe: its file.
+        recipe_args: its overrides.
+        one_shot: whether it is applied without training.
+        modifiers: the dataclass behind each ``!Name``, e.g. ``MODIFIERS | {"MyModifier": MyModifier}``; ``MODIFIERS``
+            unless given.
 
     Raises:
         RecipeError: the recipe is wrong.
         ManagerError: arguments that mean nothing without a recipe.
     """
     if recipe is not None:
-        return ScheduledModifierManager.from_yaml(Path(recipe), recipe_args)
+        return ScheduledModifierManager.from_yaml(Path(recipe), recipe_args, modifiers=modifiers)
     for name, given in (("recipe_args", recipe_args), ("one_shot", one_shot)):
         if given:
             raise ManagerError(f"--{name} needs a --recipe to apply")

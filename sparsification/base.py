@@ -1,17 +1,22 @@
 """What is a modifier, and when in a training step is it asked to act?"""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # no run is longer: what is computed with times stays a number of sensible size
 MIN_FREQUENCY = 1e-6  # epochs; no step is shorter
+
+# (parameters, count, batch size or None for the run's own, moment) -> the gradients of the task loss on ``count``
+# batches of training data, one batch at a time. The choice of batches is a function of the moment, and of the run's
+# seed: a resumed run sees the same ones.
+GradientSampler = Callable[[Sequence[nn.Parameter], int, int | None, tuple[int, int]], Iterator[Sequence[Tensor]]]
 
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
@@ -42,7 +47,9 @@ class Modifier:
     """One thing that a recipe does to a model or its training, between two moments of the run.
 
     The fields are the keys of the recipe. The methods are named by their moment; each does nothing unless a technique
-    needs it. ``update`` runs after the backward pass and before the optimizer step, as it does in SparseML.
+    needs it. ``update`` runs after the backward pass and before the optimizer step, as it does in SparseML. Manager,
+    trainer, check and report ask a modifier by these methods and properties alone, never by its class: a modifier of
+    your own takes part in everything that it overrides.
     """
 
     start_epoch: float = -1.0  # -1: from the start
@@ -53,6 +60,13 @@ class Modifier:
     changes_model: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
     layers_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
     around_optimizer: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
+    acts_at_start: ClassVar[bool] = False  # acts once, at start_epoch; its window has no length
+    sets_learning_rate: ClassVar[bool] = False  # ``lr_at`` gives the learning rate
+    sets_requires_grad: ClassVar[bool] = False  # freezes parameters, or lets them learn
+    masks_weights: ClassVar[bool] = False  # holds weights at zero
+    masks_units: ClassVar[bool] = False  # the zeros are whole rows or columns, and take their biases with them
+    removes_units: ClassVar[bool] = False  # ``finalize`` takes rows and columns that are zero out of the model
+    quantizes: ClassVar[bool] = False  # fake-quantizes modules
 
     def __post_init__(self) -> None:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
@@ -80,6 +94,120 @@ class Modifier:
         start, end = self.window
         return start if math.isinf(end) else end
 
+    # What a recipe says about a run; none of it needs a model
+
+    @property
+    def run_length(self) -> float:
+        """Length of the run in epochs that it asks for; 0 for none."""
+        return 0.0
+
+    @property
+    def lr_groups(self) -> Sequence[int] | None:
+        """Indices of the optimizer's groups whose learning rate it sets, where ``sets_learning_rate``; None: all."""
+        return None
+
+    def lr_at(self, clock: Clock, group: int = 0) -> float | None:
+        """Learning rate of one of the optimizer's groups at a step; None where it does not set it."""
+        return None
+
+    @property
+    def calibration_steps(self) -> int | None:
+        """How many batches set its quantization ranges in one shot; 0: none are needed, None: all that there are."""
+        return 0
+
+    @property
+    def parameter_patterns(self) -> list[str]:
+        """The names, patterns and tokens by which the recipe chooses parameters."""
+        return []
+
+    @property
+    def layer_patterns(self) -> list[str]:
+        """The names and patterns of layers that it drops while it is active."""
+        return []
+
+    @property
+    def final_sparsities(self) -> list[float]:
+        """The sparsities, in [0, 1], to which it prunes on a schedule: one for each group of weights."""
+        return []
+
+    def target_sparsity(self, final: float, epoch: float, init: float | None = None) -> float:
+        """Sparsity of the last mask made up to an epoch, for the weights with one of ``final_sparsities``.
+
+        Args:
+            final: their final sparsity.
+            epoch: any.
+            init: what they have at the start, where the recipe leaves it to the weights.
+
+        Returns:
+            Fraction; 0 before the window and after ``mask_end``, nan where it is the weights' own.
+        """
+        return 0.0
+
+    @property
+    def mask_end(self) -> float:
+        """Epoch from which the weights that it masks learn again; infinity for never."""
+        return math.inf
+
+    def warnings(self, length: float | None) -> Iterable[str]:
+        """What is legal in its keys and probably not meant, one sentence each.
+
+        Args:
+            length: epochs of the run; None where the recipe does not say.
+        """
+        return ()
+
+    # The loss
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether ``loss_term`` takes a teacher's outputs; without a teacher it is not called then."""
+        return False
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether the teacher has to run beside the student in every step: cached logits are not enough."""
+        return False
+
+    @property
+    def teacher_inputs(self) -> Sequence[str] | None:
+        """Names of the inputs that the teacher is given; None: all of the student's but the labels."""
+        return None
+
+    @property
+    def task_share(self) -> float:
+        """Factor of the task loss in steps in which ``loss_term`` is called."""
+        return 1.0
+
+    def changes_loss(self, clock: Clock) -> bool:
+        """Whether ``loss_term`` is called in this step: where it is overridden, and the window holds the step."""
+        # The question comes before the outputs exist, and a modifier that overrides the method has answered it.
+        return type(self).loss_term is not Modifier.loss_term and self.is_active(clock)
+
+    def attach_teacher(self, teacher: nn.Module) -> None:
+        """Find what the recipe names in the teacher; once, after ``initialize``."""
+
+    def loss_term(
+        self,
+        task_loss: Tensor,
+        student: Mapping[str, Tensor],
+        teacher: Mapping[str, Tensor],
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Compute what is added to ``task_share`` · task loss in the steps for which ``changes_loss`` holds.
+
+        Args:
+            task_loss: scalar.
+            student: outputs by name; logits (batch, ..., n).
+            teacher: the teacher's outputs for the same inputs; may be empty unless ``needs_teacher``.
+            attention_mask: (batch, positions), 0 where padded; None: nothing is.
+
+        Returns:
+            Scalar.
+        """
+        return torch.zeros_like(task_loss)
+
+    # The moments of a run
+
     def is_active(self, clock: Clock) -> bool:
         """Whether the window [start, end) holds the step."""
         start, end = self.window
@@ -92,6 +220,9 @@ class Modifier:
     def initialize(self, targets: Targets) -> None:
         """Find what the recipe names, and change the structure of the model where that is the technique."""
 
+    def set_gradient_sampler(self, sampler: GradientSampler) -> None:
+        """Take what gives gradients of the task loss on single batches; before training, where there is any."""
+
     def passed_over(self, example: Mapping[str, Tensor] | None) -> list[str]:
         """What of an initialized model it leaves as it is, though the recipe means it: one sentence each.
 
@@ -103,6 +234,15 @@ class Modifier:
     def pruned(self) -> Iterable[str]:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
         return ()
+
+    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        """Zeros that its masks leave in each initialized weight at an epoch of its window or later, by name.
+
+        Args:
+            epoch: any from the start of its window on.
+            before: zeros that the modifiers before it leave.
+        """
+        return {}
 
     def newly_empty(self) -> list[str]:
         """Names of the weights of which a mask has left nothing, each told once."""

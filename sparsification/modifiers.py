@@ -1,11 +1,11 @@
 """Which techniques does a recipe have to choose from?"""
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Clock, GradientSampler, Modifier
 from sparsification.distillation.hidden_states import PerLayerDistillationModifier
 from sparsification.distillation.logits import DistillationModifier
 from sparsification.pruning.acdc import ACDCPruningModifier
 from sparsification.pruning.constant import ConstantPruningModifier
-from sparsification.pruning.gradient_sampling import GradientSampledPruning, GradientSampler
+from sparsification.pruning.gradient_sampling import GradientSampledPruning
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.layer_dropping import LayerPruningModifier
 from sparsification.pruning.layer_thinning import LayerThinningModifier

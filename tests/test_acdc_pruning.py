@@ -6,7 +6,6 @@ import pytest
 import torch
 from test_sparse_trainer import COMPRESS_NOW_AND_THEN, make_model, make_trainer
 
-from sparsification.check.timeline import target_sparsity
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import Clock
 from sparsification.recipe.loader import RecipeError
@@ -56,7 +55,7 @@ def test_phases_alternate_and_the_last_one_is_compressed(end, length, expected):
     kinds = ["C" if zeros == 0.75 else "D" for zeros in seen[::4]]
     assert "".join(kinds) == ("D" + expected + "C" * 7)[:7]
     (modifier,) = ScheduledModifierManager.from_yaml(ACDC.format(end=end, length=length)).modifiers
-    drawn = [target_sparsity(modifier, 0.75, epoch) for epoch in range(7)]
+    drawn = [modifier.target_sparsity(0.75, epoch) for epoch in range(7)]
     assert ["C" if zeros == 0.75 else "D" for zeros in drawn] == kinds
 
 

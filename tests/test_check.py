@@ -11,6 +11,8 @@ import re
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,16 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
-from sparsification.check.estimate import gzipped_bytes, num_pruned
+from sparsification.base import Modifier
+from sparsification.check.estimate import gzipped_bytes
 from sparsification.check.report import CheckError, check
 from sparsification.check.timeline import Timeline, text_lines
 from sparsification.cli.main import main
 from sparsification.manager import ScheduledModifierManager
-from sparsification.pruning.masks import keep_mask
+from sparsification.modifiers import MODIFIERS
+from sparsification.pruning.masks import keep_mask, num_pruned
 from sparsification.recipe.loader import load_recipe
+from sparsification.recipe.summary import RecipeSummary
 
 ROOT = Path(__file__).parent.parent
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.md")) if path.name != "README.md"]
@@ -291,6 +296,31 @@ def test_command_runs_in_a_process_of_its_own_and_imports_no_model(tmp_path):
     assert "transformers" not in done.stderr
 
 
+@dataclass(kw_only=True)
+class LoudModifier(Modifier):
+    """Warns of a length that it does not like."""
+
+    params: list[str]
+
+    @property
+    def parameter_patterns(self) -> list[str]:
+        return self.params
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        yield f"{length:g} epochs are many"
+
+
+def test_a_modifier_of_the_users_own_is_checked_by_its_hooks(tmp_path, model_dir):
+    loud = r"  - !LoudModifier {params: ['re:.*0.attention.self.query\.bias']}"
+    path = write(tmp_path, RUN + loud)
+    own = MODIFIERS | {"LoudModifier": LoudModifier}
+    report, doubts = check(path, model_name=model_dir, modifiers=own)
+    assert doubts[0] == f"{path}, line 3: LoudModifier: 10 epochs are many"
+    assert "a dot stands for any character" in doubts[1]
+    assert len(doubts) == 2
+    assert "1 parameters, 16 weights: bert.encoder.layer.0.attention.self.query.bias" in " ".join(report.split())
+
+
 # Numbers
 
 
@@ -303,7 +333,7 @@ def cells(lines: list[str], label: str) -> list[str]:
 @pytest.mark.parametrize("curve", ["cubic", "linear", "inverse_cubic"])
 def test_timeline_has_the_target_sparsity_of_the_schedule_at_every_tenth(curve):
     text = f"modifiers:\n{RUN}{PRUNING}    inter_func: {curve}\n".replace("init_sparsity: 0.0", "init_sparsity: 0.1")
-    lines = text_lines(Timeline(ScheduledModifierManager(load_recipe(text))))
+    lines = text_lines(Timeline(RecipeSummary(load_recipe(text))))
     assert cells(lines, "epoch") == [str(epoch) for epoch in range(11)]
 
     def target(epoch: int) -> float:
@@ -334,7 +364,7 @@ def test_timeline_has_the_target_that_the_manager_prunes_to():
 
 def test_timeline_has_the_learning_rate_at_every_tenth():
     cosine = (DECAY % 10.0).replace("linear", "cosine").replace("start_epoch: 0.0", "start_epoch: 2.0")
-    lines = text_lines(Timeline(ScheduledModifierManager(load_recipe(f"modifiers:\n{RUN}{cosine}"))))
+    lines = text_lines(Timeline(RecipeSummary(load_recipe(f"modifiers:\n{RUN}{cosine}"))))
     numbers = cells(lines, "rate, 1e-5")
     assert numbers[:2] == ["-", "-"]  # the command line's
     expected = [3 * (1 + math.cos(math.pi * (epoch - 2) / 8)) / 2 for epoch in range(2, 11)]
@@ -343,7 +373,7 @@ def test_timeline_has_the_learning_rate_at_every_tenth():
 
 def test_sparsity_that_the_weights_bring_along_is_unknown_without_them():
     text = f"modifiers:\n{RUN}{PRUNING}".replace("init_sparsity: 0.0", "init_sparsity: __FROM_PARAM__")
-    lines = text_lines(Timeline(ScheduledModifierManager(load_recipe(text))))
+    lines = text_lines(Timeline(RecipeSummary(load_recipe(text))))
     assert cells(lines, "2 zeros, %") == ["?"] * 6 + ["80.0"] * 5
 
 
@@ -351,7 +381,7 @@ def test_groups_with_their_own_sparsity_and_learning_rate_have_rows_of_their_own
     groups = PRUNING.replace(r"['re:.*(query|key)\.weight']", "[a, b]").replace("0.8", "[0.5, 0.9]")
     rates = "  - !SetLearningRateModifier {learning_rate: %s, start_epoch: 0.0, param_groups: [%d]}\n"
     text = f"modifiers:\n{RUN}{groups}{rates % ('4.0e-4', 0)}{rates % ('1.0e-6', 1)}"
-    lines = text_lines(Timeline(ScheduledModifierManager(load_recipe(text))))
+    lines = text_lines(Timeline(RecipeSummary(load_recipe(text))))
     finals = [cells(lines, f"4 zeros to {final}, %")[-1] for final in (0.5, 0.9)]
     assert finals == ["50.0", "90.0"]
     assert cells(lines, "rate, group 0, 1e-4") == ["4.00"] * 11
@@ -359,7 +389,7 @@ def test_groups_with_their_own_sparsity_and_learning_rate_have_rows_of_their_own
 
 
 def test_bars_cover_their_windows():
-    lines = text_lines(Timeline(ScheduledModifierManager(load_recipe(f"modifiers:\n{SOUND}"))))
+    lines = text_lines(Timeline(RecipeSummary(load_recipe(f"modifiers:\n{SOUND}"))))
     columns = lines[0].index("0")
     pruning = next(line for line in lines if line.startswith("3 GMPruning"))
     assert pruning[columns:] == " " * 10 + "=" * 20

@@ -6,7 +6,6 @@ import torch
 from conftest import ROOT
 from test_sparse_trainer import LINEAR, PRUNE, SparseTrainer, arguments, make_data, make_model, make_trainer
 
-from sparsification.check.timeline import target_sparsity
 from sparsification.distillation.teacher_cache import ROW
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import Clock
@@ -230,5 +229,5 @@ def test_gradients_that_are_not_finite_end_the_run_with_a_reason(tmp_path):
 def test_plan_shows_the_sparsity_of_the_last_mask():
     manager = ScheduledModifierManager.from_yaml(ROOT / "recipes" / "bert-base-12layers_obert90.md")
     (pruning,) = (modifier for modifier in manager.modifiers if modifier.changes_model)
-    assert target_sparsity(pruning, 0.9, 5.9) == 0.7
-    assert target_sparsity(pruning, 0.9, 6.0) == pytest.approx(0.7 + 0.2 * (1 - (5 / 6) ** 3))
+    assert pruning.target_sparsity(0.9, 5.9) == 0.7
+    assert pruning.target_sparsity(0.9, 6.0) == pytest.approx(0.7 + 0.2 * (1 - (5 / 6) ** 3))

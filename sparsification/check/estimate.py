@@ -13,19 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
-from sparsification.check.pattern_rules import patterns_of
-from sparsification.check.timeline import Timeline, target_sparsity
-from sparsification.modifiers import (
-    Clock,
-    ConstantPruningModifier,
-    GradualPruning,
-    LayerPruningModifier,
-    LayerThinningModifier,
-    StructuredPruningModifier,
-)
-from sparsification.pruning.gradual import FROM_PARAM
-from sparsification.pruning.masks import MaskType, n_of_m_sparsity, parse_mask_type
-from sparsification.pruning.structured import UNIT_DIMENSION
+from sparsification.base import Clock
+from sparsification.check.timeline import Timeline
+from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import AttentionQuantizers, is_quantizing, quantized_modules
 from sparsification.quiet import errors_only
@@ -104,7 +94,7 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     """Lead a model to the end of a recipe's run.
 
     Args:
-        timeline: of the recipe's manager.
+        timeline: of the recipe.
         model: is changed.
         targets: the model's names.
         name: what to call it.
@@ -113,24 +103,23 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     Raises:
         ManagerError: the recipe does not fit the model.
     """
-    manager = timeline.manager
+    manager = ScheduledModifierManager(timeline.summary.recipe)
     before = sum(parameter.numel() for parameter in model.parameters())
     end = timeline.clock(timeline.length or timeline.shown + 1)
     last_step = Clock(end.step - 1, end.steps_per_epoch)
     dropped = {}
     for modifier in timeline.modifiers:
-        if isinstance(modifier, LayerPruningModifier) and modifier.is_active(last_step):
+        if modifier.layer_patterns and modifier.is_active(last_step):
             with contextlib.suppress(TargetError):  # the manager tells it below
-                dropped |= targets.layers(modifier.layers)
+                dropped |= targets.layers(modifier.layer_patterns)
     manager.initialize(model)
     manager.begin(last_step)
     matches = [
         _match(timeline.number(modifier), pattern, targets)
         for modifier in timeline.modifiers
-        if not isinstance(modifier, LayerPruningModifier)
-        for pattern in patterns_of(modifier)
+        for pattern in modifier.parameter_patterns
     ]
-    zeros = _zeros_at_end(timeline, targets) | _thin(timeline)
+    zeros = _zeros_at_end(timeline, targets) | _thin(timeline, targets)
     quantized: dict[str, int] = {}
     formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
     if is_quantizing(model):
@@ -180,38 +169,24 @@ def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:
     return num_weights * ((1 - sparsity) * VALUE_BITS[bytes_each] + PLACE_BITS[bytes_each] * entropy) / 8
 
 
-def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
-    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
-    numel = shape.numel()
-    if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
-        size = shape[UNIT_DIMENSION[mask_type]]
-        return round(size * sparsity) * (numel // size)
-    pattern = parse_mask_type(mask_type)
-    if pattern == "block4" and shape[1] % 4 == 0:
-        pattern = (1, 4)
-    if isinstance(pattern, str) and ":" in pattern:
-        sparsity = n_of_m_sparsity(sparsity, *map(int, pattern.split(":")))
-    block = math.prod(pattern) if isinstance(pattern, tuple) else 1
-    return round(numel // block * sparsity) * block
-
-
 def _match(number: int, pattern: str, targets: Targets) -> Match:
     matched = targets.parameters(pattern, strict=False)
     return Match(number, pattern, list(matched), sum(parameter.numel() for parameter in matched.values()))
 
 
-def _thin(timeline: Timeline) -> dict[str, int]:
+def _thin(timeline: Timeline, targets: Targets) -> dict[str, int]:
     """Take neurons out as the end of training will, and count the zeros that stay in what lost rows or columns."""
-    thinning = [modifier for modifier in timeline.modifiers if isinstance(modifier, LayerThinningModifier)]
-    pruning = [m for m in timeline.modifiers if isinstance(m, StructuredPruningModifier) and timeline.acts(m)]
+    thinning = [modifier for modifier in timeline.modifiers if modifier.removes_units]
+    pruning = [modifier for modifier in timeline.modifiers if modifier.masks_units and timeline.acts(modifier)]
     if not thinning:
         return {}
     for modifier in pruning:
         modifier.apply_once()
     for modifier in thinning:
         modifier.finalize()
-    weights = {name: weight for modifier in pruning for name, weight in modifier.masked.weights.items()}
-    return {name: int((weight == 0).sum()) for name, weight in weights.items() if weight.dim() == 2}
+    parameters = targets.parameters(ALL)
+    masked = [name for modifier in pruning for name in modifier.pruned()]
+    return {name: int((parameters[name] == 0).sum()) for name in masked if parameters[name].dim() == 2}
 
 
 def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
@@ -221,25 +196,8 @@ def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
     zeros: dict[str, int] = {}  # of weights that are held, or were last
     held: set[str] = set()
     for modifier in timeline.modifiers:  # by their start
-        if not timeline.acts(modifier):
-            continue
-        if isinstance(modifier, GradualPruning):
-            own = modifier.masked.sparsities() if modifier.init_sparsity == FROM_PARAM else {}
-            reached = min(end, modifier.window[1])
-            for final, patterns in modifier.groups():
-                for name, weight in targets.parameters(patterns).items():
-                    goal = final
-                    if reached < modifier.window[1]:
-                        goal = target_sparsity(modifier, final, reached, own.get(name))
-                    zeros[name] = num_pruned(weight.shape, goal, modifier.mask_type)
-                    held.discard(name)
-                    if modifier.leave_enabled or modifier.window[1] >= end:
-                        held.add(name)
-        elif isinstance(modifier, ConstantPruningModifier):
-            for name, weight in modifier.masked.weights.items():
-                zeros[name] = max(zeros.get(name, 0), int((weight == 0).sum()))
-                if modifier.window[1] >= end:
-                    held.add(name)
-                else:
-                    held.discard(name)
+        if timeline.acts(modifier):
+            masked = modifier.zeros_at(end, zeros)
+            zeros |= masked
+            held = held | set(masked) if modifier.mask_end >= end else held - set(masked)
     return {name: count for name, count in zeros.items() if name in held and name in present}

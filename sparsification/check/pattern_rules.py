@@ -12,14 +12,6 @@ from torch import nn
 
 from sparsification.check.rules import Doubt, Questioned
 from sparsification.check.timeline import window_text
-from sparsification.modifiers import (
-    ConstantPruningModifier,
-    GradualPruning,
-    LayerPruningModifier,
-    Modifier,
-    StructuredPruningModifier,
-    TrainableParamsModifier,
-)
 from sparsification.targets import ALL, ALL_PRUNABLE, match_names
 
 _WHOLE = "SparseML's own recipes leave both whole"
@@ -29,13 +21,13 @@ _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 
 def _dots_for_any_character(asked: Questioned) -> Iterator[Doubt]:
     for modifier in asked.timeline.modifiers:
-        dotted = [p for p in patterns_of(modifier) if _is_dotted(p)]
+        dotted = [p for p in [*modifier.parameter_patterns, *modifier.layer_patterns] if _is_dotted(p)]
         if not dotted:
             continue
         text = f"in '{dotted[0]}' a dot stands for any character"
         if len(dotted) > 1:
             text += f" (and in {len(dotted) - 1} more)"
-        if asked.targets and not isinstance(modifier, LayerPruningModifier):
+        if asked.targets and not modifier.layer_patterns:
             names = list(asked.targets.parameters(ALL))
             more = [
                 name
@@ -57,21 +49,11 @@ def _with_literal_dots(pattern: str) -> str:
     return "re:" + _TOKEN.sub(lambda token: r"\." if token[0] == "." else token[0], pattern.removeprefix("re:"))
 
 
-def patterns_of(modifier: Modifier) -> list[str]:
-    """The names, patterns and tokens by which a modifier chooses parameters or layers."""
-    if isinstance(modifier, GradualPruning):
-        return [pattern for _, patterns in modifier.groups() for pattern in patterns]
-    if isinstance(modifier, ConstantPruningModifier | TrainableParamsModifier):
-        return [modifier.params] if isinstance(modifier.params, str) else modifier.params
-    if isinstance(modifier, LayerPruningModifier):
-        return [modifier.layers] if isinstance(modifier.layers, str) else modifier.layers
-    return []
-
-
 def _one_pattern_in_two_modifiers(asked: Questioned) -> Iterator[Doubt]:
     """What the manager will refuse, seen without a model."""
-    for one, other in itertools.combinations(asked.all(GradualPruning, ConstantPruningModifier), 2):
-        both = [pattern for pattern in patterns_of(one) if pattern in patterns_of(other)]
+    masking = [modifier for modifier in asked.acting() if modifier.masks_weights]
+    for one, other in itertools.combinations(masking, 2):
+        both = [pattern for pattern in one.parameter_patterns if pattern in other.parameter_patterns]
         if both and max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
             yield (
                 other,
@@ -81,8 +63,9 @@ def _one_pattern_in_two_modifiers(asked: Questioned) -> Iterator[Doubt]:
 
 
 def _two_patterns_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GradualPruning, ConstantPruningModifier, TrainableParamsModifier):
-        matched = {pattern: asked.targets.parameters(pattern, strict=False) for pattern in patterns_of(modifier)}
+    for modifier in asked.acting():
+        patterns = modifier.parameter_patterns
+        matched = {pattern: asked.targets.parameters(pattern, strict=False) for pattern in patterns}
         for one, other in itertools.combinations(matched, 2):
             both = [name for name in matched[one] if name in matched[other]]
             if both:
@@ -91,21 +74,23 @@ def _two_patterns_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
 
 def _two_modifiers_for_one_weight(asked: Questioned) -> Iterator[Doubt]:
     """Masks that fight are the manager's error; flags are not."""
-    for one, other in itertools.combinations(asked.all(TrainableParamsModifier), 2):
+    freezing = [modifier for modifier in asked.acting() if modifier.sets_requires_grad]
+    for one, other in itertools.combinations(freezing, 2):
         both = [
             name
-            for name in asked.targets.parameters(one.params, strict=False)
-            if name in asked.targets.parameters(other.params, strict=False)
+            for name in asked.targets.parameters(one.parameter_patterns, strict=False)
+            if name in asked.targets.parameters(other.parameter_patterns, strict=False)
         ]
         if both and max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
             yield other, f"at the same time another one claims {_and_more(both)}"
 
 
 def _prunes_what_is_no_matrix(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.all(GradualPruning):
-        if isinstance(modifier, StructuredPruningModifier):
+    parameters = asked.targets.parameters(ALL)
+    for modifier in asked.pruning():
+        if modifier.masks_units:
             continue  # rows take their biases with them
-        vectors = [name for name, weight in modifier.masked.weights.items() if weight.dim() < 2]
+        vectors = [name for name in modifier.pruned() if name in parameters and parameters[name].dim() < 2]
         if vectors:
             yield (
                 modifier,
@@ -130,12 +115,12 @@ def _left_as_it_is(asked: Questioned) -> Iterator[Doubt]:
 
 def _prunes_outside_the_encoder(asked: Questioned) -> Iterator[Doubt]:
     """``__ALL_PRUNABLE__``, or ``re:.*weight``, says it of few weights that every answer needs."""
-    for modifier in asked.all(GradualPruning):
+    for modifier in asked.pruning():
         if asked.targets is None:
-            if ALL_PRUNABLE in patterns_of(modifier):
+            if ALL_PRUNABLE in modifier.parameter_patterns:
                 yield modifier, f"{ALL_PRUNABLE} also means word embeddings and the head: {_WHOLE}"
             continue
-        matrices = set(modifier.masked.weights)
+        matrices = set(modifier.pruned())
         tables = [f"{name}.weight" for name in asked.targets.modules_of(nn.Embedding)]
         linear = [f"{name}.weight" for name in asked.targets.modules_of(nn.Linear)]
         body = f"{asked.targets.model.base_model_prefix}."

@@ -5,16 +5,17 @@
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsification.base import Modifier
 from sparsification.check import pattern_rules as name_doubts
 from sparsification.check import rules as doubts
 from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
-from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import GradualPruning, Modifier
+from sparsification.errors import ManagerError
 from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
+from sparsification.recipe.summary import RecipeSummary
 from sparsification.recipe.types import show
 from sparsification.targets import Targets
 
@@ -38,6 +39,7 @@ def check(
     num_examples: int | None = None,
     batch_size: int | None = None,
     plot: Path | None = None,
+    modifiers: Mapping[str, type[Modifier]] | None = None,
 ) -> tuple[str, list[str]]:
     """Say what a recipe will do.
 
@@ -48,6 +50,7 @@ def check(
         num_examples: training features; with ``batch_size``, the run is told in steps too.
         batch_size: features in an optimizer step, of all devices and accumulated batches together.
         plot: where to draw a picture.
+        modifiers: the dataclass behind each ``!Name``; ``MODIFIERS`` unless given.
 
     Returns:
         The report, and the warnings that end it.
@@ -56,10 +59,9 @@ def check(
         CheckError: the recipe is wrong, there is no such model, they do not fit, or the picture cannot be drawn.
     """
     try:
-        recipe = load_recipe(source, recipe_args)
-        manager = ScheduledModifierManager(recipe)
+        recipe = load_recipe(source, recipe_args, modifiers=modifiers)
         steps = math.ceil(num_examples / batch_size) if num_examples and batch_size else None
-        timeline = Timeline(manager, steps)
+        timeline = Timeline(RecipeSummary(recipe), steps)
         sections = [_about_run(recipe, timeline), _about_modifiers(recipe, timeline), text_lines(timeline)]
         targets = None
         if model_name:
@@ -87,7 +89,7 @@ def find_doubts(recipe: Recipe, timeline: Timeline, targets: Targets | None = No
 
     Args:
         recipe: as it was read.
-        timeline: of its manager.
+        timeline: of the recipe.
         targets: the names of a model that the manager has initialized, made before that.
 
     Returns:
@@ -120,7 +122,7 @@ def _about_run(recipe: Recipe, timeline: Timeline) -> list[str]:
     run = f"{length:g} epochs" if length else "as long as --num_train_epochs says"
     if steps:
         run += f"; {steps:,} steps an epoch" + (f", {math.ceil(length * steps):,} in all" if length else "")
-    rates = "the recipe's" if timeline.manager.sets_learning_rate else "the command line's; the recipe sets none"
+    rates = "the recipe's" if timeline.summary.sets_learning_rate else "the command line's; the recipe sets none"
     variables = ", ".join(f"{name}={show(value)}" for name, value in recipe.variables.items())
     lines = [recipe.source, *_entry("Run", run), *_entry("Learning rate", rates)]
     if recipe.stages:
@@ -161,7 +163,7 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
     clock = timeline.clock(0.0)
     start, end = (clock.step_at(epoch) for epoch in modifier.window)
     text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
-    if isinstance(modifier, GradualPruning):
+    if modifier.final_sparsities:
         stride = max(clock.step_at(modifier.update_frequency), 1)
         text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one at the end, whatever the stride
     return text

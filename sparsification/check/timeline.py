@@ -1,6 +1,6 @@
 """When does a recipe do what: windows, target sparsity and learning rate over the epochs, as text and as a picture?
 
-All numbers come from where training takes them, ``schedules`` and the manager; nothing here needs a model.
+All numbers come from where training takes them, the modifiers; nothing here needs a model.
 """
 
 import math
@@ -8,17 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import (
-    Clock,
-    EpochRangeModifier,
-    GradualPruning,
-    LearningRateBase,
-    Modifier,
-    SetLearningRateModifier,
-)
-from sparsification.pruning.gradual import FROM_PARAM
-from sparsification.schedule import curves as schedules
+from sparsification.base import Clock, Modifier
+from sparsification.recipe.summary import RecipeSummary
 
 UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run that is not known
 TENTH = 5  # columns
@@ -41,17 +32,17 @@ class Timeline:
     """The time of one recipe.
 
     Args:
-        manager: of the recipe; it need not have seen a model.
+        summary: of the recipe.
         steps_per_epoch: optimizer steps, where they are known.
     """
 
-    def __init__(self, manager: ScheduledModifierManager, steps_per_epoch: int | None = None):
-        self.manager = manager
+    def __init__(self, summary: RecipeSummary, steps_per_epoch: int | None = None):
+        self.summary = summary
         self.steps_per_epoch = steps_per_epoch
-        self.length = manager.max_epochs if manager.max_epochs > 0 else None  # epochs; None: the command line's
-        ends = [time for m in manager.modifiers for time in m.window if math.isfinite(time)]
+        self.length = summary.max_epochs if summary.max_epochs > 0 else None  # epochs; None: the command line's
+        ends = [time for m in summary.modifiers for time in m.window if math.isfinite(time)]
         self.shown = self.length or max(ends, default=0.0) or 1.0  # epochs
-        self.modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.window)
+        self.modifiers = sorted(summary.modifiers, key=lambda modifier: modifier.window)
 
     def clock(self, epoch: float) -> Clock:
         """The step at an epoch."""
@@ -69,44 +60,19 @@ class Timeline:
     def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Target sparsity in percent: for each modifier that prunes, one curve for each final sparsity it has."""
         for modifier in self.modifiers:
-            if isinstance(modifier, GradualPruning) and self.acts(modifier):
-                finals = sorted({final for final, _ in modifier.groups()})
+            if self.acts(modifier):
+                finals = sorted(set(modifier.final_sparsities))
                 for final in finals:
                     label = f"{self.number(modifier)} zeros" + (f" to {final:.4g}" if len(finals) > 1 else "")
-                    yield Curve(label, "%", tuple(100 * target_sparsity(modifier, final, epoch) for epoch in epochs))
+                    yield Curve(label, "%", tuple(100 * modifier.target_sparsity(final, epoch) for epoch in epochs))
 
     def learning_rate(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Learning rate of each of the optimizer's groups that the recipe tells apart; none if it sets none."""
-        rates = [modifier for modifier in self.modifiers if isinstance(modifier, LearningRateBase)]
-        groups = {group for modifier in rates for group in modifier.param_groups or [0]}
+        rates = [modifier for modifier in self.modifiers if modifier.sets_learning_rate]
+        groups = {group for modifier in rates for group in modifier.lr_groups or [0]}
         for group in sorted(groups):
-            values = tuple(self.manager.learning_rate(self.clock(epoch), group, math.nan) for epoch in epochs)
+            values = tuple(self.summary.learning_rate(self.clock(epoch), group, math.nan) for epoch in epochs)
             yield Curve("rate" if groups == {0} else f"rate, group {group}", "rate", values)
-
-
-def target_sparsity(modifier: GradualPruning, final: float, epoch: float, init: float | None = None) -> float:
-    """The sparsity of the last mask that a modifier has made at an epoch.
-
-    Args:
-        modifier: knows its window and curve.
-        final: the final sparsity of the weights in question.
-        epoch: any.
-        init: what the weights have at the start where the recipe leaves it to them.
-
-    Returns:
-        Fraction; 0 before the window and after weights are let go, nan where it is the weights' own.
-    """
-    start, end = modifier.window
-    own = modifier.init_sparsity == FROM_PARAM
-    if epoch < start:
-        return math.nan if own else 0.0
-    if epoch >= end:
-        return final if modifier.leave_enabled else 0.0
-    if init is None:
-        init = math.nan if own else modifier.init_sparsity
-    if modifier.update_frequency > 0:  # the epoch of the last mask
-        epoch = start + math.floor((epoch - start) / modifier.update_frequency + 1e-6) * modifier.update_frequency
-    return modifier.sparsity_at(schedules.progress(epoch, start, end), init, final)
 
 
 def name_of(modifier: Modifier) -> str:
@@ -116,7 +82,7 @@ def name_of(modifier: Modifier) -> str:
 def window_text(modifier: Modifier) -> str:
     """A window in words, in epochs."""
     start, end = modifier.window
-    if isinstance(modifier, SetLearningRateModifier):
+    if modifier.acts_at_start:
         return f"from {start:g}"
     return f"from {start:g}" if math.isinf(end) else f"{start:g} to {end:g}"
 
@@ -157,7 +123,7 @@ def _bar(modifier: Modifier, shown: float) -> str:
     if start >= shown and start > 0:
         return f"{'after the run' if start > shown else 'at the end of the run':>{columns}}"
     first = min(int(start / shown * columns + 1e-6), columns - 1)
-    if isinstance(modifier, SetLearningRateModifier) or start == end:
+    if modifier.acts_at_start or start == end:
         return " " * first + "|"
     last = columns if end >= shown else max(math.ceil(end / shown * columns - 1e-6), first + 1)
     return " " * first + "=" * (last - first)
@@ -182,11 +148,11 @@ def draw(timeline: Timeline, title: str, path: Path) -> None:
     epochs = [timeline.shown * index / 1000 for index in range(1001)]
     panels = [("zeros, %", curves) for curves in [list(timeline.sparsity(epochs))] if curves]
     panels += [("learning rate", curves) for curves in [list(timeline.learning_rate(epochs))] if curves]
-    bars = [m for m in timeline.modifiers if not isinstance(m, EpochRangeModifier)] or timeline.modifiers
+    bars = [m for m in timeline.modifiers if not m.run_length] or timeline.modifiers
     heights = [2.0] * len(panels) + [0.5 + 0.32 * len(bars)]
     figure = Figure(figsize=(9, 1.3 + sum(heights)), layout="constrained")
     figure.suptitle(
-        title if timeline.manager.sets_learning_rate else f"{title} (learning rate: the command line's)", fontsize=11
+        title if timeline.summary.sets_learning_rate else f"{title} (learning rate: the command line's)", fontsize=11
     )
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axis, (label, curves) in zip(axes, panels, strict=False):
@@ -221,7 +187,7 @@ def _draw_bars(axis, timeline: Timeline, modifiers: Sequence[Modifier]) -> None:
                 f"{window_text(modifier)}: after the run  ", (timeline.shown, row), ha="right", va="center", fontsize=9
             )
             continue
-        end = start if isinstance(modifier, SetLearningRateModifier) else min(end, timeline.shown)
+        end = start if modifier.acts_at_start else min(end, timeline.shown)
         # What takes no time is still to be seen.
         axis.barh(row, max(end - start, timeline.shown / 200), left=start, height=0.6, color=f"C{row % 10}", alpha=0.5)
         if end - start > 0.3 * timeline.shown:

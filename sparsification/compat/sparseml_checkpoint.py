@@ -26,7 +26,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from sparsification.modifiers import LayerPruningModifier
 from sparsification.quantization.fake_quantize import Grid, quantization_parameters
 from sparsification.quantization.modules import (
     QUANTIZATION_FILE,
@@ -261,10 +260,7 @@ def _check_dropped(numbers: Mapping[str, list[int]], num_layers: int, recipe: Re
     """Raise ConversionError for layers that are missing though a recipe that can be read did not drop them."""
     if not isinstance(recipe, Recipe):
         return
-    patterns = []
-    for modifier in recipe.modifiers:
-        if isinstance(modifier, LayerPruningModifier):
-            patterns += [modifier.layers] if isinstance(modifier.layers, str) else modifier.layers
+    patterns = [pattern for modifier in recipe.modifiers for pattern in modifier.layer_patterns]
     for path, kept in numbers.items():
         missing = [f"{path}.{number}" for number in range(num_layers) if number not in kept]
         dropped = {name for pattern in patterns for name in match_names(pattern, missing)}

@@ -1,8 +1,7 @@
 """What does a student learn from its teacher's hidden states?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,8 +58,6 @@ class PerLayerDistillationModifier(Modifier):
     teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
     ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
 
-    task_share: ClassVar[float] = 1.0  # factor of the task loss while it is active
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epsilon < 0:
@@ -72,14 +69,25 @@ class PerLayerDistillationModifier(Modifier):
         self._sum, self._count = 0.0, 0
 
     @property
-    def counts(self) -> bool:
-        """Whether its term is more than nothing; else the teacher is not asked."""
+    def needs_teacher(self) -> bool:
         return self.gain != 0
+
+    @property
+    def compares_layers(self) -> bool:
+        return self.needs_teacher
+
+    @property
+    def teacher_inputs(self) -> list[str] | None:
+        return self.teacher_input_keys
 
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        if not self.needs_teacher:
+            yield "gain 0: its term counts nothing, and the teacher is never asked for it"
 
     def initialize(self, targets: Targets) -> None:
         self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)

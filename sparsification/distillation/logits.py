@@ -1,6 +1,6 @@
 """What does a student learn from its teacher?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,19 +89,25 @@ class DistillationModifier(Modifier):
         self._count = 0
 
     @property
-    def counts(self) -> bool:
-        """Whether its term is more than nothing; else the teacher is not asked."""
+    def needs_teacher(self) -> bool:
         return self.hardness > 0
 
     @property
+    def teacher_inputs(self) -> list[str] | None:
+        return self.teacher_input_keys
+
+    @property
     def task_share(self) -> float:
-        """Factor of the task loss while it is active."""
         return 1 - self.hardness
 
     def is_active(self, clock: Clock) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
         start, end = self.window
-        return self.counts and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        if not self.needs_teacher:
+            yield "hardness 0: its term counts nothing, and the teacher is never asked for it"
 
     def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
         """The outputs to distill.

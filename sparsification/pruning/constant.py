@@ -1,5 +1,6 @@
 """How does a model that is already sparse learn something new without filling up again?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,20 @@ class ConstantPruningModifier(PruningBase):
 
     params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
 
+    @property
+    def parameter_patterns(self) -> list[str]:
+        return [self.params] if isinstance(self.params, str) else self.params
+
+    @property
+    def mask_end(self) -> float:
+        return self.window[1]
+
     def initialize(self, targets: Targets) -> None:
         self.masked = MaskedWeights(targets.parameters(self.params))
+
+    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        weights = self.masked.weights
+        return {name: max(before.get(name, 0), int((weight == 0).sum())) for name, weight in weights.items()}
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         start, end = (clock.step_at(epoch) for epoch in self.window)

@@ -1,17 +1,13 @@
 """Where do gradients come from that are not those of the training step?"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from sparsification.base import GradientSampler
 from sparsification.pruning.gradual import GradualPruning
-
-# (parameters, count, batch size or None for the run's own, moment) -> the gradients of the task loss on ``count``
-# batches of training data, one batch at a time. The choice of batches is a function of the moment, and of the run's
-# seed: a resumed run sees the same ones.
-GradientSampler = Callable[[Sequence[nn.Parameter], int, int | None, tuple[int, int]], Iterator[Sequence[Tensor]]]
 
 
 @dataclass(kw_only=True)
@@ -34,6 +30,9 @@ class GradientSampledPruning(GradualPruning):
             raise ValueError(
                 f"grad_sampler_kwargs: batch_size {self._batch_size!r} is no number of features, 1 or more"
             )
+
+    def set_gradient_sampler(self, sampler: GradientSampler) -> None:
+        self.sampler = sampler
 
     def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
         """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""

@@ -1,6 +1,8 @@
 """How does sparsity grow: how much goes when, whatever decides what goes?"""
 
+import math
 import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -80,6 +82,54 @@ class GradualPruning(PruningBase):
         """Sparsity of a weight at progress ``x`` in [0, 1] of the window; all of them fractions."""
         return schedules.sparsity_at(x, init, final, self.inter_func)
 
+    @property
+    def parameter_patterns(self) -> list[str]:
+        return [pattern for _, patterns in self.groups() for pattern in patterns]
+
+    @property
+    def final_sparsities(self) -> list[float]:
+        return [final for final, _ in self.groups()]
+
+    @property
+    def mask_end(self) -> float:
+        return math.inf if self.leave_enabled else self.window[1]
+
+    def target_sparsity(self, final: float, epoch: float, init: float | None = None) -> float:
+        start, end = self.window
+        if epoch >= end:
+            return final if self.leave_enabled else 0.0
+        own = self.init_sparsity == FROM_PARAM
+        if epoch < start:
+            return math.nan if own else 0.0
+        if init is None:
+            init = math.nan if own else self.init_sparsity
+        if self.update_frequency > 0:  # the epoch of the last mask
+            epoch = start + math.floor((epoch - start) / self.update_frequency + 1e-6) * self.update_frequency
+        return self.sparsity_at(schedules.progress(epoch, start, end), init, final)
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        start, end = self.window
+        if start == end:
+            yield f"it prunes all at once at epoch {start:g}: gradual pruning needs a window"
+        elif self.update_frequency > end - start:
+            yield (
+                f"update_frequency {self.update_frequency:g} is longer than its window of {end - start:g} epochs: "
+                "there are two masks, one at the start and one at the end"
+            )
+        pattern = "2:4" if self.mask_type == "tensorrt" else self.mask_type
+        for final in self.final_sparsities:
+            if self.init_sparsity != FROM_PARAM and final < self.init_sparsity:
+                yield f"final_sparsity {final:g} is below init_sparsity {self.init_sparsity:g}: pruning runs backwards"
+            if final == 1:
+                yield "final_sparsity 1 leaves nothing of the weights; 80 % are 0.8, 1 % is 0.01"
+            if isinstance(pattern, str) and ":" in pattern:
+                n, m = map(int, pattern.split(":"))
+                if not math.isclose(final, 1 - n / m, abs_tol=0.01):  # so near, it is completed
+                    yield (
+                        f"final_sparsity {final:g} with {pattern}: the pattern is complete at {1 - n / m:g}, "
+                        "engines need it complete, and it cannot have more"
+                    )
+
     def initialize(self, targets: Targets) -> None:
         self._final: dict[str, float] = {}
         weights = {}
@@ -99,6 +149,14 @@ class GradualPruning(PruningBase):
                 self._check_shape(weight.detach(), self._final[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+
+    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        zeros, end = {}, self.window[1]
+        for name, final in self._final.items():
+            # From the end on it counts as pruned, whether or not the masks hold any longer: see ``mask_end``.
+            goal = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
+            zeros[name] = masks.num_pruned(self.masked.weights[name].shape, goal, self.mask_type)
+        return zeros
 
     def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
         start, end = (clock.step_at(epoch) for epoch in self.window)

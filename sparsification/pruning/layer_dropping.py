@@ -1,6 +1,7 @@
 """Which encoder layers does the student do without?"""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +27,15 @@ class LayerPruningModifier(Modifier):
 
     changes_model: ClassVar[bool] = True
     layers_first: ClassVar[bool] = True
+
+    @property
+    def layer_patterns(self) -> list[str]:
+        return [self.layers] if isinstance(self.layers, str) else self.layers
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        end = self.window[1]
+        if end <= (length or math.inf) and math.isfinite(end):
+            yield f"the layers come back at epoch {end:g}: the saved model has all of them"
 
     def initialize(self, targets: Targets) -> None:
         self._model = targets.model

@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class LayerThinningModifier(Modifier):
     structure_type: Literal["filter", "channel"] = "filter"  # whether units are the rows or the columns of the keys
     update_epochs: list[float] | None = None  # SparseML's moments for it: accepted, and made the end of training
     strict: bool = True  # SparseML's, without effect: where zeros of a group differ, what all have goes
+
+    removes_units: ClassVar[bool] = True
 
     def initialize(self, targets: Targets) -> None:
         self._model = targets.model

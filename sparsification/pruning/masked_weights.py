@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -116,6 +117,8 @@ def first_moments(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> lis
 @dataclass(kw_only=True)
 class PruningBase(Modifier):
     """What every technique that masks weights does around the optimizer's step; ``initialize`` sets ``masked``."""
+
+    masks_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

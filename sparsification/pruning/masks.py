@@ -5,12 +5,15 @@ Rounding, block scores and the choice among equal scores are those of SparseML 1
 the same masks there and here (`tests/golden/masks` holds what it did).
 """
 
+import math
 import random
 import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+UNIT_DIMENSION = {"filter": 0, "channel": 1, "head": 0}  # of a weight (out_features, in_features)
 
 MaskType = str | list[int]
 
@@ -232,3 +235,18 @@ def keep_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
         n, m = pattern.split(":")
         return n_of_m_mask(scores, sparsity, int(n), int(m))
     return block_mask(scores, sparsity, pattern)
+
+
+def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
+    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
+    numel = shape.numel()
+    if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
+        size = shape[UNIT_DIMENSION[mask_type]]
+        return round(size * sparsity) * (numel // size)
+    pattern = parse_mask_type(mask_type)
+    if pattern == "block4" and shape[1] % 4 == 0:
+        pattern = (1, 4)
+    if isinstance(pattern, str) and ":" in pattern:
+        sparsity = n_of_m_sparsity(sparsity, *map(int, pattern.split(":")))
+    block = math.prod(pattern) if isinstance(pattern, tuple) else 1
+    return round(numel // block * sparsity) * block

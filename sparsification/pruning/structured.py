@@ -1,7 +1,8 @@
 """Which whole rows, columns or attention heads go?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,8 +11,6 @@ from sparsification.pruning import masks
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.masked_weights import MaskedWeights
 from sparsification.targets import ALL_PRUNABLE, Targets
-
-UNIT_DIMENSION = {"filter": 0, "channel": 1, "head": 0}  # of a weight (out_features, in_features)
 
 
 def unit_norms(weight: Tensor, dimension: int, size: int = 1) -> Tensor:
@@ -50,11 +49,13 @@ class StructuredPruningModifier(GradualPruning):
     mask_type: Literal["filter", "channel", "head"] = "filter"  # rows, columns, or the rows of one head
     global_sparsity: bool = field(init=False, default=False)
 
+    masks_units: ClassVar[bool] = True
+
     def _check_mask_type(self) -> None:
         """The annotation says it all."""
 
     def _check_shape(self, weight: Tensor, final: float) -> None:
-        dimension = UNIT_DIMENSION[self.mask_type]
+        dimension = masks.UNIT_DIMENSION[self.mask_type]
         if weight.dim() > 2:
             raise ValueError(
                 f"a weight of shape {tuple(weight.shape)} is a convolution's, and only matrices are pruned"
@@ -71,7 +72,7 @@ class StructuredPruningModifier(GradualPruning):
         matrices = [name for name, weight in self.masked.weights.items() if weight.dim() == 2]
         self._groups = self._grouped(matrices, targets)
         self._units_of = {name: name for name in matrices}  # by weight or bias: the weight whose units it has
-        if UNIT_DIMENSION[self.mask_type] == 0:
+        if masks.UNIT_DIMENSION[self.mask_type] == 0:
             for name in matrices:
                 bias = name.removesuffix("weight") + "bias"
                 self._units_of |= dict.fromkeys(targets.parameters(bias, strict=False), name)
@@ -81,6 +82,10 @@ class StructuredPruningModifier(GradualPruning):
         self.masked = MaskedWeights({name: targets.parameters(name)[name] for name in self._units_of})
         self._final = {name: self._final[matrix] for name, matrix in self._units_of.items()}
         self._init = {name: self._init[matrix] for name, matrix in self._units_of.items()}
+
+    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        """Those of the matrices; the biases are few, and may be zero anyway."""
+        return {name: count for name, count in super().zeros_at(epoch, before).items() if name == self._units_of[name]}
 
     def _grouped(self, matrices: list[str], targets: Targets) -> list[list[str]]:
         """The weights that lose the same units."""
@@ -97,7 +102,7 @@ class StructuredPruningModifier(GradualPruning):
                 attention = name.rsplit(".", 2)[0] if self.mask_type == "head" else name
                 attentions.setdefault(attention, []).append(name)
         groups = [group for group in [*groups, *attentions.values()] if group]
-        dimension = UNIT_DIMENSION[self.mask_type]
+        dimension = masks.UNIT_DIMENSION[self.mask_type]
         for first, *others in groups:
             for name in others:
                 sizes = [self.masked.weights[member].shape[dimension] for member in (first, name)]
@@ -109,7 +114,7 @@ class StructuredPruningModifier(GradualPruning):
         return groups
 
     def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
-        dimension = UNIT_DIMENSION[self.mask_type]
+        dimension = masks.UNIT_DIMENSION[self.mask_type]
         keeps = {}
         for group in self._groups:
             norms = sum(unit_norms(self.masked.weights[name].detach(), dimension, self._size) for name in group)

@@ -5,7 +5,7 @@ What is told in either becomes a ``Scheme`` for each module.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -86,6 +86,7 @@ class QuantizationModifier(Modifier):
     strict: bool = True  # what ignore and scheme_overrides name must be there
 
     changes_model: ClassVar[bool] = True
+    quantizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,6 +128,23 @@ class QuantizationModifier(Modifier):
     def last_change_epoch(self) -> float:
         """Epoch from which a saved model can be exported: its ranges stand still."""
         return max(self.window[0], self.disable_quantization_observer_epoch or 0.0)
+
+    @property
+    def calibration_steps(self) -> int | None:
+        return self.num_calibration_steps
+
+    def warnings(self, length: float | None) -> Iterator[str]:
+        frozen = self.disable_quantization_observer_epoch
+        if frozen is None or frozen < 0:
+            yield (
+                "disable_quantization_observer_epoch is not given: ranges move until the end, weights never learn "
+                "with the final ones, and no checkpoint before it can be exported"
+            )
+        elif length and frozen >= length:
+            yield (
+                f"disable_quantization_observer_epoch {frozen:g} is not before the end of the run at {length:g}: "
+                "ranges move until then, weights never learn with the final ones"
+            )
 
     # Structure
 

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
-from sparsification.modifiers import MODIFIERS, LearningRateBase, Modifier, SetLearningRateModifier
+from sparsification.modifiers import MODIFIERS, Modifier
+from sparsification.recipe.conflicts import learning_rate_conflicts
 from sparsification.recipe.document import (
     CORE,
     RecipeError,
@@ -37,7 +38,7 @@ from sparsification.recipe.document import (
 from sparsification.recipe.resolver import ARGUMENTS, BAD, Reported, Scope, ValueReader, hint
 from sparsification.recipe.types import fit, show
 
-__all__ = ["RECIPE_FILE", "Recipe", "RecipeError", "fighting_learning_rates", "load_recipe"]
+__all__ = ["RECIPE_FILE", "Recipe", "RecipeError", "load_recipe"]
 
 RECIPE_FILE = "recipe.yaml"  # beside a model that was trained by it
 
@@ -106,32 +107,6 @@ def load_recipe(
     if root is None:
         raise RecipeError(f"{name}: the recipe is empty")
     return reader.read(root)
-
-
-def fighting_learning_rates(modifiers: Sequence[Modifier]) -> Iterator[tuple[int, int]]:
-    """Find modifiers that set one learning rate at one time.
-
-    Windows that only touch are a sequence, not a fight. ``SetLearningRateModifier`` acts at its start alone: it fights
-    where that lies inside another's window, or is another one's start.
-
-    Yields:
-        Pairs of indices into ``modifiers``, the lower first.
-    """
-    rates = [(index, modifier) for index, modifier in enumerate(modifiers) if isinstance(modifier, LearningRateBase)]
-    for (i, one), (j, other) in itertools.combinations(rates, 2):
-        (start, end), (other_start, other_end) = one.window, other.window
-        match isinstance(one, SetLearningRateModifier), isinstance(other, SetLearningRateModifier):
-            case True, True:
-                at_once = start == other_start
-            case True, False:
-                at_once = other_start < start < other_end
-            case False, True:
-                at_once = start < other_start < end
-            case _:
-                at_once = max(start, other_start) < min(end, other_end)
-        groups = [set(modifier.param_groups) for modifier in (one, other) if modifier.param_groups is not None]
-        if at_once and (len(groups) < 2 or groups[0] & groups[1]):  # None: all groups
-            yield i, j
 
 
 class _Reader(ValueReader):
@@ -294,7 +269,7 @@ class _Reader(ValueReader):
                     yield name
 
     def check_learning_rates(self) -> None:
-        for i, j in fighting_learning_rates([modifier for modifier, _, _ in self.built]):
+        for i, j in learning_rate_conflicts([modifier for modifier, _, _ in self.built]):
             (one, one_node, _), (other, other_node, _) = self.built[i], self.built[j]
             self.problem(
                 other_node,

@@ -11,3 +11,7 @@ class EpochRangeModifier(Modifier):
 
     start_epoch: float = 0.0
     end_epoch: float
+
+    @property
+    def run_length(self) -> float:
+        return max(self.end_epoch, 0.0)

@@ -5,7 +5,7 @@ modifiers name one parameter group, the one that started last decides.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from sparsification.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
 from sparsification.recipe.types import show
@@ -38,6 +38,8 @@ class LearningRateBase(Modifier):
     param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
     constant_logging: bool = False  # accepted for SparseML's sake: every log line has the learning rate anyway
 
+    sets_learning_rate: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
@@ -46,14 +48,22 @@ class LearningRateBase(Modifier):
             if not 0 <= rate <= MAX_RATE:
                 raise ValueError(f"{key} {rate:g} is no learning rate, from 0 to {MAX_RATE:g}")
 
-    def lr_at(self, clock: Clock) -> float:
+    @property
+    def lr_groups(self) -> list[int] | None:
+        return self.param_groups
+
+    def lr_at(self, clock: Clock, group: int = 0) -> float | None:
+        chosen = self.param_groups is None or group in self.param_groups
+        return self._rate_at(clock) if chosen and clock.step >= clock.step_at(self.window[0]) else None
+
+    def _rate_at(self, clock: Clock) -> float:
         """Learning rate of a step that is not before the window's start."""
         raise NotImplementedError
 
     def scalars(self, clock: Clock) -> dict[str, float]:
         if clock.step < clock.step_at(self.window[0]):
             return {}
-        return {f"ParamGroup{group}": self.lr_at(clock) for group in self.param_groups or [0]}
+        return {f"ParamGroup{group}": self._rate_at(clock) for group in self.param_groups or [0]}
 
 
 @dataclass(kw_only=True)
@@ -62,7 +72,9 @@ class SetLearningRateModifier(LearningRateBase):
 
     learning_rate: float
 
-    def lr_at(self, clock: Clock) -> float:
+    acts_at_start: ClassVar[bool] = True
+
+    def _rate_at(self, clock: Clock) -> float:
         return self.learning_rate
 
 
@@ -86,7 +98,7 @@ class LearningRateFunctionModifier(LearningRateBase):
         if self.lr_func == "cyclic_linear" and not MIN_FREQUENCY <= self.cycle_epochs <= MAX_EPOCHS:
             raise ValueError(f"cycle_epochs is {self.cycle_epochs:g}; a cycle takes more than 0 epochs")
 
-    def lr_at(self, clock: Clock) -> float:
+    def _rate_at(self, clock: Clock) -> float:
         start, end = self.window
         if self.lr_func == "cyclic_linear":
             if clock.step >= clock.step_at(end):
@@ -155,7 +167,7 @@ class LearningRateModifier(LearningRateBase):
             raise ValueError(f"lr_kwargs: {name} {show(value)} is not {what} from {low:g} to {high:g}")
         return value
 
-    def lr_at(self, clock: Clock) -> float:
+    def _rate_at(self, clock: Clock) -> float:
         start, end = self.window
         first = clock.step_at(start)
         step = max(min(clock.step, clock.step_at(end) - 1), first)  # the last one that may move the rate

@@ -1,7 +1,7 @@
 """Which parameters are given a value instead of learning one?"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -40,6 +40,8 @@ class SetParamModifier(ParamBase):
     """
 
     val: float | list[float]  # one number for all, or one for each member of a vector
+
+    acts_at_start: ClassVar[bool] = True
 
     def _values(self) -> list[float | list[float]]:
         return [self.val]

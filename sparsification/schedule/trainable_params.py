@@ -1,6 +1,7 @@
 """Which parameters learn, and when?"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -15,6 +16,12 @@ class TrainableParamsModifier(Modifier):
     params: list[str] | str
     trainable: bool
     params_strict: bool = True  # whether a pattern without a match is an error
+
+    sets_requires_grad: ClassVar[bool] = True
+
+    @property
+    def parameter_patterns(self) -> list[str]:
+        return [self.params] if isinstance(self.params, str) else self.params
 
     def initialize(self, targets: Targets) -> None:
         parameters = targets.parameters(self.params, strict=self.params_strict).values()

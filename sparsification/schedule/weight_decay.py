@@ -1,6 +1,7 @@
 """How strongly are weights pulled to zero, and from when on?"""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,6 +15,8 @@ class SetWeightDecayModifier(Modifier):
     weight_decay: float
     param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
     constant_logging: bool = False  # accepted for SparseML's sake: every log line has it anyway
+
+    acts_at_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

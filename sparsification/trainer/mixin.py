@@ -314,13 +314,13 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         rows, given = inputs.pop(ROW, None), inputs
         inputs = self._for_student(given)
-        if self.teacher is None or not model.training or not self.manager.distills_at(self.clock):
+        if not model.training or not self.manager.changes_loss_at(self.clock, has_teacher=self.teacher is not None):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        # Distillation is a mean over the batch, so the task's loss must be one where the two are mixed. Where Trainer
-        # counts the labels of the whole step, the batch's own number is given to the model in place of that, and the
-        # share of the step that this is comes back as a factor.
+        # What modifiers add is a mean over the batch, so the task's loss must be one where the two are mixed. Where
+        # Trainer counts the labels of the whole step, the batch's own number is given to the model in place of that,
+        # and the share of the step that this is comes back as a factor.
         own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
         batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
@@ -328,7 +328,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        answers = self._ask_teacher(self._for_teacher(given), rows, outputs)
+        asks = self.teacher is not None and self.manager.distills_at(self.clock)
+        answers = self._ask_teacher(self._for_teacher(given), rows, outputs) if asks else None
         loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
         return (loss, outputs) if return_outputs else loss
 

@@ -13,7 +13,7 @@ from transformers.modelcard import TASK_MAPPING
 from sparsification.distillation.teacher_cache import ROW, fingerprint
 from sparsification.export.onnx import ONNX_FILE, OnnxModel
 from sparsification.model_io import input_names
-from sparsification.modifiers import Clock, LearningRateBase
+from sparsification.modifiers import Clock
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.report import collect as gather
 from sparsification.report.dashboards import log_files
@@ -133,9 +133,7 @@ class ReportMixin:
         steps = self._steps_per_epoch
         clocks = Clock(0, steps), Clock(self.state.global_step - 1, steps)
         first, last = (self.manager.learning_rate(clock, 0, self.args.learning_rate) for clock in clocks)
-        names = [
-            type(modifier).__name__ for modifier in self.manager.modifiers if isinstance(modifier, LearningRateBase)
-        ]
+        names = [type(modifier).__name__ for modifier in self.manager.modifiers if modifier.sets_learning_rate]
         return {
             "learning_rate": f"{first:.4g} in the first step, {last:.4g} in the last one, by the recipe",
             "lr_scheduler_type": f"the recipe's ({', '.join(dict.fromkeys(names))})",

@@ -13,7 +13,8 @@ import yaml
 from golden_run import GOLDEN as FOLDER
 
 from sparsification.modifiers import MODIFIERS, Modifier
-from sparsification.recipe.loader import RecipeError, fighting_learning_rates, load_recipe
+from sparsification.recipe.conflicts import learning_rate_conflicts
+from sparsification.recipe.loader import RecipeError, load_recipe
 
 GOLDEN = json.loads((FOLDER / "recipes" / "recipes.json").read_text())
 
@@ -91,7 +92,7 @@ def test_recorded_runs_have_no_two_modifiers_at_one_learning_rate(path):
         except RecipeError as error:
             assert "learning rate" not in str(error)
         else:
-            assert not list(fighting_learning_rates(recipe.modifiers))
+            assert not list(learning_rate_conflicts(recipe.modifiers))
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if "error" not in GOLDEN[name] and "recipe" in GOLDEN[name]])

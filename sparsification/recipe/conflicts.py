@@ -1,0 +1,44 @@
+"""Modifiers of one recipe that would set the same thing at the same time."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from sparsification.base import Modifier
+
+
+def learning_rate_conflicts(modifiers: Sequence[Modifier]) -> Iterator[tuple[int, int]]:
+    """Find modifiers that set one learning rate at one time.
+
+    Windows that only touch are a sequence, not a conflict. A modifier that ``acts_at_start`` conflicts where its start
+    lies inside another's window, or is another one's start.
+
+    Yields:
+        Pairs of indices into ``modifiers``, the lower first.
+    """
+    rates = [(index, modifier) for index, modifier in enumerate(modifiers) if modifier.sets_learning_rate]
+    for (i, one), (j, other) in itertools.combinations(rates, 2):
+        (start, end), (other_start, other_end) = one.window, other.window
+        match one.acts_at_start, other.acts_at_start:
+            case True, True:
+                at_once = start == other_start
+            case True, False:
+                at_once = other_start < start < other_end
+            case False, True:
+                at_once = start < other_start < end
+            case _:
+                at_once = max(start, other_start) < min(end, other_end)
+        groups = [set(modifier.lr_groups) for modifier in (one, other) if modifier.lr_groups is not None]
+        if at_once and (len(groups) < 2 or groups[0] & groups[1]):  # None: all groups
+            yield i, j
+
+
+def mask_conflicts(modifiers: Iterable[Modifier]) -> Iterator[str]:
+    """Say which initialized modifiers would mask one weight at the same time, one sentence for each two."""
+    for one, other in itertools.combinations(modifiers, 2):
+        shared = [name for name in one.pruned() if name in set(other.pruned())]
+        start, end = max(one.window[0], other.window[0]), min(one.window[1], other.window[1])
+        if shared and start < end:
+            yield (
+                f"{type(one).__name__} and {type(other).__name__} both prune {shared[0]}"
+                f"{f' and {len(shared) - 1} more' if len(shared) > 1 else ''} between epochs {start:g} and {end:g}"
+            )
