@@ -6,7 +6,7 @@ no bound.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -71,10 +71,18 @@ def forward_names(model: PreTrainedModel) -> list[str]:
     return [name for name in names if not (single and name == "token_type_ids")]
 
 
-def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Give what of a tokenizer's columns a model takes, in the tokenizer's order."""
-    taken = forward_names(model)
-    return [name for name in tokenizer.model_input_names if name in taken]
+def input_names(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, labels: Sequence[str] = ()
+) -> list[str]:
+    """Give the columns of a batch that a model computes its outputs from.
+
+    Args:
+        model: its ``forward`` says what it takes.
+        tokenizer: the columns are those of it that the model takes, in its order; None: all that the model takes.
+        labels: names that are left out, since they are for the loss.
+    """
+    taken = [name for name in forward_names(model) if name not in labels]
+    return taken if tokenizer is None else [name for name in tokenizer.model_input_names if name in taken]
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

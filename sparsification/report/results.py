@@ -62,9 +62,9 @@ class RunFacts:
     windows: list[Window]
 
     def recovery(self, model: ModelFacts) -> float | None:
-        """Share of the teacher's score that a model keeps."""
-        teacher, score = self.model("teacher"), list(self.metrics.values())[-1]
-        if teacher is None or not teacher.scores.get(score) or score not in model.scores:
+        """Share of the teacher's score that a model keeps, None where one of the two is not known."""
+        teacher, score = self.model("teacher"), next(reversed(self.metrics.values()), None)
+        if teacher is None or score is None or not teacher.scores.get(score) or score not in model.scores:
             return None
         return model.scores[score] / teacher.scores[score]
 

@@ -33,7 +33,7 @@ from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, expor
 from sparsification.export.sparse import export_sparse
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.model_io import INTERMEDIATE_OUTPUTS, forward_names, input_names
+from sparsification.model_io import INTERMEDIATE_OUTPUTS, forward_names
 from sparsification.modifiers import Clock
 from sparsification.quantization.modules import (
     load_quantization,
@@ -167,6 +167,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
             if self.manager.compares_layers:
                 logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
+            elif "input_ids" not in self.train_dataset.column_names:
+                logger.warning("The training data have no input_ids: the teacher's logits are not kept.")
             else:
                 self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
@@ -347,8 +349,10 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
     def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
         """The teacher's outputs, kept or computed."""
-        if rows is not None:
-            width = next(value.shape[1] for value in outputs.values() if value.dim() == 2)
+        # The student's outputs are as wide as the teacher's, which are not known yet.
+        tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
+        width = next((tensor.shape[1] for tensor in tensors if tensor.dim() == 2), None)
+        if rows is not None and width is not None:
             kept = self._teacher_cache.get(rows, width)
             if kept is not None:
                 return kept
@@ -457,12 +461,11 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         """
         reports = []
         if self.is_world_process_zero():
-            dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+            dataset = self._sample_dataset()
             features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
             batches = list(self.get_eval_dataloader(features))
             model = self.accelerator.unwrap_model(self.model).eval()
-            names = input_names(model, self.processing_class)
-            inputs = {name: batches[0][name] for name in names if name in batches[0]}
+            inputs = self._graph_inputs(batches[0])
             with torch.no_grad():
                 outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
             first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
