@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
+import transformers
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Modules that hold one row for each absolute position.
@@ -61,6 +62,15 @@ def position_limit_of(config: PreTrainedConfig) -> int | None:
     """
     with torch.device("meta"):
         return position_limit(AutoModelForQuestionAnswering.from_config(config))
+
+
+def named_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Give the class that a configuration's ``architectures`` names first, None where it is none of its models."""
+    (name, *_) = config.architectures or [""]
+    kind = getattr(transformers, str(name), None)
+    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(config):
+        return None
+    return kind
 
 
 def forward_names(model: PreTrainedModel) -> list[str]:

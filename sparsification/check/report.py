@@ -64,10 +64,10 @@ def check(
         targets = None
         if model_name:
             # transformers takes seconds to import: only where it is needed.
-            from sparsification.check.estimate import ModelError, forecast, load_model
+            from sparsification.check.estimate import ModelError, build_model, forecast
 
             try:
-                model, has_weights = load_model(model_name)
+                model, has_weights = build_model(model_name)
             except ModelError as error:
                 raise CheckError(str(error)) from error
             targets = Targets(model)

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from sparsification.model_io import named_class
 from sparsification.modifiers import LayerPruningModifier
 from sparsification.quantization.fake_quantize import Grid, quantization_parameters
 from sparsification.quantization.modules import (
@@ -283,9 +283,9 @@ def _renumbered(name: str, path: str, kept: list[int]) -> str:
 
 def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedModel:
     """The model of a configuration, with these weights and no others."""
-    (name, *_) = config.architectures or ["none"]
-    kind = getattr(transformers, str(name), None)
-    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(config):
+    kind = named_class(config)
+    if kind is None:
+        (name, *_) = config.architectures or ["none"]
         raise ConversionError(f"config.json names the architecture {name}, which is no {config.model_type} model")
     try:
         with torch.device("meta"):  # the shapes alone, before anything of a size that a file may claim is allocated
