@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from sparsification.atomic_io import atomic_replace
 from sparsification.model_io import named_class
 from sparsification.modifiers import LayerPruningModifier
 from sparsification.quantization.fake_quantize import Grid, quantization_parameters
@@ -146,7 +147,7 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copy(source / name, complete)
-        complete.rename(target)  # onto an empty directory, too
+        atomic_replace(complete, target)
     return said
 
 

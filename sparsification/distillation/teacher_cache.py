@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from sparsification.atomic_io import atomic_path
+
 logger = logging.getLogger(__name__)
 ROW = "feature_row"  # the column that says which feature of the training data this is
 _INDEX = "index.uint32"
@@ -149,20 +151,13 @@ def _allocate(path: Path, num_bytes: int) -> None:
     It is never seen half made. Where two processes make it at once one of them may go on with a file that has lost its
     name: what it writes is asked again, since checksums and logits then lie in different files.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            if sys.platform == "linux":
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-            else:
-                file.truncate(num_bytes)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
     if path.exists():
-        partial.unlink()
-    else:
-        os.replace(partial, path)
+        return
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
 
 
 def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:

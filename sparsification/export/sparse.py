@@ -6,7 +6,6 @@ what the sparse graph had at its place, and has to make of it what our operators
 """
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import torch
 from onnx import helper
 from torch import Tensor
 
-from sparsification.atomic_io import EXPORTING
+from sparsification.atomic_io import EXPORTING, atomic_replace
 from sparsification.export.verify import (
     MEAN_LIMIT,
     ExportError,
@@ -69,7 +68,7 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
             means, largest = output_differences(source, path, batches)
             outputs = _worst(source, means, MEAN_LIMIT)
             target = source.with_name(SPARSE_FILE)
-            os.replace(path, target)
+            atomic_replace(path, target)
     except OSError as error:
         raise ExportError(f"cannot export to {source.parent}: {error}") from error
     report = SparseReport(replace(conversion, path=target), pieces, outputs, largest)

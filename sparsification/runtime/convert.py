@@ -13,7 +13,6 @@ The numbers are those of the int8 graph: the same grids, the same order of round
 patterns do not know stays as it is, and so does a layer that is too dense: the engine's own product is faster there.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 from sparsification.runtime.graph import Graph
 
@@ -104,10 +104,8 @@ def convert(source: str | Path, target: str | Path | None = None, break_even: fl
         _replace_linear(graph, linears[name])
     graph.sweep()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    # What bears the final name is always a whole model.
-    part = target.with_name(f".{target.name}.part")
-    onnx.save(model, part)
-    os.replace(part, target)
+    with atomic_path(target) as partial:
+        onnx.save(model, partial)
     ours = [node.op_type for node in model.graph.node if node.domain == DOMAIN]
     return ConversionReport(
         path=target,

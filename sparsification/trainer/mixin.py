@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_utils import has_length
 
+from sparsification.atomic_io import atomic_write_text
 from sparsification.distillation.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
 from sparsification.errors import SparsificationError, printable
 from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
@@ -43,7 +44,6 @@ from sparsification.quantization.modules import (
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
-from sparsification.report.results import write_whole
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import SPARSE_FILE, ConversionError
 from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
@@ -556,7 +556,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         folder = Path(output_dir or self.args.output_dir)
         save_quantization(self.accelerator.unwrap_model(self.model), folder)
         if self.manager.recipe is not None:
-            write_whole(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
+            atomic_write_text(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
