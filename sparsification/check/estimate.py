@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 
 from sparsification.check.pattern_rules import patterns_of
 from sparsification.check.timeline import Timeline, target_sparsity
+from sparsification.errors import SparsificationError
 from sparsification.model_io import named_class
 from sparsification.modifiers import (
     Clock,
@@ -56,7 +57,7 @@ VALUE_BITS = {4: 29.7, 1: 6.8}
 PLACE_BITS = {4: 3.0, 1: 1.9}
 
 
-class ModelError(ValueError):
+class ModelError(SparsificationError, ValueError):
     """There is no such model."""
 
 

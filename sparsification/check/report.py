@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sparsification.check import pattern_rules as name_doubts
 from sparsification.check import rules as doubts
 from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
+from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import GradualPruning, Modifier
 from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
@@ -26,7 +27,7 @@ OK, WRONG, DOUBTFUL = 0, 1, 2  # exit codes
 _LABEL = 16  # columns
 
 
-class CheckError(ValueError):
+class CheckError(SparsificationError, ValueError):
     """A recipe is wrong or does not fit; the message has one line per problem."""
 
 

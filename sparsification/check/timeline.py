@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsification.errors import SparsificationError
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import (
     Clock,
@@ -24,7 +25,7 @@ UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run t
 TENTH = 5  # columns
 
 
-class PlotError(RuntimeError):
+class PlotError(SparsificationError, RuntimeError):
     """The picture cannot be drawn; the message says why."""
 
 

@@ -45,7 +45,7 @@ from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SPARSE_FILE, ConversionError
+from sparsification.runtime.convert import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
 from sparsification.trainer.full_eval import full_eval
@@ -456,7 +456,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
         Raises:
             ExportError: a file would not be the model; nothing is left under its name.
-            ConversionError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
+            SparseGraphError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
             BuildError: there is no compiler for its operators, likewise.
         """
         reports = []
@@ -490,7 +490,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             if target in (SPARSE_TARGET, ALL_TARGETS):
                 try:
                     export_sparse(reports[0].path, batches)
-                except (BuildError, ConversionError) as error:
+                except (BuildError, SparseGraphError) as error:
                     if target == SPARSE_TARGET:
                         raise
                     logger.warning(f"There is no {SPARSE_FILE}: {error}")
