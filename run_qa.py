@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sparsification.tasks.question_answering.arguments import Arguments, QAError, UsageError, parse_arguments
+from sparsification.tasks.question_answering.arguments import Arguments, UsageError, parse_arguments
 
 # isort: split
 # [sparsification]
@@ -26,7 +26,7 @@ from sparsification.trainer.run_lock import RunLock
 
 # [/sparsification]
 
-USER_ERRORS = (QAError, SparsificationError, OSError, SafetensorError)
+USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -118,7 +118,7 @@ def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[st
         if training_args.do_eval:
             metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args, data_args)
     if manager.recipe is not None:
-        pipeline.write_report(trainer, argv, model_args, data_args, sparse_args, metrics)
+        pipeline.report_run(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
     pipeline.describe(trainer, model_args, data_args)
     trainer.forget_end()

@@ -2,7 +2,7 @@
 
     make bench-break-even, or python -m benchmarks.break_even
 
-One Linear layer at a time, integers in and numbers out, as in an exported model; the sparse form is ``convert``'s.
+One Linear layer at a time, integers in and numbers out, as in an exported model; ``rewrite_sparse`` makes it sparse.
 The dense layer and the sparse ones of all shares take turns in one process on one thread, and medians of its processor
 time are compared. Minutes. ``convert.BREAK_EVEN`` is what this says; unstructured zeros count by the blocks that they
 leave.
@@ -23,8 +23,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from sparsification.report.environment import cpu_name
-from sparsification.runtime import load
-from sparsification.runtime.convert import BLOCK, BREAK_EVEN, convert
+from sparsification.runtime import load_session
+from sparsification.runtime.convert import BLOCK, BREAK_EVEN, rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ((768, 3072), (3072, 768), (768, 768), (384, 1536))  # inputs, outputs: of BERT base and MiniLM
@@ -49,7 +49,7 @@ def main() -> None:
     for inputs, outputs in LAYERS:
         with tempfile.TemporaryDirectory() as scratch:
             paths = write_layers(inputs, outputs, Path(scratch))
-            sessions = [load(path, threads=1) for path in paths]
+            sessions = [load_session(path, threads=1) for path in paths]
         for tokens in TOKENS:
             dense, *sparse = measure(sessions, tokens, inputs, args.rounds, args.seconds)
             cell = {"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense, "sparse": sparse}
@@ -68,7 +68,7 @@ def write_layers(inputs: int, outputs: int, folder: Path) -> list[Path]:
     for share in SHARES:
         keep = (rank < share * rank.size).repeat(BLOCK, axis=1)
         source = write_layer(weight * keep, folder / f"{share}.onnx")
-        paths.append(convert(source, folder / f"{share}.sparse.onnx", break_even=1.0).path)
+        paths.append(rewrite_sparse(source, folder / f"{share}.sparse.onnx", break_even=1.0).path)
     return paths
 
 
@@ -139,7 +139,7 @@ def report(results: dict) -> str:
         "`make bench-break-even`.",
         "",
         "The dense column is ONNX Runtime's int8 product, the others are ours with so many of the 1x4 blocks not zero; "
-        "the last one is where both take the same time. `convert` makes a layer sparse up to "
+        "the last one is where both take the same time. `rewrite_sparse` makes a layer sparse up to "
         f"{BREAK_EVEN:.0%} of non-zero blocks.",
         "",
         "| tokens x inputs x outputs | dense | " + " | ".join(f"{share:.0%}" for share in SHARES) + " | break-even |",

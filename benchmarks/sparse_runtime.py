@@ -3,7 +3,8 @@
     make bench-sparse, or python -m benchmarks.sparse_runtime --work_dir DIR [--quick] [--minutes 15]
 
 Models of random weights are pruned and quantized at one stroke, exported by the project's own export and made sparse by
-``convert``. Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
+``rewrite_sparse``.
+Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
 medians over the rounds are compared. The cells that matter most come first, batch 1 on one thread, and what is measured
 is written at once: the run may be ended at any time. All of it takes an hour or two.
 """
@@ -41,7 +42,7 @@ from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.environment import cpu_name
 from sparsification.runtime.build import build
-from sparsification.runtime.convert import SPARSE_FILE, convert
+from sparsification.runtime.convert import SPARSE_FILE, rewrite_sparse
 
 SHAPES = {
     "bert-base": {},
@@ -139,7 +140,7 @@ def make_entrants(
         pruning = PRUNING.format(sparsity=sparsity, mask_type=MASK_TYPES[kind])
         folder = export(shape, name, pruning + QUANTIZATION, work_dir)
         entrants += [
-            Entrant(name, workers["onnxruntime"], convert(folder / "model.onnx").path, library=build()),
+            Entrant(name, workers["onnxruntime"], rewrite_sparse(folder / "model.onnx").path, library=build()),
             Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),
         ]
     return entrants

@@ -1,6 +1,6 @@
 """Write the pages that say what the code and the recipes say themselves.
 
-    python docs/generate.py            # docs/modifiers.md, docs/flags.md and recipes/README.md
+    python docs/generate.py            # docs/modifiers.md, docs/flags.md, docs/errors.md and recipes/README.md
     python docs/generate.py --check    # exit status 1 if one of them is not current
 
 A modifier's page is its docstring, and its fields with the comments that stand behind them; a recipe's row is what the
@@ -10,7 +10,9 @@ recipe does, and what its own text says was published and measured.
 import argparse
 import ast
 import dataclasses
+import importlib
 import inspect
+import pkgutil
 import re
 import sys
 import textwrap
@@ -22,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
 
+import sparsification.errors  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
     MODIFIERS,
@@ -50,8 +53,42 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs" / "modifiers.md": modifiers_page(),
         ROOT / "docs" / "flags.md": flags_page(),
+        ROOT / "docs" / "errors.md": errors_page(),
         ROOT / "recipes" / "README.md": recipes_page(),
     }
+
+
+# Errors
+
+
+def errors_page() -> str:
+    """The tree of the errors that a user can do something about."""
+    for module in pkgutil.walk_packages(sparsification.__path__, "sparsification."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    lines = [
+        MADE_BY.format(source="docstrings of the error classes"),
+        "",
+        "# Errors",
+        "",
+        "All errors that a user can do something about are subclasses of `sparsification.errors.SparsificationError`:",
+        "catch that one, or the one that you handle. Their messages are in [messages.md](messages.md); in brackets",
+        "stand the built-in errors that a class is as well. Any other error is a fault of the program: report it.",
+        "",
+        *error_lines(sparsification.errors.SparsificationError),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def error_lines(kind: type[Exception], depth: int = 0) -> list[str]:
+    """An error and those derived from it, each with where it is and when it is raised."""
+    builtin = [f"`{base.__name__}`" for base in kind.__bases__ if base.__module__ == "builtins" and depth]
+    also = f" ({', '.join(builtin)})" if builtin else ""
+    text = " ".join(inspect.cleandoc(kind.__doc__).split("\n\n")[0].split())
+    lines = [f"{'  ' * depth}- `{kind.__module__}.{kind.__name__}`{also}: {text}"]
+    for child in sorted(kind.__subclasses__(), key=lambda child: (child.__module__, child.__name__)):
+        lines += error_lines(child, depth + 1)
+    return lines
 
 
 # Modifiers

@@ -1,4 +1,7 @@
-"""Which errors can a user do something about? Those of this base: they say where, what, and what was meant."""
+"""The base of all errors that a user can do something about: they say where, what, and what was meant.
+
+docs/errors.md has the tree of them. A class that is private, or no subclass of the base, never leaves the package.
+"""
 
 
 class SparsificationError(Exception):

@@ -6,9 +6,10 @@ no bound.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import transformers
 from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Modules that hold one row for each absolute position.
@@ -47,6 +48,15 @@ def position_limit_of(config: PreTrainedConfig) -> int | None:
         return position_limit(AutoModelForQuestionAnswering.from_config(config))
 
 
+def named_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Give the class that a configuration's ``architectures`` names first, None where it is none of its models."""
+    (name, *_) = config.architectures or [""]
+    kind = getattr(transformers, str(name), None)
+    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(config):
+        return None
+    return kind
+
+
 def forward_names(model: PreTrainedModel) -> list[str]:
     """Give the names of a model's inputs, without ``token_type_ids`` where it knows one type of tokens only."""
     # Its embedding has no row for the second text, and zeros are what it takes by itself.
@@ -55,10 +65,18 @@ def forward_names(model: PreTrainedModel) -> list[str]:
     return [name for name in names if not (single and name == "token_type_ids")]
 
 
-def input_names(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Give what of a tokenizer's columns a model takes, in the tokenizer's order."""
-    taken = forward_names(model)
-    return [name for name in tokenizer.model_input_names if name in taken]
+def input_names(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, labels: Sequence[str] = ()
+) -> list[str]:
+    """Give the columns of a batch that a model computes its outputs from.
+
+    Args:
+        model: its ``forward`` says what it takes.
+        tokenizer: the columns are those of it that the model takes, in its order; None: all that the model takes.
+        labels: names that are left out, since they are for the loss.
+    """
+    taken = [name for name in forward_names(model) if name not in labels]
+    return taken if tokenizer is None else [name for name in tokenizer.model_input_names if name in taken]
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

@@ -18,6 +18,8 @@ from typing import Literal
 import regex
 import torch.nn as nn
 
+from sparsification.errors import SparsificationError
+
 ALL = "__ALL__"
 ALL_PRUNABLE = "__ALL_PRUNABLE__"
 PRUNABLE_MODULES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,7 +29,7 @@ MAX_SECONDS = 0.1  # of the processor for one pattern and all names, hundreds of
 _WRAPPER_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and torch.compile
 
 
-class TargetError(ValueError):
+class TargetError(SparsificationError, ValueError):
     """A recipe names something that the model does not have."""
 
 

@@ -30,8 +30,8 @@ def test_layers_have_their_shares_of_blocks_and_give_the_dense_ones_numbers(tmp_
     for share, path in zip(SHARES, sparse, strict=True):
         values = [t for t in onnx.load(path).graph.initializer if t.name.endswith(".values")]
         assert values[0].dims[0] == pytest.approx(share * 32 * 16, abs=1)
-    full = break_even.load(sparse[-1], threads=1).run(None, {"x": x})[0]
-    np.testing.assert_allclose(full, break_even.load(dense, threads=1).run(None, {"x": x})[0], rtol=1e-6)
+    full = break_even.load_session(sparse[-1], threads=1).run(None, {"x": x})[0]
+    np.testing.assert_allclose(full, break_even.load_session(dense, threads=1).run(None, {"x": x})[0], rtol=1e-6)
 
 
 def test_break_even_lies_between_two_measured_shares():

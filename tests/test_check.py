@@ -18,10 +18,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from sparsification.base import Modifier
-from sparsification.check.estimate import gzipped_bytes
+from sparsification.check.estimate import build_model, gzipped_bytes
 from sparsification.check.report import CheckError, check
 from sparsification.check.timeline import Timeline, text_lines
 from sparsification.cli.main import main
@@ -510,3 +520,42 @@ def test_plot_without_matplotlib_says_what_is_missing(tmp_path, monkeypatch, cap
 def test_plot_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(CheckError, match="--plot"):
         check(write(tmp_path, SOUND), plot=tmp_path / "nowhere" / "recipe.png")
+
+
+CLASSIFIER = (
+    RUN
+    + """
+  - !TrainableParamsModifier
+    params: [classifier.weight]
+    trainable: False
+"""
+)
+
+
+@pytest.mark.parametrize("with_weights", [True, False], ids=["weights", "configuration"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (BertForSequenceClassification, BertForSequenceClassification),
+        (BertForTokenClassification, BertForTokenClassification),
+        (BertForQuestionAnswering, BertForQuestionAnswering),
+        (BertForMaskedLM, BertForQuestionAnswering),  # run_qa.py replaces the heads of pretraining
+        (BertModel, BertForQuestionAnswering),
+    ],
+)
+def test_model_has_the_head_that_its_configuration_names(kind, expected, with_weights, tmp_path, capsys):
+    model = kind(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+    model.save_pretrained(tmp_path / "model")
+    if not with_weights:
+        (tmp_path / "model" / "model.safetensors").unlink()
+    built, has_weights = build_model(str(tmp_path / "model"))
+    assert type(built) is expected and has_weights is with_weights
+    status = main(["check", write(tmp_path, CLASSIFIER), "--model", str(tmp_path / "model")])
+    has_classifier = expected is not BertForQuestionAnswering
+    assert status == (0 if has_classifier else 1), capsys.readouterr().err
+
+
+def test_family_without_question_answering_is_checked_as_what_it_is(tmp_path):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    assert type(build_model(str(tmp_path))[0]) is ViTForImageClassification

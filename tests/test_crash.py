@@ -112,7 +112,7 @@ def test_folders_are_not_opened_on_windows(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "WINDOWS", True)
     (tmp_path / "new" / "inner").mkdir(parents=True)
     (tmp_path / "new" / "inner" / "file").write_text("whole")
-    saving.move_whole(tmp_path / "new", tmp_path / "final")
+    saving.atomic_replace(tmp_path / "new", tmp_path / "final")
     assert (tmp_path / "final" / "inner" / "file").read_text() == "whole"
 
 

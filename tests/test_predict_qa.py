@@ -19,7 +19,7 @@ from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.modules import save_quantization
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.features import prepare_validation_features
-from sparsification.tasks.question_answering.predict import PredictError, load
+from sparsification.tasks.question_answering.predict import PredictError, load_predictor
 
 QUESTION = "What does Riga lie beside?"
 CONTEXT = squad_json(PLACES[6:7], long_context=True)["data"][0]["paragraphs"][0]["context"]
@@ -81,7 +81,7 @@ def _evaluated(folder, tmp_path, negative: bool) -> list[dict]:
 
 @pytest.mark.parametrize("negative", [False, True])
 def test_answers_are_those_of_an_evaluation(negative, folders, tmp_path):
-    answers = load(folders / "plain").answer(QUESTION, CONTEXT, version_2_with_negative=negative, **WINDOWS)
+    answers = load_predictor(folders / "plain").answer(QUESTION, CONTEXT, version_2_with_negative=negative, **WINDOWS)
     expected = _evaluated(folders / "plain", tmp_path, negative)
     of_evaluation = [(record["text"], pytest.approx(record["probability"], rel=1e-4)) for record in expected]
     found = [(answer.answer, answer.probability) for answer in answers]
@@ -95,27 +95,27 @@ def test_answers_are_those_of_an_evaluation(negative, folders, tmp_path):
 
 @pytest.mark.parametrize("name", ["int8", "onnx", "onnx/model.onnx", "onnx/deepsparse", "onnx/deepsparse/model.onnx"])
 def test_quantized_model_answers_alike_in_every_form(name, folders):
-    expected = load(folders / "int8").answer(QUESTION, CONTEXT, **WINDOWS)
-    answers = load(folders / name).answer(QUESTION, CONTEXT, **WINDOWS)
+    expected = load_predictor(folders / "int8").answer(QUESTION, CONTEXT, **WINDOWS)
+    answers = load_predictor(folders / name).answer(QUESTION, CONTEXT, **WINDOWS)
     assert answers[0].answer == expected[0].answer
     assert answers[0].probability == pytest.approx(expected[0].probability, abs=0.05)
     # Its fp32 weights alone would give others.
     if name == "int8":
-        plain = load(folders / "plain").answer(QUESTION, CONTEXT, **WINDOWS)
+        plain = load_predictor(folders / "plain").answer(QUESTION, CONTEXT, **WINDOWS)
         assert plain[0].probability != expected[0].probability
 
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["", "model.sparse.onnx"])
 def test_sparse_file_answers_as_the_dense_one(name, sparse):
-    expected = load(sparse / "model.onnx").answer(QUESTION, CONTEXT, **WINDOWS)
-    answers = load(sparse / name).answer(QUESTION, CONTEXT, **WINDOWS)
+    expected = load_predictor(sparse / "model.onnx").answer(QUESTION, CONTEXT, **WINDOWS)
+    answers = load_predictor(sparse / name).answer(QUESTION, CONTEXT, **WINDOWS)
     assert answers[0].answer == expected[0].answer
     assert answers[0].probability == pytest.approx(expected[0].probability, abs=0.05)
 
 
 def test_command_prints_answers_as_text_and_as_json(folders, tmp_path, capsys):
-    expected = load(folders / "onnx").answer(QUESTION, CONTEXT, version_2_with_negative=True, **WINDOWS)
+    expected = load_predictor(folders / "onnx").answer(QUESTION, CONTEXT, version_2_with_negative=True, **WINDOWS)
     (tmp_path / "context.txt").write_text(CONTEXT, encoding="utf-8")
     arguments = ["predict", str(folders / "onnx"), "--question", QUESTION, *FLAGS, "--version_2_with_negative"]
     arguments += ["--n_best", "30"]
@@ -174,12 +174,12 @@ def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):
     assert "tokens: of --max_seq_length 10 it leaves" in capsys.readouterr().err
     for empty in ({"question": " ", "context": CONTEXT}, {"question": QUESTION, "context": ""}):
         with pytest.raises(PredictError, match="is empty"):
-            load(folders / "plain").answer(**empty)
+            load_predictor(folders / "plain").answer(**empty)
 
 
 @pytest.mark.parametrize("name", ["plain", "onnx"])
 def test_windows_fit_the_model_by_default(name, folders):
-    model = load(folders / name)
+    model = load_predictor(folders / name)
     long = CONTEXT * 4
     length = len(build_tiny_tokenizer()(QUESTION, add_special_tokens=False)["input_ids"])
     assert model.max_length == 128

@@ -7,7 +7,7 @@ from transformers.utils import logging
 
 from sparsification.check.report import check
 from sparsification.quiet import errors_only, no_progress_bars
-from sparsification.tasks.question_answering.predict import load
+from sparsification.tasks.question_answering.predict import load_predictor
 
 
 def settings() -> tuple[int, bool, bool]:
@@ -39,5 +39,5 @@ def test_checking_a_recipe_and_loading_a_model_to_predict_leave_them(before, tin
     (tmp_path / "recipe.yaml").write_text("modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n")
     check(str(tmp_path / "recipe.yaml"), model_name=str(tiny_model_dir))
     assert settings() == before
-    load(tiny_model_dir)
+    load_predictor(tiny_model_dir)
     assert settings() == before

@@ -28,7 +28,7 @@ from sparsification.tasks.question_answering.arguments import (
     parse_arguments,
 )
 from sparsification.tasks.question_answering.data import DataError
-from sparsification.tasks.question_answering.predict import PredictError, load
+from sparsification.tasks.question_answering.predict import PredictError, load_predictor
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
@@ -286,7 +286,7 @@ def test_wrong_model_or_data_is_refused(tiny_model_dir, tiny_squad, tmp_path):
     with pytest.raises(UsageError, match=r"--model_name_or_path .*wider"):
         main(command(tmp_path / "wider", tiny_squad, out, "--do_eval"))
     with pytest.raises(PredictError, match="wider"):
-        load(tmp_path / "wider")
+        load_predictor(tmp_path / "wider")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.add_tokens(["one", "more"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")

@@ -21,7 +21,7 @@ from torch import nn
 
 from sparsification import runtime
 from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
-from sparsification.runtime.convert import DOMAIN, ConversionError, convert
+from sparsification.runtime.convert import DOMAIN, SparseGraphError, rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_COMPILER = "the sparse runtime needs a C++ compiler once, and there is none: install g++ or clang, or set CXX"
@@ -486,7 +486,7 @@ def _prune(model, share: float = 0.9, block: int = 4):
 
 def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:
     """The mean difference of the sparse file from the int8 one at real tokens, in standard deviations."""
-    sessions = [runtime.load(folder / name, threads=1) for name in ("model.onnx", "model.sparse.onnx")]
+    sessions = [runtime.load_session(folder / name, threads=1) for name in ("model.onnx", "model.sparse.onnx")]
     batch = _batch(rows, length, names, pad, seed=5)
     feed = {name: tensor.numpy() for name, tensor in batch.items()}
     real = feed["attention_mask"] == 1
@@ -499,7 +499,7 @@ def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: i
 def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
     make, names, pad = FAMILIES[family]
     _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
-    report = convert(tmp_path / "model.onnx")
+    report = rewrite_sparse(tmp_path / "model.onnx")
     assert report.path == tmp_path / "model.sparse.onnx"
     assert all(density < 0.2 for density in report.sparse.values())
     assert "model.qa_outputs.weight" in report.dense
@@ -522,10 +522,10 @@ RECIPES += [("per channel", 17), ("per channel", 20)]
 def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
     _export(_quantize(_prune(_bert(1)), **CASES[case]), tmp_path, opset=opset)
     if case == "asymmetric weights":  # no zero of such a weight is an integer of 0
-        with pytest.raises(ConversionError, match="no Linear layer in int8 with symmetric weights"):
-            convert(tmp_path / "model.onnx")
+        with pytest.raises(SparseGraphError, match="no Linear layer in int8 with symmetric weights"):
+            rewrite_sparse(tmp_path / "model.onnx")
         return
-    report = convert(tmp_path / "model.onnx")
+    report = rewrite_sparse(tmp_path / "model.onnx")
     if case != "asymmetric 3-bit weights":  # of these some grids have no zero point
         assert len(report.sparse) == 6
     assert _compare(tmp_path) < 0.02
@@ -537,7 +537,7 @@ def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
 @needs_compiler
 def test_nothing_of_what_was_fused_is_left(tmp_path):
     _export(_quantize(_prune(_bert())), tmp_path)
-    convert(tmp_path / "model.onnx")
+    rewrite_sparse(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.sparse.onnx")
     kinds = {node.op_type for node in model.graph.node}
     assert kinds.isdisjoint({"Erf", "Softmax", "ReduceMean", "Transpose", "Reshape", "QuantizeLinear", "Expand"})
@@ -557,7 +557,7 @@ def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
     for module, weight in zip(dense, kept, strict=True):
         module.weight.data = weight
     _export(_quantize(model), tmp_path)
-    report = convert(tmp_path / "model.onnx")
+    report = rewrite_sparse(tmp_path / "model.onnx")
     assert (len(report.sparse), len(report.dense)) == (10, 3)
     assert report.fused["QuantizedAttention"] == 2
     assert _compare(tmp_path) < 0.02
@@ -566,34 +566,34 @@ def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
 @needs_compiler
 def test_unstructured_zeros_count_by_their_blocks(tmp_path):
     _export(_quantize(_prune(_bert(), 0.9, block=1)), tmp_path)
-    report = convert(tmp_path / "model.onnx")
+    report = rewrite_sparse(tmp_path / "model.onnx")
     assert 0.3 < np.mean(list(report.sparse.values())) < 0.4  # 1 - 0.9 ** 4
     assert _compare(tmp_path) < 0.02
 
 
 def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
     _export(_quantize(_bert()), tmp_path)
-    with pytest.raises(ConversionError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
-        convert(tmp_path / "model.onnx")
+    with pytest.raises(SparseGraphError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
+        rewrite_sparse(tmp_path / "model.onnx")
     _export(_bert(), tmp_path)
-    with pytest.raises(ConversionError, match="has no Linear layer in int8 with symmetric weights: quantize"):
-        convert(tmp_path / "model.onnx")
+    with pytest.raises(SparseGraphError, match="has no Linear layer in int8 with symmetric weights: quantize"):
+        rewrite_sparse(tmp_path / "model.onnx")
     assert not list(tmp_path.glob("*sparse*"))
 
 
 @needs_compiler
 def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match="has neither model.sparse.onnx nor model.onnx"):
-        runtime.load(tmp_path)
+        runtime.load_session(tmp_path)
     _export(_quantize(_prune(_bert())), tmp_path)
     feed = {name: tensor.numpy() for name, tensor in _batch(2, 9).items()}
-    dense = runtime.load(tmp_path).run(OUTPUTS, feed)
-    convert(tmp_path / "model.onnx")
-    sparse = runtime.load(tmp_path)
+    dense = runtime.load_session(tmp_path).run(OUTPUTS, feed)
+    rewrite_sparse(tmp_path / "model.onnx")
+    sparse = runtime.load_session(tmp_path)
     assert [node.name for node in sparse.get_outputs()] == OUTPUTS
     for one, other in zip(dense, sparse.run(OUTPUTS, feed), strict=True):
         assert np.abs(one - other).mean() < 0.02 * one.std()
-    two = runtime.load(tmp_path, threads=2)
+    two = runtime.load_session(tmp_path, threads=2)
     for one, other in zip(sparse.run(OUTPUTS, feed), two.run(OUTPUTS, feed), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -601,15 +601,15 @@ def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_al
 @needs_compiler
 def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypatch):
     _export(_quantize(_prune(_bert(1))), tmp_path)
-    convert(tmp_path / "model.onnx")
+    rewrite_sparse(tmp_path / "model.onnx")
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match="install g.. or clang, or set CXX"):
-        runtime.load(tmp_path)
-    assert runtime.load(tmp_path / "model.onnx").get_outputs()
+        runtime.load_session(tmp_path)
+    assert runtime.load_session(tmp_path / "model.onnx").get_outputs()
     with pytest.raises(FileNotFoundError):
-        runtime.load(tmp_path / "nothing.onnx")
+        runtime.load_session(tmp_path / "nothing.onnx")
 
 
 # The library

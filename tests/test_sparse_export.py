@@ -16,7 +16,7 @@ from sparsification.export import sparse as export
 from sparsification.export.sparse import export_sparse, piece_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionError
+from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, SparseGraphError
 
 RECIPE = """
 training_modifiers:
@@ -54,16 +54,16 @@ def test_what_our_operators_make_is_what_the_int8_graph_makes(family, tmp_path):
 
 def _spoil(monkeypatch, change):
     """Change the sparse graph between its conversion and the check."""
-    convert = export.convert
+    rewrite = export.rewrite_sparse
 
     def spoilt(source, target):
-        report = convert(source, target)
+        report = rewrite(source, target)
         model = onnx.load(target)
         change(model.graph, {tensor.name: tensor for tensor in model.graph.initializer})
         onnx.save(model, target)
         return report
 
-    monkeypatch.setattr(export, "convert", spoilt)
+    monkeypatch.setattr(export, "rewrite_sparse", spoilt)
 
 
 def _times(name: str, factor: float):
@@ -210,7 +210,7 @@ def test_dense_model_has_no_sparse_file_and_one_line_says_why(target, tiny_model
         assert f"There is no {SPARSE_FILE}: " in caplog.text and reason in caplog.text
         assert "eval_onnx_f1" in metrics and "eval_onnx_sparse_f1" not in metrics
     else:
-        with pytest.raises(ConversionError, match=reason):
+        with pytest.raises(SparseGraphError, match=reason):
             run_qa.main(arguments)
     assert (tmp_path / "onnx" / "model.onnx").exists()
     assert not (tmp_path / "onnx" / SPARSE_FILE).exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from sparsification.cli.main import main
-from sparsification.compat.sparseml_checkpoint import ConversionError, SavedRange, convert, find_grid
+from sparsification.compat.sparseml_checkpoint import SavedRange, SparseMLFormatError, convert_checkpoint, find_grid
 from sparsification.quantization.modules import load_quantization, quantizers
 from sparsification.recipe.loader import load_recipe
 
@@ -45,7 +45,7 @@ def copied(tmp_path) -> Path:
 
 
 def test_quantized_model_with_dropped_layers_computes_what_it_computed_in_sparseml(tmp_path):
-    said = convert(SAVED, tmp_path / "out")
+    said = convert_checkpoint(SAVED, tmp_path / "out")
     assert said[0] == "bert.encoder.layer: layers 0, 2 of 4 are there, and are 0, 1 now"
     assert said[-1] == "int8: 62 ranges"
     model = load(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_quantized_model_with_dropped_layers_computes_what_it_computed_in_sparse
 
 
 def test_every_range_is_the_saved_one(tmp_path):
-    convert(SAVED, tmp_path / "out")
+    convert_checkpoint(SAVED, tmp_path / "out")
     model = load(tmp_path / "out")
     load_quantization(model, tmp_path / "out")
     ours = quantizers(model)
@@ -82,7 +82,7 @@ def test_model_that_was_not_quantized(copied, tmp_path, suffix):
         torch.save(kept, copied / "pytorch_model.bin")
     else:
         save_file(kept, copied / "model.safetensors")
-    convert(copied, tmp_path / "out")
+    convert_checkpoint(copied, tmp_path / "out")
     assert not (tmp_path / "out" / "quantization.safetensors").exists()
     state = load(tmp_path / "out").state_dict()
     assert state.keys() == PLAIN.keys()
@@ -92,16 +92,16 @@ def test_model_that_was_not_quantized(copied, tmp_path, suffix):
 def test_recipe_and_tokenizer_go_with_it(copied, tmp_path):
     (copied / "vocab.txt").write_text("[PAD]\n")
     (tmp_path / "out").mkdir()
-    convert(copied, tmp_path / "out")
+    convert_checkpoint(copied, tmp_path / "out")
     assert (tmp_path / "out" / "vocab.txt").read_text() == "[PAD]\n"
     ours, theirs = (load_recipe(folder / "recipe.yaml") for folder in (tmp_path / "out", SAVED))
     assert ours.modifiers == theirs.modifiers
 
 
 def test_quantized_model_of_this_project_stays_quantized(tmp_path):
-    convert(SAVED, tmp_path / "ours")
+    convert_checkpoint(SAVED, tmp_path / "ours")
     (tmp_path / "ours" / "spm.model").write_bytes(b"a tokenizer")
-    said = convert(tmp_path / "ours", tmp_path / "again")
+    said = convert_checkpoint(tmp_path / "ours", tmp_path / "again")
     assert said[-1] == "int8: the 62 ranges of quantization.safetensors"
     models = [load(tmp_path / name) for name in ("ours", "again")]
     for name, model in zip(("ours", "again"), models, strict=True):
@@ -114,18 +114,18 @@ def test_quantized_model_of_this_project_stays_quantized(tmp_path):
 
 
 def test_ranges_that_are_there_twice_or_of_another_model_are_refused(copied, tmp_path):
-    convert(SAVED, tmp_path / "ours")
+    convert_checkpoint(SAVED, tmp_path / "ours")
     shutil.copy(tmp_path / "ours" / "quantization.safetensors", copied)
-    with pytest.raises(ConversionError, match="ranges in its weights and in quantization.safetensors"):
-        convert(copied, tmp_path / "out")
+    with pytest.raises(SparseMLFormatError, match="ranges in its weights and in quantization.safetensors"):
+        convert_checkpoint(copied, tmp_path / "out")
     save_file({"low": torch.ones(1)}, tmp_path / "ours" / "quantization.safetensors")
-    with pytest.raises(ConversionError, match="does not hold the ranges of a quantized model"):
-        convert(tmp_path / "ours", tmp_path / "out")
+    with pytest.raises(SparseMLFormatError, match="does not hold the ranges of a quantized model"):
+        convert_checkpoint(tmp_path / "ours", tmp_path / "out")
 
 
 def test_recipe_that_is_refused_here_is_copied_and_told_of(copied, tmp_path):
     (copied / "recipe.yaml").write_text("modifiers:\n  - !UnheardOfModifier\n      start_epoch: 0.0\n")
-    said = convert(copied, tmp_path / "out")
+    said = convert_checkpoint(copied, tmp_path / "out")
     assert "copied as it is" in said[0] and "UnheardOfModifier" in said[1]
     assert (tmp_path / "out" / "recipe.yaml").read_text() == (copied / "recipe.yaml").read_text()
 
@@ -215,8 +215,8 @@ def lose_a_layer(state: dict) -> None:
 def test_what_cannot_be_converted_is_refused_and_nothing_is_left(copied, tmp_path, monkeypatch, spoil, message):
     monkeypatch.chdir(tmp_path)
     spoil(copied)
-    with pytest.raises(ConversionError, match=message):
-        convert(copied, tmp_path / "out")
+    with pytest.raises(SparseMLFormatError, match=message):
+        convert_checkpoint(copied, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # nor has anything been executed
 
 

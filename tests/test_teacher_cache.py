@@ -3,6 +3,7 @@
 import resource
 
 import datasets
+import plain_and_empty
 import pytest
 import torch
 from test_sparse_trainer import (
@@ -50,6 +51,44 @@ def test_cached_and_live_teacher_give_the_same_weights(tmp_path):
     assert losses(live) == losses(cached)
     _, asked = train(tmp_path / "again", tmp_path / "cache")
     assert asked == []
+
+
+def train_task(folder, task: str, cache, columns: dict[str, str] | None = None) -> SparseTrainer:
+    data = as_dataset(plain_and_empty.make_data(task)).rename_columns(columns or {})
+    more = {"teacher": plain_and_empty.make_model(task, seed=9), "teacher_cache": cache}
+    manager = ScheduledModifierManager.from_yaml(plain_and_empty.DISTILL)
+    trainer = SparseTrainer(
+        model=plain_and_empty.make_model(task), args=arguments(folder), train_dataset=data, manager=manager, **more
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("task", plain_and_empty.TASKS)
+def test_cache_changes_no_weight_of_any_task_and_is_off_with_one_line_where_outputs_are_no_rows(task, tmp_path, caplog):
+    live = train_task(tmp_path / "live", task, None)
+    cached = train_task(tmp_path / "cached", task, tmp_path / "cache")
+    assert_same_model(live.model, cached.model)
+    lines = [record.message for record in caplog.records if "logits are not kept" in record.message]
+    kept = task in ("question-answering", "sequence-classification")
+    assert len(lines) == (0 if kept else 1)
+    assert bool(list(tmp_path.glob("cache/*"))) == kept
+    if not kept:
+        assert "outputs must be (batch, width) with one width of at most 16, got logits (4, 10, " in lines[0]
+
+
+class Shifted(plain_and_empty.BertForSequenceClassification):
+    """Takes its tokens under another name."""
+
+    def forward(self, tokens, attention_mask, labels=None):
+        return super().forward(input_ids=tokens, attention_mask=attention_mask, labels=labels)
+
+
+def test_data_without_input_ids_are_trained_without_the_cache(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(plain_and_empty, "BertForSequenceClassification", Shifted)
+    train_task(tmp_path, "sequence-classification", tmp_path / "cache", {"input_ids": "tokens"})
+    assert "have no input_ids: the teacher's logits are not kept" in caplog.text
+    assert not (tmp_path / "cache").exists()
 
 
 def test_full_disk_costs_the_cache_and_not_the_run(tmp_path, caplog):
@@ -134,11 +173,22 @@ def test_a_row_that_was_cut_short_is_no_row(tmp_path):
     assert reader.get(torch.tensor([7, 0]), 6) is not None
 
 
-def test_what_is_no_row_of_logits_is_not_kept(tmp_path):
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"logits": torch.ones(1, 9)},
+        {"logits": torch.ones(1)},
+        {"hidden_states": torch.ones(1, 8, 4)},
+        {"logits": torch.ones(1, 5), "others": torch.ones(1, 3)},
+        {},
+    ],
+)
+def test_what_is_no_row_of_logits_is_not_kept(outputs, tmp_path, caplog):
     cache = TeacherCache(tmp_path, "key", num_rows=10, width=8)
-    cache.put(torch.tensor([1]), {"logits": torch.randn(1, 9)})
-    cache.put(torch.tensor([1]), {"hidden_states": torch.randn(1, 8, 4)})
-    cache.put(torch.tensor([1]), {"logits": torch.randn(1, 5), "others": torch.randn(1, 3)})
+    cache.put(torch.tensor([1]), outputs)
+    assert caplog.text.count("its outputs must be (batch, width) with one width of at most 8, got ") == 1
+    cache.put(torch.tensor([1]), {"logits": torch.randn(1, 8)})  # it is off
+    assert cache.get(torch.tensor([1]), 8) is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,16 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
+from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from sparsification.base import Clock
 from sparsification.check.timeline import Timeline
+from sparsification.errors import SparsificationError
 from sparsification.manager import ScheduledModifierManager
+from sparsification.model_io import named_class
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import AttentionQuantizers, is_quantizing, quantized_modules
 from sparsification.quiet import errors_only
 from sparsification.targets import ALL, TargetError, Targets
 
+# Heads, or none, that fine-tuning replaces.
+PRETRAINED = (
+    MODEL_MAPPING_NAMES,
+    MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+)
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 # What gzip (deflate) makes of one weight that is not zero, in bits. In fp32 it saves what exponents repeat, in int8
@@ -31,7 +47,7 @@ VALUE_BITS = {4: 29.7, 1: 6.8}
 PLACE_BITS = {4: 3.0, 1: 1.9}
 
 
-class ModelError(ValueError):
+class ModelError(SparsificationError, ValueError):
     """There is no such model."""
 
 
@@ -59,14 +75,15 @@ class Forecast:
     sizes: dict[str, tuple[float, float]]  # by number format: bytes of the ONNX file, plain and gzipped
 
 
-def load_model(name: str) -> tuple[PreTrainedModel, bool]:
-    """Make a question-answering model, with its weights if it lies in a folder and they with it, else with random ones.
+def build_model(name: str) -> tuple[PreTrainedModel, bool]:
+    """Make a model, with its weights if it lies in a folder and they with it, else with random ones.
 
     Args:
-        name: a folder, or a hub name, of which only the configuration is asked for.
+        name: a folder, or a hub name, of which only the configuration is read.
 
     Returns:
-        The model in fp32, and whether the weights are its own.
+        The model in fp32, of the class that the configuration names, or for question answering where that class is
+        pretrained only; and whether the weights are its own.
 
     Raises:
         ModelError: there is none.
@@ -75,8 +92,12 @@ def load_model(name: str) -> tuple[PreTrainedModel, bool]:
     try:
         with errors_only():
             config = AutoConfig.from_pretrained(name)
+            kind = _fine_tuned_class(config)
             if has_weights:
-                return AutoModelForQuestionAnswering.from_pretrained(name, config=config, dtype=torch.float32), True
+                kind = kind or AutoModelForQuestionAnswering
+                return kind.from_pretrained(name, config=config, dtype=torch.float32), True
+            if kind is not None:
+                return kind(config).float(), False
             return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
     except (OSError, ValueError) as error:
         raise ModelError(f"--model {name}: {_first_line(error)}") from error
@@ -84,6 +105,16 @@ def load_model(name: str) -> tuple[PreTrainedModel, bool]:
         # Transformers compares the sizes before it allocates; a configuration alone may claim anything.
         reason = "its weights are not of the sizes that config.json names" if has_weights else "it is too large"
         raise ModelError(f"--model {name}: {reason} ({_first_line(error)})") from error
+
+
+def _fine_tuned_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that a configuration names; None where fine-tuning for question answering will put another head on."""
+    kind = named_class(config)
+    if kind is None or config.model_type not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
+        return kind
+    found = (names.get(config.model_type, ()) for names in PRETRAINED)
+    pretrained = {name for names in found for name in ([names] if isinstance(names, str) else names)}
+    return None if kind.__name__ in pretrained else kind
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from sparsification.base import Modifier
 from sparsification.check import pattern_rules as name_doubts
 from sparsification.check import rules as doubts
 from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
-from sparsification.errors import ManagerError
+from sparsification.errors import ManagerError, SparsificationError
 from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
 from sparsification.recipe.summary import RecipeSummary
 from sparsification.recipe.types import show
@@ -27,7 +27,7 @@ OK, WRONG, DOUBTFUL = 0, 1, 2  # exit codes
 _LABEL = 16  # columns
 
 
-class CheckError(ValueError):
+class CheckError(SparsificationError, ValueError):
     """A recipe is wrong or does not fit; the message has one line per problem."""
 
 
@@ -66,10 +66,10 @@ def check(
         targets = None
         if model_name:
             # transformers takes seconds to import: only where it is needed.
-            from sparsification.check.estimate import ModelError, forecast, load_model
+            from sparsification.check.estimate import ModelError, build_model, forecast
 
             try:
-                model, has_weights = load_model(model_name)
+                model, has_weights = build_model(model_name)
             except ModelError as error:
                 raise CheckError(str(error)) from error
             targets = Targets(model)

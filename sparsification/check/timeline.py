@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsification.base import Clock, Modifier
+from sparsification.errors import SparsificationError
 from sparsification.recipe.summary import RecipeSummary
 
 UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run that is not known
 TENTH = 5  # columns
 
 
-class PlotError(RuntimeError):
+class PlotError(SparsificationError, RuntimeError):
     """The picture cannot be drawn; the message says why."""
 
 

@@ -135,8 +135,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     # The engine knows no task: this is the script's part, beside the package.
-    from sparsification.tasks.question_answering.arguments import QAError
-    from sparsification.tasks.question_answering.predict import load
+    from sparsification.errors import SparsificationError
+    from sparsification.tasks.question_answering.predict import load_predictor
 
     try:
         context = args.context
@@ -144,7 +144,7 @@ def _predict(args: argparse.Namespace) -> int:
             # Ends of lines as they are: answers are told by their characters.
             with args.context_file.open(encoding="utf-8-sig", newline="") as file:
                 context = file.read()
-        answers = load(args.model).answer(
+        answers = load_predictor(args.model).answer(
             args.question,
             context,
             version_2_with_negative=args.version_2_with_negative,
@@ -152,7 +152,7 @@ def _predict(args: argparse.Namespace) -> int:
             doc_stride=args.doc_stride,
             max_answer_length=args.max_answer_length,
         )[: args.n_best]
-    except (QAError, OSError, UnicodeDecodeError) as error:
+    except (SparsificationError, OSError, UnicodeDecodeError) as error:
         print(error, file=sys.stderr)
         return 1
     if args.json:
@@ -175,23 +175,24 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from sparsification.compat.sparseml_checkpoint import ConversionError, convert
+    from sparsification.compat.sparseml_checkpoint import convert_checkpoint
+    from sparsification.errors import SparsificationError
 
     try:
-        print("\n".join(convert(args.source, args.target)))
-    except ConversionError as error:
+        print("\n".join(convert_checkpoint(args.source, args.target)))
+    except SparsificationError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from sparsification.errors import SparsificationError
     from sparsification.report.compare import compare
-    from sparsification.report.results import ReportError
 
     try:
         print(compare(args.runs, args.plot))
-    except ReportError as error:
+    except SparsificationError as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from sparsification.atomic_io import atomic_replace
+from sparsification.errors import SparsificationError
+from sparsification.model_io import named_class
 from sparsification.quantization.fake_quantize import Grid, quantization_parameters
 from sparsification.quantization.modules import (
     QUANTIZATION_FILE,
@@ -78,7 +80,7 @@ _MEMBERS = {
 }
 
 
-class ConversionError(ValueError):
+class SparseMLFormatError(SparsificationError, ValueError):
     """A directory is not one that SparseML saved, or cannot be converted exactly."""
 
 
@@ -92,7 +94,7 @@ class SavedRange:
     zero_point: Tensor
 
 
-def convert(source: str | Path, target: str | Path) -> list[str]:
+def convert_checkpoint(source: str | Path, target: str | Path) -> list[str]:
     """Turn a directory that SparseML saved into a plain checkpoint with its recipe and ranges.
 
     Args:
@@ -104,11 +106,11 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
         Lines that say what was done.
 
     Raises:
-        ConversionError: ``source`` is no such directory, or cannot be converted exactly.
+        SparseMLFormatError: ``source`` is no such directory, or cannot be converted exactly.
     """
     source, target = Path(source), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConversionError(f"{target} is there already, and not empty")
+        raise SparseMLFormatError(f"{target} is there already, and not empty")
     config = _read_config(source)
     state, ranges = _split(_read_weights(source))
     recipe, said = _read_recipe(source / RECIPE_FILE)
@@ -128,11 +130,11 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
         said.append(f"int8: {len(ranges)} ranges")
     if (source / QUANTIZATION_FILE).is_file():
         if ranges:
-            raise ConversionError(f"{source} has ranges in its weights and in {QUANTIZATION_FILE}: which are they?")
+            raise SparseMLFormatError(f"{source} has ranges in its weights and in {QUANTIZATION_FILE}: which are they?")
         try:
             load_quantization(model, source)
         except QuantizationError as error:
-            raise ConversionError(str(error)) from error
+            raise SparseMLFormatError(str(error)) from error
         said.append(f"int8: the {len(quantizers(model))} ranges of {QUANTIZATION_FILE}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
@@ -145,7 +147,7 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
         for name in _TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copy(source / name, complete)
-        complete.rename(target)  # onto an empty directory, too
+        atomic_replace(complete, target)
     return said
 
 
@@ -154,14 +156,14 @@ def convert(source: str | Path, target: str | Path) -> list[str]:
 
 def _read_config(source: Path) -> PreTrainedConfig:
     if not (source / "config.json").is_file():
-        raise ConversionError(f"{source} is no saved model: it has no config.json")
+        raise SparseMLFormatError(f"{source} is no saved model: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
         layers = config.num_hidden_layers
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConversionError(f"{source / 'config.json'}: {error}") from error
+        raise SparseMLFormatError(f"{source / 'config.json'}: {error}") from error
     if type(layers) is not int or not 0 < layers <= _MOST_LAYERS:
-        raise ConversionError(f"{source / 'config.json'}: num_hidden_layers is {layers!r}")
+        raise SparseMLFormatError(f"{source / 'config.json'}: num_hidden_layers is {layers!r}")
     return config
 
 
@@ -169,7 +171,7 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
     """All tensors of the weights files, whole ones or shards."""
     files = sorted(source.glob("model*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
     if not files:
-        raise ConversionError(f"{source} has neither model.safetensors nor pytorch_model.bin")
+        raise SparseMLFormatError(f"{source} has neither model.safetensors nor pytorch_model.bin")
     state = {}
     for file in files:
         try:
@@ -180,9 +182,9 @@ def _read_weights(source: Path) -> dict[str, Tensor]:
             )
         except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
             reason = str(error).partition("\n")[0]
-            raise ConversionError(f"{file} does not hold weights, or more than weights: {reason}") from error
+            raise SparseMLFormatError(f"{file} does not hold weights, or more than weights: {reason}") from error
         if not isinstance(part, Mapping) or not all(isinstance(value, Tensor) for value in part.values()):
-            raise ConversionError(f"{file} does not hold tensors by name")
+            raise SparseMLFormatError(f"{file} does not hold tensors by name")
         state |= part
     return state
 
@@ -232,10 +234,12 @@ def _range(name: str, parts: Mapping[str, Tensor]) -> SavedRange:
     keys = (f"{observer}min_val", f"{observer}max_val", "scale", "zero_point", "fake_quant_enabled")
     missing = [key for key in keys if key not in parts]
     if missing:
-        raise ConversionError(f"the quantizer {name} has no {missing[0]}: it is none of torch's fake quantizers")
+        raise SparseMLFormatError(f"the quantizer {name} has no {missing[0]}: it is none of torch's fake quantizers")
     low, high, scale, zero_point, enabled = (parts[key] for key in keys)
     if not enabled.any() or not low.isfinite().all() or not high.isfinite().all():
-        raise ConversionError(f"the quantizer {name} has seen no numbers yet: the model was saved before its int8 part")
+        raise SparseMLFormatError(
+            f"the quantizer {name} has seen no numbers yet: the model was saved before its int8 part"
+        )
     return SavedRange(low, high, scale, zero_point)
 
 
@@ -257,7 +261,7 @@ def _new_numbers(state: Mapping[str, Tensor], num_layers: int) -> dict[str, list
 
 
 def _check_dropped(numbers: Mapping[str, list[int]], num_layers: int, recipe: Recipe | str | None) -> None:
-    """Raise ConversionError for layers that are missing though a recipe that can be read did not drop them."""
+    """Raise SparseMLFormatError for layers that are missing though a recipe that can be read did not drop them."""
     if not isinstance(recipe, Recipe):
         return
     patterns = [pattern for modifier in recipe.modifiers for pattern in modifier.layer_patterns]
@@ -266,7 +270,9 @@ def _check_dropped(numbers: Mapping[str, list[int]], num_layers: int, recipe: Re
         dropped = {name for pattern in patterns for name in match_names(pattern, missing)}
         lost = [name for name in missing if name not in dropped]
         if lost:
-            raise ConversionError(f"the weights of {', '.join(lost)} are missing, and {RECIPE_FILE} does not drop them")
+            raise SparseMLFormatError(
+                f"the weights of {', '.join(lost)} are missing, and {RECIPE_FILE} does not drop them"
+            )
 
 
 def _renumbered(name: str, path: str, kept: list[int]) -> str:
@@ -279,15 +285,15 @@ def _renumbered(name: str, path: str, kept: list[int]) -> str:
 
 def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedModel:
     """The model of a configuration, with these weights and no others."""
-    (name, *_) = config.architectures or ["none"]
-    kind = getattr(transformers, str(name), None)
-    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel) or kind.config_class is not type(config):
-        raise ConversionError(f"config.json names the architecture {name}, which is no {config.model_type} model")
+    kind = named_class(config)
+    if kind is None:
+        (name, *_) = config.architectures or ["none"]
+        raise SparseMLFormatError(f"config.json names the architecture {name}, which is no {config.model_type} model")
     try:
         with torch.device("meta"):  # the shapes alone, before anything of a size that a file may claim is allocated
             expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
     except (KeyError, ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise ConversionError(f"config.json is not that of a {kind.__name__}: {error}") from error
+        raise SparseMLFormatError(f"config.json is not that of a {kind.__name__}: {error}") from error
     # A buffer that older Transformers saved.
     given = {name: tensor for name, tensor in state.items() if not name.endswith("embeddings.position_ids")}
     problems = [
@@ -301,7 +307,7 @@ def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedM
     ]
     if problems:
         more = f", and {len(problems) - 1} problems more" if len(problems) > 1 else ""
-        raise ConversionError(f"the weights do not fit config.json: {problems[0]}{more}")
+        raise SparseMLFormatError(f"the weights do not fit config.json: {problems[0]}{more}")
     model = kind(config).to(next(tensor.dtype for tensor in given.values() if tensor.is_floating_point()))
     model.load_state_dict(given)
     return model.eval()
@@ -318,14 +324,16 @@ def _quantize(model: PreTrainedModel, ranges: Mapping[str, SavedRange]) -> None:
         scheme, member = members.setdefault(module.removesuffix(".matmul_quantizers"), {}), _MEMBERS[quantizer]
         grid = find_grid(name, saved)
         if scheme.setdefault(member, grid) != grid:
-            raise ConversionError(f"{name}: both matrix products of an attention module must have the same integers")
+            raise SparseMLFormatError(
+                f"{name}: both matrix products of an attention module must have the same integers"
+            )
     try:
         quantize_modules(model, {name: Scheme(**scheme) for name, scheme in members.items()})
     except (AttributeError, StopIteration) as error:
-        raise ConversionError(f"what is quantized is no part of {type(model).__name__}: {error}") from error
+        raise SparseMLFormatError(f"what is quantized is no part of {type(model).__name__}: {error}") from error
     ours = quantizers(model)
     for name in ours.keys() ^ ranges.keys():
-        raise ConversionError(f"the quantizer {name} is {'not saved' if name in ours else 'not known here'}")
+        raise SparseMLFormatError(f"the quantizer {name} is {'not saved' if name in ours else 'not known here'}")
     for name, quantizer in ours.items():
         quantizer.set_range(*(end.reshape(quantizer.low.shape) for end in (ranges[name].low, ranges[name].high)))
     set_quantizing(model, True)
@@ -344,4 +352,4 @@ def find_grid(name: str, saved: SavedRange) -> Grid:
             same_zero = shift.eq(0) | shift.eq(half if symmetric else -half)
             if torch.allclose(scale, saved.scale.flatten(), rtol=1e-5, atol=0) and same_zero.all():
                 return grid
-    raise ConversionError(f"the scale and zero point of {name} are those of no integers over its range")
+    raise SparseMLFormatError(f"the scale and zero point of {name} are those of no integers over its range")

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from sparsification.atomic_io import atomic_path
+
 logger = logging.getLogger(__name__)
 ROW = "feature_row"  # the column that says which feature of the training data this is
 _INDEX = "index.uint32"
@@ -46,7 +48,7 @@ class TeacherCache:
         self._shape = num_rows, width
         self._stores: dict[str, np.ndarray] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        self._has_no_room = False  # on its disk
+        self._is_off = False  # its disk is full, or the teacher's outputs are no rows
         self._index: np.ndarray | None = None  # of each row the width and a checksum; 0: not there
 
     def get(self, rows: Tensor, width: int) -> dict[str, Tensor] | None:
@@ -59,7 +61,7 @@ class TeacherCache:
         Returns:
             Logits (batch, width) by output, or None if one of them is not there.
         """
-        if self._has_no_room or (self._index is None and not self._open()):
+        if self._is_off or (self._index is None and not self._open()):
             return None
         numbers = rows.tolist()
         stored = [int(self._index[number, 0]) for number in numbers]
@@ -77,25 +79,33 @@ class TeacherCache:
 
         Args:
             rows: (batch,) numbers of the features.
-            outputs: by name; a loss is left out. Nothing is kept where another is not (batch, width), or is too wide: a
-                row has all outputs or none.
+            outputs: by name; a loss is left out. Where another is not (batch, width), or wider than a row, or has
+                another width than the rest, a warning says so and the cache is off: a row has all outputs or none.
         """
+        if self._is_off:
+            return
         logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() > 0}
         widths = {value.shape[1] if value.dim() == 2 else None for value in logits.values()}
-        if self._has_no_room or len(widths) != 1 or None in widths or max(widths) > self._shape[1]:
+        if len(widths) != 1 or None in widths or max(widths) > self._shape[1]:
+            shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in logits.items()) or "none"
+            most = self._shape[1]
+            self._turn_off(f"its outputs must be (batch, width) with one width of at most {most}, got {shapes}")
             return
         if self._index is None and not self._open():
             try:
                 self._make({name: value.dtype for name, value in logits.items()})
             except OSError as error:
-                logger.warning(f"The teacher's logits are not kept, and it is asked every time: {error}")
-                self._has_no_room = True
+                self._turn_off(str(error))
                 return
         numbers, width = rows.tolist(), widths.pop()
         for name, value in logits.items():
             self._stores[name][numbers, :width] = _as_integers(value.detach().cpu()).numpy()
         for number in numbers:
             self._index[number] = width, self._checksum(number, width)
+
+    def _turn_off(self, reason: str) -> None:
+        logger.warning(f"The teacher's logits are not kept, and it is asked every time: {reason}")
+        self._is_off = True
 
     def _checksum(self, number: int, width: int) -> int:
         checksum = 0
@@ -141,20 +151,13 @@ def _allocate(path: Path, num_bytes: int) -> None:
     It is never seen half made. Where two processes make it at once one of them may go on with a file that has lost its
     name: what it writes is asked again, since checksums and logits then lie in different files.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb") as file:
-            if sys.platform == "linux":
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-            else:
-                file.truncate(num_bytes)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
     if path.exists():
-        partial.unlink()
-    else:
-        os.replace(partial, path)
+        return
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
 
 
 def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:

@@ -15,7 +15,6 @@ compared with the fake-quantized model: each module tightly for itself, the outp
 import copy
 import logging
 import math
-import os
 import shutil
 import tempfile
 import warnings
@@ -30,7 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sparsification.atomic_io import EXPORTING
+from sparsification.atomic_io import EXPORTING, move_files
 from sparsification.export.int8 import Recorder, module_differences, recorded_modules, tidy, to_int8
 from sparsification.export.targets import TARGETS
 from sparsification.export.verify import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
@@ -162,8 +161,7 @@ def export_onnx(
                 tokenizer.save_pretrained(scratch)
             (output_dir / SPARSE_FILE).unlink(missing_ok=True)  # made of the file that goes now
             # The model comes last: once it is there, all of it is.
-            for source in sorted(Path(scratch).iterdir(), key=lambda file: file.name == file_name):
-                os.replace(source, output_dir / source.name)
+            move_files(Path(scratch), output_dir, last=file_name)
     except OSError as error:
         raise ExportError(f"cannot export to {output_dir}: {error}") from error
     except (AssertionError, IndexError) as error:  # the model's own, e.g. Longformer's, which looks for its separators

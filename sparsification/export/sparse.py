@@ -6,7 +6,6 @@ what the sparse graph had at its place, and has to make of it what our operators
 """
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import torch
 from onnx import helper
 from torch import Tensor
 
-from sparsification.atomic_io import EXPORTING
+from sparsification.atomic_io import EXPORTING, atomic_replace
 from sparsification.export.verify import (
     MEAN_LIMIT,
     ExportError,
@@ -27,7 +26,7 @@ from sparsification.export.verify import (
     difference_sums,
     mean_difference,
 )
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionReport, convert
+from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionReport, rewrite_sparse
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
 
     Raises:
         BuildError: there is no compiler for the operators, or it failed.
-        ConversionError: the file is not quantized, or no layer is sparse enough.
+        SparseGraphError: the file is not quantized, or no layer is sparse enough.
         ExportError: the files differ, or the disk is full. ``model.sparse.onnx`` is in all cases what it was before.
     """
     source = Path(source)
@@ -64,12 +63,12 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
     try:
         with tempfile.TemporaryDirectory(prefix=EXPORTING, dir=source.parent, ignore_cleanup_errors=True) as scratch:
             path = Path(scratch) / SPARSE_FILE
-            conversion = convert(source, path)
+            conversion = rewrite_sparse(source, path)
             pieces = _worst(source, piece_differences(source, path, row), PIECE_LIMIT)
             means, largest = output_differences(source, path, batches)
             outputs = _worst(source, means, MEAN_LIMIT)
             target = source.with_name(SPARSE_FILE)
-            os.replace(path, target)
+            atomic_replace(path, target)
     except OSError as error:
         raise ExportError(f"cannot export to {source.parent}: {error}") from error
     report = SparseReport(replace(conversion, path=target), pieces, outputs, largest)
@@ -104,7 +103,7 @@ def piece_differences(int8: Path, sparse: Path, row: Mapping[str, Tensor]) -> di
 
     Args:
         int8: the file.
-        sparse: what ``convert`` made of it. Further files are written beside it.
+        sparse: what ``rewrite_sparse`` made of it. Further files are written beside it.
         row: features.
 
     Returns:

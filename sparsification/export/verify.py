@@ -44,7 +44,7 @@ class OnnxModel:
     def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, threads: int | None = None) -> None:
         self.path = path
         try:
-            self._session = runtime.load(path, threads)
+            self._session = runtime.load_session(path, threads)
         except runtime.ENGINE_ERRORS as error:
             raise ExportError(f"ONNX Runtime cannot load {path}: {error}") from error
         self.input_names = [node.name for node in self._session.get_inputs()]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 from sparsification.quantization.fake_quantize import FakeQuantize, Grid
 
@@ -336,9 +336,8 @@ def save_quantization(model: nn.Module, directory: str | Path) -> None:
         if quantizer.observed:
             tensors |= {f"{name}.low": quantizer.low, f"{name}.high": quantizer.high}
     schemes = {name: asdict(module.scheme) for name, module in quantized_modules(model)}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"schemes": json.dumps(schemes), "frozen": json.dumps(frozen)})
-    os.replace(partial, path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, {"schemes": json.dumps(schemes), "frozen": json.dumps(frozen)})
 
 
 def load_quantization(model: PreTrainedModel, directory: str | Path) -> bool:

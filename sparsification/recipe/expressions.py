@@ -11,6 +11,8 @@ import operator
 import re
 from collections.abc import Callable
 
+from sparsification.errors import SparsificationError
+
 # Whole numbers and decimals as YAML writes them. Not numbers here: YAML 1.1's 2:4 (124, counted in sixties), .inf and
 # .nan. A number here: 1e-5, which YAML 1.1 takes for a string.
 INT = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+|[0-9][0-9_]*)\Z")
@@ -42,7 +44,7 @@ _FUNCTIONS: dict[str, tuple[Callable, int, int]] = {  # name: function, fewest a
 _ALLOWED = f"only numbers, variables, + - * / // % **, parentheses and {', '.join(_FUNCTIONS)} are"
 
 
-class ExpressionError(ValueError):
+class ExpressionError(SparsificationError, ValueError):
     """An expression that stands for no number; the message says why."""
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from sparsification.atomic_io import atomic_write_text
 from sparsification.report.curves import History
-from sparsification.report.results import RunFacts, write_whole
+from sparsification.report.results import RunFacts
 from sparsification.report.tables import Table, markdown, result_table
 
 _BEFORE = "## Model description\n\n"  # where Trainer's card waits for somebody to describe the model
@@ -84,7 +85,7 @@ def complete_card(
         ] or None
     if facts:
         text = text.replace(_BEFORE + _EMPTY, _BEFORE + _description(facts, trained=hyperparameters is not None), 1)
-    write_whole(path, f"---\n{data.to_yaml()}\n---\n{text}")
+    atomic_write_text(path, f"---\n{data.to_yaml()}\n---\n{text}")
 
 
 def has_losses(history: History) -> bool:

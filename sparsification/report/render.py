@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from sparsification.atomic_io import atomic_write_text
 from sparsification.report.curves import History, charts, evaluations
 from sparsification.report.profiling import BATCH
-from sparsification.report.results import RunFacts, save_facts, write_whole
+from sparsification.report.results import RunFacts, save_facts
 from sparsification.report.tables import html, markdown, result_table
 
 _STYLE = """\
@@ -23,8 +24,8 @@ svg { max-width: 100%; height: auto } pre { background: #f5f5f5; padding: 1em; o
 def write_documents(facts: RunFacts, history: History, folder: Path) -> None:
     """Write ``report.json``, ``report.md`` and ``report.html``, each at one stroke."""
     save_facts(facts, folder)
-    write_whole(folder / "report.md", report_markdown(facts, history))
-    write_whole(folder / "report.html", report_html(facts, history))
+    atomic_write_text(folder / "report.md", report_markdown(facts, history))
+    atomic_write_text(folder / "report.html", report_html(facts, history))
 
 
 def report_markdown(facts: RunFacts, history: History) -> str:

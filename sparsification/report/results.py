@@ -6,10 +6,10 @@
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparsification.atomic_io import atomic_write_text
 from sparsification.errors import SparsificationError
 
 REPORT_FILE = "report.json"
@@ -62,9 +62,9 @@ class RunFacts:
     windows: list[Window]
 
     def recovery(self, model: ModelFacts) -> float | None:
-        """Share of the teacher's score that a model keeps."""
-        teacher, score = self.model("teacher"), list(self.metrics.values())[-1]
-        if teacher is None or not teacher.scores.get(score) or score not in model.scores:
+        """Share of the teacher's score that a model keeps, None where one of the two is not known."""
+        teacher, score = self.model("teacher"), next(reversed(self.metrics.values()), None)
+        if teacher is None or score is None or not teacher.scores.get(score) or score not in model.scores:
             return None
         return model.scores[score] / teacher.scores[score]
 
@@ -78,7 +78,7 @@ def save_facts(facts: RunFacts, folder: Path) -> None:
     values = dataclasses.asdict(facts)
     for window in values["windows"]:
         window["end"] = None if math.isinf(window["end"]) else window["end"]
-    write_whole(folder / REPORT_FILE, json.dumps(values, indent=2) + "\n")
+    atomic_write_text(folder / REPORT_FILE, json.dumps(values, indent=2) + "\n")
 
 
 def load_facts(folder: Path) -> RunFacts:
@@ -100,13 +100,6 @@ def load_facts(folder: Path) -> RunFacts:
         raise ReportError(f"{path}: not there; a run with --recipe writes it at its end") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: no report of a run: {error}") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half written."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def hide_secrets(argv: list[str]) -> list[str]:

@@ -17,7 +17,8 @@ def result_table(facts: RunFacts) -> Table:
 def model_table(entries: Sequence[Entry]) -> Table:
     """Models, without the columns of which nothing is known."""
     labels = list(dict.fromkeys(label for _, facts, _ in entries for label in facts.metrics.values()))
-    head = ["", *labels, f"{labels[-1]} kept", "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
+    kept = f"{labels[-1]} kept" if labels else "kept"  # of no score: the column is left out
+    head = ["", *labels, kept, "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
     return _known(head, [_row(*entry, labels) for entry in entries])
 
 

@@ -1,6 +1,7 @@
 """How does a pruned, quantized model run at its speed? In ONNX Runtime, with operators of our own.
 
-``convert.convert`` writes ``model.sparse.onnx`` from an int8 ``model.onnx``, and ``load`` gives a session for either.
+``convert.rewrite_sparse`` writes ``model.sparse.onnx`` from an int8 ``model.onnx``, and ``load_session`` gives a
+session for either.
 The operators are a small library, compiled once on the machine that runs it (``build.build``); everything else in this
 project works without it.
 """
@@ -28,7 +29,7 @@ ENGINE_ERRORS = (
 )
 
 
-def load(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+def load_session(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceSession:
     """A session of ONNX Runtime on the CPU, with our operators where the model needs them.
 
     Args:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 
 SOURCES = Path(__file__).resolve().parent
@@ -89,10 +90,9 @@ def build(force: bool = False) -> Path:
     # Several processes may build at once: each in its own folder, and the last rename wins.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
         made = compile_sources(compiler, Path(scratch), FLAGS, "weight.cpp", "operators.cpp")
-        library = Path(scratch) / path.name
-        # A C compiler that CC names does not link C++ by itself.
-        _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
-        os.replace(library, path)
+        with atomic_path(path) as library:
+            # A C compiler that CC names does not link C++ by itself.
+            _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
     for old in path.parent.glob(f"sparse-*{path.suffix}"):
         if old != path:
             old.unlink(missing_ok=True)

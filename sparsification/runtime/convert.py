@@ -1,6 +1,6 @@
 """How does an int8 file become one that is fast when it is sparse?
 
-``convert`` takes what the project's export writes for ONNX Runtime (QDQ form) and rewrites it with the operators of
+``rewrite_sparse`` takes what the project's export writes for ONNX Runtime (QDQ form), and rewrites it with operators of
 ``operators.cpp``. A Linear layer of enough zeros becomes one node that holds its non-zero 1x4 blocks only; then the
 neighbours join in, as the profile of the unfused graph suggests:
 
@@ -13,7 +13,6 @@ The numbers are those of the int8 graph: the same grids, the same order of round
 patterns do not know stays as it is, and so does a layer that is too dense: the engine's own product is faster there.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
+from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 from sparsification.runtime.graph import Graph
 
@@ -33,7 +33,7 @@ BREAK_EVEN = 0.6
 SPARSE_FILE = "model.sparse.onnx"
 
 
-class ConversionError(SparsificationError, ValueError):
+class SparseGraphError(SparsificationError, ValueError):
     """The file is no int8 graph of the export, or nothing in it is sparse enough."""
 
 
@@ -71,7 +71,9 @@ class _Linear:
     density: float  # share of blocks that are not all zeros
 
 
-def convert(source: str | Path, target: str | Path | None = None, break_even: float = BREAK_EVEN) -> ConversionReport:
+def rewrite_sparse(
+    source: str | Path, target: str | Path | None = None, break_even: float = BREAK_EVEN
+) -> ConversionReport:
     """Write the sparse form of an int8 file.
 
     Args:
@@ -80,7 +82,7 @@ def convert(source: str | Path, target: str | Path | None = None, break_even: fl
         break_even: layers whose share of non-zero 1x4 blocks is larger stay dense.
 
     Raises:
-        ConversionError: there is no int8 layer, or none that sparse; then no file is written.
+        SparseGraphError: there is no int8 layer, or none that sparse; then no file is written.
     """
     source = Path(source)
     target = source.with_name(SPARSE_FILE) if target is None else Path(target)
@@ -88,13 +90,13 @@ def convert(source: str | Path, target: str | Path | None = None, break_even: fl
     graph = Graph(model)
     linears = _find_linears(graph)
     if not linears:
-        raise ConversionError(
+        raise SparseGraphError(
             f"{source} has no Linear layer in int8 with symmetric weights: quantize the model first, see "
             "recipes/quantize.md"
         )
     sparse = {name for name, linear in linears.items() if linear.density <= break_even}
     if not sparse:
-        raise ConversionError(
+        raise SparseGraphError(
             f"{source}: no int8 Linear layer has {1 - break_even:.0%} or more of its 1x4 blocks zero (the sparsest has "
             f"{1 - min(x.density for x in linears.values()):.0%}): the dense file is the faster one"
         )
@@ -104,10 +106,8 @@ def convert(source: str | Path, target: str | Path | None = None, break_even: fl
         _replace_linear(graph, linears[name])
     graph.sweep()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    # What bears the final name is always a whole model.
-    part = target.with_name(f".{target.name}.part")
-    onnx.save(model, part)
-    os.replace(part, target)
+    with atomic_path(target) as partial:
+        onnx.save(model, partial)
     ours = [node.op_type for node in model.graph.node if node.domain == DOMAIN]
     return ConversionReport(
         path=target,

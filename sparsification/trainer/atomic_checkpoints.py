@@ -16,7 +16,14 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sparsification.atomic_io import SAVING, SavingError, explaining_faults, move_whole, scratch_of, written_whole
+from sparsification.atomic_io import (
+    SAVING,
+    SavingError,
+    atomic_replace,
+    atomic_write_dir,
+    explaining_faults,
+    staging_dir,
+)
 from sparsification.trainer.checkpoints import TRAINED, remove_old_checkpoints
 
 logger = logging.getLogger(__name__)
@@ -48,14 +55,14 @@ class WholeSavesMixin:
             self.accelerator.wait_for_everyone()  # all have written
             self.accelerator.wait_for_everyone()  # it has its name
             return
-        with scratch_of(run_dir, final.name) as self._scratch:
+        with staging_dir(run_dir, final.name) as self._scratch:
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             saved = self._scratch / final.name
             if self._name_best_checkpoint(final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
-            move_whole(saved, final)
+            atomic_replace(saved, final)
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -118,13 +125,13 @@ class WholeSavesMixin:
         if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still read it
             return
         try:
-            with scratch_of(run_dir, "the end of training") as self._scratch:
+            with staging_dir(run_dir, "the end of training") as self._scratch:
                 saved = self._scratch / TRAINED
                 self.save_model(str(saved), _internal_call=True)
                 self._save_rng_state(str(saved))
                 self._save_beside_optimizer(saved)
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
-                move_whole(saved, run_dir / TRAINED)
+                atomic_replace(saved, run_dir / TRAINED)
         except SavingError as error:
             logger.warning(f"{error}; a run that is killed from now on would have to train again")
         finally:
@@ -154,7 +161,7 @@ class WholeSavesMixin:
             yield
             return
         final = self.args.output_dir
-        with written_whole(Path(final), "the results") as scratch:
+        with atomic_write_dir(Path(final), "the results") as scratch:
             so_far = Path(final, "all_results.json")
             if so_far.is_file():
                 shutil.copy(so_far, scratch)
@@ -169,5 +176,5 @@ class WholeSavesMixin:
         if not self.args.should_save or self._scratch is not None:
             super()._save(str(folder), state_dict)
         else:
-            with written_whole(folder, "the model") as scratch:
+            with atomic_write_dir(folder, "the model") as scratch:
                 super()._save(str(scratch), state_dict)

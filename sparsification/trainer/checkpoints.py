@@ -1,15 +1,13 @@
 """Checkpoint folders of a run: which there are, which are complete, which may go."""
 
 import json
-import os
-import shutil
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sparsification.atomic_io import EXPORTING, SAVING
+from sparsification.atomic_io import EXPORTING, PARTIAL, SAVING, atomic_remove
 from sparsification.trainer.run_lock import RUN_LOCK
 
 TRAINED = ".trained"  # the end of training as a checkpoint, until the run is over, where no other checkpoint is kept
@@ -17,7 +15,7 @@ TRAINED = ".trained"  # the end of training as a checkpoint, until the run is ov
 
 def is_leftover(path: Path) -> bool:
     """Whether a killed run has left that behind, which is of no use to anybody."""
-    return path.name in (SAVING, RUN_LOCK) or path.name.startswith(EXPORTING)
+    return path.name in (SAVING, RUN_LOCK) or path.name.startswith(EXPORTING) or path.name.endswith(PARTIAL)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
@@ -38,10 +36,7 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
     others = [path for path in found[:-1] if best is None or path.resolve() != Path(best).resolve()]
     spare = max(limit - (len(found) - len(others)), 0)
     for path in others[: max(len(others) - spare, 0)]:
-        gone = output_dir / SAVING
-        shutil.rmtree(gone, ignore_errors=True)
-        os.replace(path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        atomic_remove(path)
 
 
 def flaw_of(checkpoint: Path) -> str | None:

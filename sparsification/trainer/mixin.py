@@ -27,13 +27,14 @@ from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_utils import has_length
 
+from sparsification.atomic_io import atomic_write_text
 from sparsification.distillation.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
 from sparsification.errors import SparsificationError, printable
 from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.model_io import forward_names, input_names
+from sparsification.model_io import forward_names
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.modifiers import Clock
 from sparsification.quantization.modules import (
@@ -44,9 +45,8 @@ from sparsification.quantization.modules import (
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
-from sparsification.report.results import write_whole
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SPARSE_FILE, ConversionError
+from sparsification.runtime.convert import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
 from sparsification.trainer.full_eval import full_eval
@@ -168,6 +168,8 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
             if self.manager.compares_layers:
                 logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
+            elif "input_ids" not in self.train_dataset.column_names:
+                logger.warning("The training data have no input_ids: the teacher's logits are not kept.")
             else:
                 self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
@@ -349,8 +351,10 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
     def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
         """The teacher's outputs, kept or computed."""
-        if rows is not None:
-            width = next(value.shape[1] for value in outputs.values() if value.dim() == 2)
+        # The student's outputs are as wide as the teacher's, which are not known yet.
+        tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
+        width = next((tensor.shape[1] for tensor in tensors if tensor.dim() == 2), None)
+        if rows is not None and width is not None:
             kept = self._teacher_cache.get(rows, width)
             if kept is not None:
                 return kept
@@ -454,17 +458,16 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
 
         Raises:
             ExportError: a file would not be the model; nothing is left under its name.
-            ConversionError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
+            SparseGraphError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
             BuildError: there is no compiler for its operators, likewise.
         """
         reports = []
         if self.is_world_process_zero():
-            dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+            dataset = self._sample_dataset()
             features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
             batches = list(self.get_eval_dataloader(features))
             model = self.accelerator.unwrap_model(self.model).eval()
-            names = input_names(model, self.processing_class)
-            inputs = {name: batches[0][name] for name in names if name in batches[0]}
+            inputs = self._graph_inputs(batches[0])
             with torch.no_grad():
                 outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
             first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
@@ -489,7 +492,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             if target in (SPARSE_TARGET, ALL_TARGETS):
                 try:
                     export_sparse(reports[0].path, batches)
-                except (BuildError, ConversionError) as error:
+                except (BuildError, SparseGraphError) as error:
                     if target == SPARSE_TARGET:
                         raise
                     logger.warning(f"There is no {SPARSE_FILE}: {error}")
@@ -555,7 +558,7 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         folder = Path(output_dir or self.args.output_dir)
         save_quantization(self.accelerator.unwrap_model(self.model), folder)
         if self.manager.recipe is not None:
-            write_whole(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
+            atomic_write_text(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from torch.utils.data import Dataset
 from transformers.modelcard import TASK_MAPPING
 
 from sparsification.distillation.teacher_cache import ROW, fingerprint
@@ -55,8 +56,7 @@ class ReportMixin:
         folder = Path(self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model).eval()
         features = self._timing_batch()
-        names = input_names(model, self.processing_class) if features else []
-        batch = {name: features[name] for name in names if name in features}
+        batch = self._graph_inputs(features)
         on_cpu = self.args.device.type == "cpu"
         models = []
         if self.teacher is not None:
@@ -92,13 +92,24 @@ class ReportMixin:
 
     def _timing_batch(self) -> dict[str, torch.Tensor]:
         """A few features to time models on, if there are any."""
-        dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        dataset = self._sample_dataset()
         if dataset is None:
             return {}
         if isinstance(dataset, datasets.Dataset):
             dataset = self._remove_unused_columns(dataset, description="timing")
         features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
         return self._prepare_inputs(self.data_collator(features))
+
+    def _sample_dataset(self) -> Dataset | None:
+        """The evaluation's features, of several data sets those of the first; where there are none the training's."""
+        dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
+
+    def _graph_inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a batch the model computes its outputs from: no labels, nothing that is there for the teacher."""
+        model = self.accelerator.unwrap_model(self.model)
+        names = input_names(model, self.processing_class, self.label_names)
+        return {name: batch[name] for name in names if name in batch}
 
     def _data_texts(self) -> dict[str, str]:
         """How many features there were, and a hash of what the model sees of them."""

@@ -21,12 +21,13 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from sparsification.compat.legacy_flags import FlagError, translate_flags
+from sparsification.errors import SparsificationError
 
 CONFIG = "--config"
 FILES = (".json", ".yaml", ".yml")
 
 
-class QAError(Exception):
+class QAError(SparsificationError):
     """Something the user can put right; the message alone says what."""
 
 

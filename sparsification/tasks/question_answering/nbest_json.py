@@ -4,14 +4,14 @@ As Python objects they would take ten times the memory, and json.dump most of th
 """
 
 import json
-import os
 from itertools import chain, islice, repeat
 from json.encoder import encode_basestring_ascii as encode_text
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
+
+from sparsification.atomic_io import atomic_path
 
 CHUNK = 256  # questions whose numbers are formatted at once
 # What stands before the values of one candidate in the file.
@@ -70,15 +70,10 @@ def _json_numbers(values: np.ndarray) -> list[str]:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a JSON file that is either complete or not there: under another name first."""
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            if isinstance(content, _NBestText):
-                content.write_to(file)
-            else:
-                json.dump(content, file, indent=4)
-            file.write("\n")
-        os.replace(unfinished, path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    """Write a JSON file that is either complete or not there."""
+    with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        if isinstance(content, _NBestText):
+            content.write_to(file)
+        else:
+            json.dump(content, file, indent=4)
+        file.write("\n")

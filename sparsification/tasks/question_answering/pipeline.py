@@ -122,7 +122,7 @@ def warn_of_weak_teacher(student: dict[str, float], teacher: dict[str, float]) -
         )
 
 
-def write_report(
+def report_run(
     trainer: SparseQuestionAnsweringTrainer,
     argv: list[str],
     model_args: ModelArguments,

@@ -136,7 +136,7 @@ def _ranked(context: str, spans: Spans, null: Spans | None) -> list[Answer]:
     return list(answers.values())
 
 
-def load(path: str | Path) -> Model:
+def load_predictor(path: str | Path) -> Model:
     """Make a saved model ready.
 
     Args:
@@ -174,7 +174,7 @@ def load(path: str | Path) -> Model:
 
 
 def _onnx_logits(path: Path) -> Logits:
-    session = runtime.load(path)
+    session = runtime.load_session(path)
     names = [node.name for node in session.get_inputs()]
     return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
 

@@ -26,7 +26,7 @@ from sparsification.errors import SparsificationError
 from sparsification.export.targets import SPARSE_TARGET
 from sparsification.tasks.question_answering import feature_sets, loading
 from sparsification.tasks.question_answering import pipeline as stages
-from sparsification.tasks.question_answering.arguments import QAError, UsageError
+from sparsification.tasks.question_answering.arguments import UsageError
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
 from sparsification.tasks.question_answering.flag_checks import Flags
 
@@ -62,7 +62,7 @@ def try_out(
                 raw_datasets,
                 replace(models, model=copy.deepcopy(models.model)),
             )
-        except (QAError, SparsificationError):
+        except SparsificationError:
             raise
         except REFUSALS as error:
             raise UsageError(f"the trial before training failed, {type(error).__name__}: {error}") from error
