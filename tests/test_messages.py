@@ -8,11 +8,7 @@ ROWS = [
     for line in (ROOT / "docs" / "messages.md").read_text().splitlines()
     if line.startswith("| ") and "::" in line
 ]
-SOURCES = "\n".join(
-    path.read_text()
-    for folder in ("", "sparsification", "sparsification/modifiers")
-    for path in (ROOT / folder).glob("*.py")
-)
+SOURCES = "\n".join(path.read_text() for path in (*ROOT.glob("*.py"), *(ROOT / "sparsification").rglob("*.py")))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
