@@ -1,6 +1,6 @@
 """Write the pages that say what the code and the recipes say themselves.
 
-    python docs/generate.py            # docs/modifiers.md, docs/flags.md, docs/errors.md and recipes/README.md
+    python docs/generate.py            # docs/{api,modifiers,flags,errors}.md and recipes/README.md
     python docs/generate.py --check    # exit status 1 if one of them is not current
 
 A modifier's page is its docstring, and its fields with the comments that stand behind them; a recipe's row is what the
@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
 
+import sparsification  # noqa: E402
 import sparsification.errors  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
@@ -51,6 +52,7 @@ def main() -> None:
 def pages() -> dict[Path, str]:
     """All generated pages: path and text."""
     return {
+        ROOT / "docs" / "api.md": api_page(),
         ROOT / "docs" / "modifiers.md": modifiers_page(),
         ROOT / "docs" / "flags.md": flags_page(),
         ROOT / "docs" / "errors.md": errors_page(),
@@ -89,6 +91,43 @@ def error_lines(kind: type[Exception], depth: int = 0) -> list[str]:
     for child in sorted(kind.__subclasses__(), key=lambda child: (child.__module__, child.__name__)):
         lines += error_lines(child, depth + 1)
     return lines
+
+
+# API
+
+
+def api_page() -> str:
+    """The public names: import, docstring, and what a class offers."""
+    lines = [MADE_BY.format(source="docstrings of the public names"), "", "# API", "", *_docstring(sparsification)]
+    for name in sparsification.__all__:
+        if name == "__version__":
+            continue
+        subject = getattr(sparsification, name)
+        lines += ["", f"## {name}", "", *_docstring(subject)]
+        if isinstance(subject, type):
+            lines += _fields_and_methods(subject)
+    return "\n".join(lines) + "\n"
+
+
+def _docstring(subject: object) -> list[str]:
+    """A docstring: its first paragraph as text, the rest as it is written in the code."""
+    first, _, rest = inspect.getdoc(subject).partition("\n\n")
+    lines = _paragraphs(first)
+    return [*lines, "", "```text", *rest.rstrip().splitlines(), "```"] if rest.strip() else lines
+
+
+def _fields_and_methods(kind: type) -> list[str]:
+    """What a class defines itself under public names, with the first lines of its docstrings."""
+    names = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    lines = ["", "Fields: " + ", ".join(f"`{name}`" for name in names) + "."] if names else []
+    rows = []
+    for name, member in vars(kind).items():
+        function = member.__func__ if isinstance(member, classmethod) else member
+        function = function.fget if isinstance(function, property) else function
+        if not name.startswith("_") and inspect.isfunction(function) and function.__doc__:
+            text = " ".join(inspect.getdoc(function).partition("\n\n")[0].split())
+            rows.append(f"| `{name}` | {text.replace('``', '`').replace('|', chr(92) + '|')} |")
+    return [*lines, "", "| | |", "|---|---|", *rows] if rows else lines
 
 
 # Modifiers

@@ -1,0 +1,158 @@
+"""The scripts in examples/: each prunes a tiny model with a three-line recipe and exports what ONNX Runtime runs."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import PLACES, ROOT, build_tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from sparsification.errors import SparsificationError
+
+RECIPE = """modifiers:
+  - !EpochRangeModifier {end_epoch: 2.0}
+  - !GMPruningModifier {params: ['re:.*layer.*dense.weight'], final_sparsity: 0.5, start_epoch: 0.0, end_epoch: 1.0}
+"""
+ROWS = [(f"{city} lies beside the {water}.", country) for city, country, water, _ in PLACES[:2]] * 8
+
+
+def load_example(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # HfArgumentParser resolves annotations through it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = build_tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["csv", "json"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Sixteen sentences; labels are words in the CSV file, numbers in the JSON lines."""
+    path = tmp_path / f"data.{request.param}"
+    with path.open("w", newline="") as file:
+        if request.param == "csv":
+            csv.writer(file).writerows([("sentence", "label"), *ROWS])
+        else:
+            file.writelines(json.dumps({"text": text, "label": len(label)}) + "\n" for text, label in ROWS)
+    return path
+
+
+def dense_sparsities(folder: Path) -> list[float]:
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    weights = [weight for name, weight in model.named_parameters() if ".layer." in name and "dense.weight" in name]
+    assert len(weights) == 6
+    return [float((weight == 0).float().mean()) for weight in weights]
+
+
+def command(classifier: Path, data: Path, recipe: Path, out: Path) -> list[str]:
+    files = ["--train_file", str(data), "--validation_file", str(data), "--recipe", str(recipe)]
+    places = [
+        "--model_name_or_path",
+        str(classifier),
+        "--output_dir",
+        str(out),
+        "--onnx_export_path",
+        str(out / "onnx"),
+    ]
+    rest = "--do_train --do_eval --learning_rate 1e-3 --report_to none --use_cpu --save_strategy epoch".split()
+    return files + places + rest
+
+
+def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, recipe, tmp_path):
+    out = tmp_path / "out"
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "run_glue.py", *command(classifier, data, recipe, out)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    assert dense_sparsities(out) == [0.5] * 6
+    assert (out / "report.html").is_file()
+    assert json.loads((out / "all_results.json").read_text())["eval_accuracy"] >= 0.5
+
+    session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert set(model.config.label2id) == ({"Norway", "Peru"} if data.suffix == ".csv" else {"4", "6"})
+    batch = AutoTokenizer.from_pretrained(out)([text for text, _ in ROWS[:2]], return_tensors="pt", padding=True)
+    (logits,) = session.run(["logits"], {item.name: batch[item.name].numpy() for item in session.get_inputs()})
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(**batch).logits.numpy(), atol=1e-5)
+
+
+def test_run_glue_resumes_from_its_last_checkpoint_with_equal_weights(classifier, recipe, tmp_path):
+    data = tmp_path / "data.csv"
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("sentence", "label"), *ROWS])
+    run_glue = load_example("run_glue")
+    out = tmp_path / "out"
+    distilled = recipe.read_text() + "  - !DistillationModifier {hardness: 0.5, distill_output_keys: [logits]}\n"
+    recipe.write_text(distilled)
+    arguments = [*command(classifier, data, recipe, out), "--distill_teacher", str(classifier)]
+    run_glue.main(arguments)
+    whole = AutoModelForSequenceClassification.from_pretrained(out).state_dict()
+    checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    assert len(checkpoints) == 2
+    for path in checkpoints[1].iterdir():
+        path.unlink()
+    checkpoints[1].rmdir()
+    run_glue.main(arguments)
+    resumed = AutoModelForSequenceClassification.from_pretrained(out).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert dense_sparsities(out) == [0.5] * 6
+
+
+def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("sentence,class\nOslo is a capital.,1\n")
+    run_glue = load_example("run_glue")
+    with pytest.raises(SparsificationError, match="needs a column 'label', it has sentence, class"):
+        run_glue.main(command(classifier, data, recipe, tmp_path / "out"))
+
+
+def test_plain_loop_prunes_and_exports(recipe, tmp_path, capsys):
+    load_example("plain_loop").main(["--recipe", str(recipe), "--output_dir", str(tmp_path / "out")])
+    assert "% of the encoder's weights are zero" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    ids = np.arange(1, 13)[None]
+    (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    assert logits.shape == (1, 2)
+    assert np.isfinite(logits).all()
