@@ -75,7 +75,7 @@ def errors_page() -> str:
         "",
         "All errors that a user can do something about are subclasses of `sparsification.errors.SparsificationError`:",
         "catch that one, or the one that you handle. Their messages are in [messages.md](messages.md); in brackets",
-        "stand the built-in errors that a class is as well. Any other error is a fault of the program: report it.",
+        "stand the built-in errors that a class is as well. Any other is a fault of the program: please report it.",
         "",
         *error_lines(sparsification.errors.SparsificationError),
     ]
