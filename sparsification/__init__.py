@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sparsification.quantization.modules import load_quantization as load_quantization
     from sparsification.recipe.loader import Recipe as Recipe
     from sparsification.recipe.loader import load_recipe as load_recipe
-    from sparsification.runtime import load_session
+    from sparsification.runtime import load_session as load_session
     from sparsification.trainer.mixin import SparseTrainerMixin as SparseTrainerMixin
     from sparsification.trainer.sparse_trainer import SparseTrainer as SparseTrainer
 

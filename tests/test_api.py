@@ -35,7 +35,7 @@ def test_a_public_name_is_that_of_its_module(name):
     found = getattr(sparsification, name)
     assert callable(found)
     assert found.__module__.startswith("sparsification.")
-    assert found.__name__ == {"load_session": "load"}.get(name, name)
+    assert found.__name__ == name
     assert found is getattr(sparsification, name)
 
 

@@ -428,7 +428,7 @@ def test_dashboards_get_few_series_and_all_zeros(tmp_path):
 
 def test_recipe_decides_length_and_learning_rate_and_says_so(tmp_path, caplog):
     trainer = make_trainer(tmp_path, LEARNING_RATE, num_train_epochs=7, learning_rate=0.5)
-    lines = [record.message for record in caplog.records if record.name == "sparse_trainer"]
+    lines = [record.message for record in caplog.records if record.name == "sparsification.trainer.mixin"]
     assert len(lines) == 2
     assert "--num_train_epochs 7 is not used" in lines[0]
     assert "learning rate" in lines[1]
