@@ -31,6 +31,7 @@ from sparsification.modifiers import (  # noqa: E402
     MODIFIERS,
     Modifier,
 )
+from sparsification.plain_loop import PlainLoop, modify  # noqa: E402
 from sparsification.recipe.types import describe, show  # noqa: E402
 from sparsification.tasks.question_answering.flag_checks import RULES  # noqa: E402
 
@@ -99,10 +100,10 @@ def error_lines(kind: type[Exception], depth: int = 0) -> list[str]:
 def api_page() -> str:
     """The public names: import, docstring, and what a class offers."""
     lines = [MADE_BY.format(source="docstrings of the public names"), "", "# API", "", *_docstring(sparsification)]
-    for name in sparsification.__all__:
-        if name == "__version__":
-            continue
-        subject = getattr(sparsification, name)
+    names = [name for name in sparsification.__all__ if name != "__version__"]
+    subjects = {name: getattr(sparsification, name) for name in names}
+    subjects |= {f"plain_loop.{subject.__name__}": subject for subject in (PlainLoop, modify)}
+    for name, subject in subjects.items():
         lines += ["", f"## {name}", "", *_docstring(subject)]
         if isinstance(subject, type):
             lines += _fields_and_methods(subject)

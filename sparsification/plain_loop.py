@@ -24,7 +24,7 @@ class PlainLoop:
     """Applies a recipe at each ``optimizer.step()`` of a loop.
 
     Masks are computed from the weights before the step and applied again after it. Learning rates are set where the
-    recipe has any. Where a gradient scaler skips a step, the recipe waits as well.
+    recipe has any. Where a gradient scaler skips a step, so does the recipe.
 
     Args:
         manager: the recipe's manager, not initialized yet.
@@ -100,7 +100,7 @@ class PlainLoop:
         Args:
             loss: scalar.
             outputs: the student's, by name.
-            inputs: the batch that gave them; what the teacher's ``forward`` takes, labels left out.
+            inputs: the batch that gave them; the teacher is called with it.
 
         Returns:
             Scalar for the backward pass; ``loss`` itself where there is no teacher or the recipe does not distill now.

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 import sparsification
+from sparsification.plain_loop import PlainLoop
 
 NAMES = [name for name in sparsification.__all__ if name != "__version__"]
 
@@ -22,7 +23,8 @@ def examples(subject: object, name: str) -> list[doctest.DocTest]:
     return [test for test in found if test.examples]
 
 
-WITH_EXAMPLES = [name for name in NAMES if examples(getattr(sparsification, name), name)]
+SUBJECTS = {name: getattr(sparsification, name) for name in NAMES} | {"PlainLoop": PlainLoop, "package": sparsification}
+WITH_EXAMPLES = [name for name, subject in SUBJECTS.items() if examples(subject, name)]
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers():
@@ -58,16 +60,13 @@ def test_a_name_that_the_package_does_not_have_is_refused_as_in_any_module():
         _ = sparsification.load_recipes
 
 
-def test_the_package_and_its_trainer_have_examples():
-    assert examples(sparsification, "sparsification")
-    assert "SparseTrainer" in WITH_EXAMPLES
+def test_where_a_user_starts_there_is_an_example():
+    assert {"package", "SparseTrainer", "PlainLoop"} <= set(WITH_EXAMPLES)
 
 
-@pytest.mark.parametrize("name", ["", *WITH_EXAMPLES])
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_an_example_in_a_docstring_gives_what_it_says(name):
-    subject = getattr(sparsification, name) if name else sparsification
-    for test in examples(subject, name or "sparsification"):
-        runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
-        runner.run(test)
-        assert runner.failures == 0
-        assert runner.tries == len(test.examples)
+    for test in examples(SUBJECTS[name], name):
+        results = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(test)
+        assert results.failed == 0
+        assert results.attempted == len(test.examples)

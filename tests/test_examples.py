@@ -1,4 +1,4 @@
-"""The scripts in examples/: each prunes a tiny model with a three-line recipe and exports what ONNX Runtime runs."""
+"""The scripts in examples/: each prunes a tiny model with a short recipe and exports what ONNX Runtime runs."""
 
 import csv
 import importlib.util
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -21,6 +22,8 @@ RECIPE = """modifiers:
   - !EpochRangeModifier {end_epoch: 2.0}
   - !GMPruningModifier {params: ['re:.*layer.*dense.weight'], final_sparsity: 0.5, start_epoch: 0.0, end_epoch: 1.0}
 """
+QUANTIZE = "  - !QuantizationModifier {start_epoch: 1.0, disable_quantization_observer_epoch: 1.5}\n"
+DISTILL = "  - !DistillationModifier {hardness: 0.5, distill_output_keys: [logits]}\n"
 ROWS = [(f"{city} lies beside the {water}.", country) for city, country, water, _ in PLACES[:2]] * 8
 
 
@@ -77,6 +80,10 @@ def dense_sparsities(folder: Path) -> list[float]:
     return [float((weight == 0).float().mean()) for weight in weights]
 
 
+def operators(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
 def command(classifier: Path, data: Path, recipe: Path, out: Path) -> list[str]:
     files = ["--train_file", str(data), "--validation_file", str(data), "--recipe", str(recipe)]
     places = [
@@ -118,14 +125,13 @@ def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, reci
         np.testing.assert_allclose(logits, model(**batch).logits.numpy(), atol=1e-5)
 
 
-def test_run_glue_resumes_from_its_last_checkpoint_with_equal_weights(classifier, recipe, tmp_path):
+def test_run_glue_that_distills_and_quantizes_resumes_with_equal_weights_and_exports_int8(classifier, recipe, tmp_path):
     data = tmp_path / "data.csv"
     with data.open("w", newline="") as file:
         csv.writer(file).writerows([("sentence", "label"), *ROWS])
     run_glue = load_example("run_glue")
     out = tmp_path / "out"
-    distilled = recipe.read_text() + "  - !DistillationModifier {hardness: 0.5, distill_output_keys: [logits]}\n"
-    recipe.write_text(distilled)
+    recipe.write_text(RECIPE + DISTILL + QUANTIZE)
     arguments = [*command(classifier, data, recipe, out), "--distill_teacher", str(classifier)]
     run_glue.main(arguments)
     whole = AutoModelForSequenceClassification.from_pretrained(out).state_dict()
@@ -138,6 +144,8 @@ def test_run_glue_resumes_from_its_last_checkpoint_with_equal_weights(classifier
     resumed = AutoModelForSequenceClassification.from_pretrained(out).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert dense_sparsities(out) == [0.5] * 6
+    assert (out / "quantization.safetensors").is_file()
+    assert "QuantizeLinear" in operators(out / "onnx" / "model.onnx")
 
 
 def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path):
@@ -148,10 +156,13 @@ def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path)
         run_glue.main(command(classifier, data, recipe, tmp_path / "out"))
 
 
-def test_plain_loop_prunes_and_exports(recipe, tmp_path, capsys):
+@pytest.mark.parametrize("extra", ["", QUANTIZE], ids=["fp32", "int8"])
+def test_plain_loop_prunes_and_exports(recipe, tmp_path, capsys, extra):
+    recipe.write_text(RECIPE + extra)
     load_example("plain_loop").main(["--recipe", str(recipe), "--output_dir", str(tmp_path / "out")])
     assert "% of the encoder's weights are zero" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    assert ("QuantizeLinear" in operators(tmp_path / "out" / "model.onnx")) == bool(extra)
     ids = np.arange(1, 13)[None]
     (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     assert logits.shape == (1, 2)

@@ -159,6 +159,22 @@ def test_a_recipe_without_learning_rate_leaves_it_to_a_scheduler_of_torch():
     assert optimizer.param_groups[0]["lr"] == 0.125
 
 
+def test_a_step_that_a_gradient_scaler_skips_is_none_of_the_schedule():
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loop = PlainLoop(ScheduledModifierManager.from_yaml(PRUNE), model, optimizer, STEPS_PER_EPOCH)
+    scaler = torch.amp.GradScaler("cpu")
+    steps = []
+    for factor in (1.0, float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(1, 8)).sum() * factor).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        steps.append(loop.clock.step)
+    assert steps == [1, 1, 2]
+    assert model.weight.isfinite().all()
+
+
 def test_finalize_takes_the_recipe_out_of_the_optimizer():
     model = nn.Linear(8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

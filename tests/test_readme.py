@@ -11,6 +11,7 @@ from conftest import ROOT, build_tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import sparsification
+from sparsification.check.report import check
 
 README = (ROOT / "README.md").read_text()
 HEADLINE = README.split("\n## ")[0]
@@ -100,7 +101,7 @@ def test_a_figure_of_the_first_table_stands_in_the_page_of_its_measurement(row, 
         assert cell in measured
 
 
-def test_the_ten_lines_prune_and_export(tmp_path, monkeypatch):
+def test_the_ten_lines_prune_and_export_with_a_recipe_that_check_does_not_warn_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = block("python")
     assert len([line for line in code.splitlines() if line.strip()]) == 10
@@ -112,6 +113,7 @@ def test_the_ten_lines_prune_and_export(tmp_path, monkeypatch):
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained("bert")
     tokenizer.save_pretrained("bert")
+    assert check("recipe.yaml", None, model_name="bert")[1] == []
     data = [{**tokenizer(text), "labels": number % 2} for number, text in enumerate(["Oslo", "Lima"] * 8)]
     exec(code.replace("bert-base-uncased", "bert"), {"data": data})
     weight = AutoModelForSequenceClassification.from_pretrained("out").bert.encoder.layer[0].output.dense.weight
