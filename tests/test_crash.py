@@ -14,7 +14,7 @@ from test_sparse_trainer import PRUNE, make_data, make_trainer
 from sparsification import atomic_io as saving
 from sparsification.atomic_io import SavingError
 from sparsification.trainer.checkpoints import checkpoints, flaw_of, remove_old_checkpoints
-from sparsification.trainer.mixin import CheckpointError
+from sparsification.trainer.resuming import CheckpointError
 
 
 def test_killed_runs_leave_nothing_half_written_and_end_with_the_same_weights(tmp_path):

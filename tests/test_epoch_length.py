@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from test_sparse_trainer import PRUNE, assert_same_model, make_data, make_trainer
 
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
-from sparsification.trainer.mixin import CheckpointError
+from sparsification.trainer.resuming import CheckpointError
 
 LENGTH = EpochLength(steps=8, features=32, batch_size=4, accumulation=1, processes=1, drop_last=False)
 

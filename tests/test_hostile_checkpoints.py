@@ -12,7 +12,7 @@ from test_sparse_trainer import PRUNE, make_trainer
 from sparsification.manager import ManagerError
 from sparsification.tasks.question_answering import loading
 from sparsification.tasks.question_answering.arguments import ModelArguments, UsageError
-from sparsification.trainer.mixin import STATE_FILE, CheckpointError
+from sparsification.trainer.resuming import STATE_FILE, CheckpointError
 
 
 class Bomb:

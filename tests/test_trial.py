@@ -115,7 +115,7 @@ def test_export_that_would_fail_at_the_end_fails_before_features_are_made(run, t
     def fails(*args, **kwargs):
         raise ExportError("no such operator")
 
-    monkeypatch.setattr("sparsification.trainer.mixin.export_onnx", fails)
+    monkeypatch.setattr("sparsification.trainer.evaluation.export_onnx", fails)
     with pytest.raises(SparsificationError, match="no such operator"):
         run("export", PRUNES, "--onnx_export_path", str(tmp_path / "onnx"))
 

@@ -6,77 +6,39 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import inspect
 import itertools
 import logging
 import math
-import os
-import pickle
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
 import torch
-from accelerate.utils import convert_outputs_to_fp32
-from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME
 from transformers.trainer_utils import has_length
 
-from sparsification.atomic_io import atomic_write_text
-from sparsification.distillation.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
-from sparsification.errors import SparsificationError, printable
-from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
-from sparsification.export.sparse import export_sparse
-from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.distillation.teacher_cache import ROW
+from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
-from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.modifiers import Clock
-from sparsification.quantization.modules import (
-    load_quantization,
-    save_quantization,
-    set_quantizing,
-)
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.quantization.modules import load_quantization
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
-from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
-from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
-from sparsification.trainer.full_eval import full_eval
+from sparsification.trainer.distilling import DistillationMixin
+from sparsification.trainer.epoch_length import EpochLength
+from sparsification.trainer.evaluation import EvaluationMixin
 from sparsification.trainer.reporting import ReportMixin
+from sparsification.trainer.resuming import ResumeMixin
 
 logger = logging.getLogger(__name__)
 
 
 FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
-
-
-NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
-
-
-STATE_FILE = "sparsification.safetensors"
-
-
-class CheckpointError(SparsificationError):
-    """A checkpoint is not there, holds what no checkpoint should, or does not fit the run."""
-
-
-@contextlib.contextmanager
-def _numbers_only(checkpoint: str | None) -> Iterator[None]:
-    """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{checkpoint} is not loaded: one of its files holds more than numbers, code perhaps, and none was run"
-        ) from error
 
 
 class LossError(SparsificationError):
@@ -118,7 +80,7 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
+class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeSavesMixin, ReportMixin):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -156,15 +118,11 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
         self._tell_what_is_passed_over()
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self._steps_per_epoch = 1  # known when train() has seen the data
-        self._epoch_length: EpochLength | None = None  # likewise; None where the data have no length
-        self._onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
-        self._asked: PreTrainedModel | None = None  # while it is the teacher that is evaluated
         self._lost = 0  # losses in a row that were no number
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
-        self._teacher_cache: TeacherCache | None = None
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
             if self.manager.compares_layers:
                 logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
@@ -249,29 +207,6 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             )
         return values
 
-    def _init_training_state(
-        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-    ):
-        if resume_from_checkpoint is not None:
-            self._refuse_other_epochs(Path(resume_from_checkpoint))
-        return super()._init_training_state(
-            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-        )
-
-    def _refuse_other_epochs(self, checkpoint: Path) -> None:
-        """Raise CheckpointError where a checkpoint's steps are other moments of this run's schedule."""
-        try:
-            saved = EpochLength.load(checkpoint)
-        except ValueError as error:
-            raise CheckpointError(f"{checkpoint / EPOCH_FILE}: {error}") from error
-        if saved is None or self._epoch_length is None:
-            return
-        if differs := what_differs(saved, self._epoch_length):
-            raise CheckpointError(
-                f"{checkpoint} cannot be resumed: {differs}, and its steps would be other moments of the schedule. "
-                "Set that back, or train from the start in another --output_dir or with --overwrite_output_dir"
-            )
-
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.lr_scheduler is None and self.manager.sets_learning_rate:
             self.lr_scheduler = RecipeScheduler(optimizer or self.optimizer, self.manager, self._steps_per_epoch)
@@ -303,85 +238,6 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
             dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
             kept = [name for name in self._signature_columns if name not in dropped]
             self._signature_columns = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
-
-    def _for_student(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch without what is there for the teacher alone."""
-        others = self._teacher_inputs - self._student_inputs
-        return {name: value for name, value in inputs.items() if name not in others}
-
-    def _for_teacher(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What of a batch the teacher takes."""
-        return {name: value for name, value in inputs.items() if name in self._teacher_inputs}
-
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        rows, given = inputs.pop(ROW, None), inputs
-        inputs = self._for_student(given)
-        if not model.training or not self.manager.changes_loss_at(self.clock, has_teacher=self.teacher is not None):
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        # What modifiers add is a mean over the batch, so the task's loss must be one where the two are mixed. Where
-        # Trainer counts the labels of the whole step, the batch's own number is given to the model in place of that,
-        # and the share of the step that this is comes back as a factor.
-        own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
-        batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
-        if own_items is not None:
-            loss = loss * (own_items * batches / num_items_in_batch)
-        elif batches > 1:
-            loss = loss * batches
-        asks = self.teacher is not None and self.manager.distills_at(self.clock)
-        answers = self._ask_teacher(self._for_teacher(given), rows, outputs) if asks else None
-        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
-        return (loss, outputs) if return_outputs else loss
-
-    def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
-        """Whether Trainer takes a loss as it is, rather than dividing it by the number of accumulated batches."""
-        if self.loss_is_scaled_for_ga is not None:
-            return self.loss_is_scaled_for_ga
-        return self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None)
-
-    def _num_labels(self, inputs: dict) -> int:
-        """How many labels of a batch count, as Trainer counts them for a whole step."""
-        if "shift_labels" in inputs:
-            labels = inputs["shift_labels"]
-        else:
-            labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
-        return int(labels.ne(-100).sum())
-
-    def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
-        """The teacher's outputs, kept or computed."""
-        # The student's outputs are as wide as the teacher's, which are not known yet.
-        tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
-        width = next((tensor.shape[1] for tensor in tensors if tensor.dim() == 2), None)
-        if rows is not None and width is not None:
-            kept = self._teacher_cache.get(rows, width)
-            if kept is not None:
-                return kept
-        with torch.no_grad(), self.accelerator.autocast():
-            answers = self.teacher(**self.manager.teacher_inputs(inputs))
-        if rows is not None:
-            self._teacher_cache.put(rows, answers)
-        return answers
-
-    def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
-        """Number the features, and find the cache of this teacher for them."""
-        self._set_signature_columns_if_needed()
-        seen = self.manager.teacher_inputs(self._for_teacher(dict.fromkeys(self.train_dataset.column_names)))
-        key = cache_key(
-            self.teacher,
-            settings(self.teacher.config),
-            fingerprint(self.train_dataset, sorted(seen)),
-            self.args.bf16,
-            self.args.fp16,
-            self.args.device.type,
-        )
-        longest = max(len(ids) for ids in self.train_dataset.with_format("arrow")[:]["input_ids"])
-        width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
-        rows = range(len(self.train_dataset))
-        self.train_dataset = self.train_dataset.add_column(ROW, list(rows))
-        self._signature_columns.append(ROW)
-        return TeacherCache(folder, key, len(rows), width)
 
     def _sample_gradients(
         self, parameters: Sequence[torch.nn.Parameter], count: int, batch_size: int | None, moment: tuple[int, int]
@@ -441,198 +297,3 @@ class SparseTrainerMixin(WholeSavesMixin, ReportMixin):
                     model(**batch)
         self.manager.finalize()
         self.save_model()
-
-    # The exported model
-
-    def export_onnx(self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14) -> ExportReport | None:
-        """Write the model as an ONNX file, checked against it on evaluation (else training) features.
-
-        Args:
-            output_dir: gets ``model.onnx``, the configuration and the tokenizer.
-            target: engine that a quantized model is written for; with ``onnxruntime-sparse`` there is a
-                ``model.sparse.onnx``, too, with ``all`` also DeepSparse's file, in a folder of its own.
-            opset: ONNX operator set.
-
-        Returns:
-            The report of the check, of the first file; None on all processes but the first, which does the work.
-
-        Raises:
-            ExportError: a file would not be the model; nothing is left under its name.
-            SparseGraphError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
-            BuildError: there is no compiler for its operators, likewise.
-        """
-        reports = []
-        if self.is_world_process_zero():
-            dataset = self._sample_dataset()
-            features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
-            batches = list(self.get_eval_dataloader(features))
-            model = self.accelerator.unwrap_model(self.model).eval()
-            inputs = self._graph_inputs(batches[0])
-            with torch.no_grad():
-                outputs = model(**{name: tensor[:1] for name, tensor in inputs.items()})
-            first, *others = {ALL_TARGETS: TARGETS, SPARSE_TARGET: ["onnxruntime"]}.get(target, [target])
-            folders = {first: Path(output_dir)} | {other: Path(output_dir) / other for other in others}
-            for engine, folder in folders.items():
-                report = export_onnx(
-                    model,
-                    folder,
-                    self.processing_class,
-                    input_names=list(inputs),
-                    output_names=[
-                        name
-                        for name, value in outputs.items()
-                        if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
-                    ],
-                    check_batches=batches,
-                    target=engine,
-                    opset=opset,
-                    file_name=ONNX_FILE,
-                )
-                reports.append(report)
-            if target in (SPARSE_TARGET, ALL_TARGETS):
-                try:
-                    export_sparse(reports[0].path, batches)
-                except (BuildError, SparseGraphError) as error:
-                    if target == SPARSE_TARGET:
-                        raise
-                    logger.warning(f"There is no {SPARSE_FILE}: {error}")
-        self.accelerator.wait_for_everyone()
-        return reports[0] if reports else None
-
-    def evaluate_onnx(
-        self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
-    ) -> dict[str, float]:
-        """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
-
-        Args:
-            directory: where ``export_onnx`` put the file.
-            file_name: which one, ``model.sparse.onnx`` if it is there.
-            metric_key_prefix: put before every metric's name.
-
-        Returns:
-            The metrics that ``evaluate`` gives.
-        """
-        self._onnx_model = OnnxModel(Path(directory) / file_name)
-        try:
-            return self.evaluate(metric_key_prefix=metric_key_prefix)
-        finally:
-            self._onnx_model = None
-
-    def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
-        """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
-        # The precision in which Trainer would evaluate it alone.
-        full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
-        precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
-        self._asked = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
-        try:
-            return self.evaluate(metric_key_prefix=metric_key_prefix)
-        finally:
-            self._asked = None
-
-    def evaluation_loop(self, *args, **kwargs):
-        if self.is_in_train:
-            return super().evaluation_loop(*args, **kwargs)
-        with full_eval(self.accelerator.unwrap_model(self.model), self.args):
-            return super().evaluation_loop(*args, **kwargs)
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        if self._onnx_model is not None:
-            return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
-        if self._asked is None:
-            return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
-        labels = {name: inputs[name] for name in self.label_names if name in inputs}
-        # Accelerate gives the model that it has prepared the same: lower precision inside, fp32 outside.
-        with self.accelerator.autocast():
-            step = super().prediction_step(
-                self._asked, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
-            )
-        return convert_outputs_to_fp32(lambda: step)() if self.accelerator.native_amp else step
-
-    # Saving and resuming
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        self.manager.before_save()
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        save_quantization(self.accelerator.unwrap_model(self.model), folder)
-        if self.manager.recipe is not None:
-            atomic_write_text(folder / RECIPE_FILE, self.manager.recipe.to_yaml())
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            self._save_beside_optimizer(Path(output_dir))
-
-    def _save_beside_optimizer(self, checkpoint: Path) -> None:
-        super()._save_beside_optimizer(checkpoint)
-        if self.manager.modifiers:
-            save_file(self.manager.state_dict(), os.path.join(checkpoint, STATE_FILE))
-        if self._epoch_length is not None:
-            self._epoch_length.save(checkpoint)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        unfinished = checkpoint is not None and self.state.global_step < self.state.max_steps
-        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would go on with a new optimizer
-            raise CheckpointError(
-                f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
-                f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
-            )
-        with _numbers_only(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            try:
-                self.manager.load_state_dict(self._saved_state(checkpoint))
-            except (KeyError, ValueError, RuntimeError) as error:
-                raise ManagerError(
-                    f"{Path(checkpoint, STATE_FILE)} is not of this model and recipe: {printable(str(error))}"
-                ) from error
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _numbers_only(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if not Path(best).is_dir():  # Trainer would go on with the last weights
-            raise CheckpointError(
-                f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
-                f"{best}. Keep it until the run ends; on several machines put --output_dir on a disk that they share, "
-                "or add --save_on_each_node"
-            )
-        super()._load_best_model()
-        model = self.accelerator.unwrap_model(self.model)
-        if not load_quantization(model, self.state.best_model_checkpoint):
-            set_quantizing(model, False)
-
-    def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
-        """The manager's state in a checkpoint, if it is one of the same recipe."""
-        if not self.manager.modifiers:
-            return {}
-        saved_recipe = Path(checkpoint, RECIPE_FILE)
-        if not saved_recipe.is_file() or not Path(checkpoint, STATE_FILE).is_file():
-            raise ManagerError(f"{checkpoint} cannot be resumed with a recipe: it was saved without one")
-        if saved_recipe.read_text(encoding="utf-8") != self.manager.recipe.to_yaml():
-            raise ManagerError(
-                f"{checkpoint} cannot be resumed with {self.manager.recipe.source}: it was trained by another recipe "
-                f"(see {saved_recipe}), or with other --recipe_args"
-            )
-        return load_file(os.path.join(checkpoint, STATE_FILE))
-
-    def _issue_warnings_after_load(self, load_result) -> None:
-        # A tied weight is saved under one of its names.
-        weights = dict(self.accelerator.unwrap_model(self.model).named_parameters(remove_duplicate=False))
-        there = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
-        missing = [name for name in load_result.missing_keys if id(weights.get(name)) not in there]
-        load_result.missing_keys[:] = missing  # for Trainer, too, which warns of them
-        keys = [*missing, *load_result.unexpected_keys]
-        if self.manager.modifiers and keys:
-            raise ManagerError(
-                f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
-            )
-        super()._issue_warnings_after_load(load_result)
