@@ -113,6 +113,6 @@ def test_export_of_a_model_that_wants_whole_features_is_refused_in_words(tmp_pat
     ids[:, [5, 6, 39]] = 3
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     names = {"input_names": list(batch), "output_names": ["start_logits", "end_logits"]}
-    with pytest.raises(ExportError, match="LongformerForQuestionAnswering cannot be exported to ONNX: .* differs from batch to batch"):
+    with pytest.raises(ExportError, match="cannot be exported to ONNX: .* differs from batch"):
         export_onnx(model, tmp_path, **names, check_batches=[batch])
     assert list(tmp_path.iterdir()) == []
