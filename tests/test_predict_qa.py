@@ -10,7 +10,12 @@ import torch
 from conftest import PLACES, ROOT, build_tiny_tokenizer, squad_json
 from test_runtime import _prune, needs_compiler
 from test_sparse_export import RECIPE
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+)
 
 from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
@@ -175,6 +180,23 @@ def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):
     for empty in ({"question": " ", "context": CONTEXT}, {"question": QUESTION, "context": ""}):
         with pytest.raises(PredictError, match="is empty"):
             load_predictor(folders / "plain").answer(**empty)
+
+
+def test_exported_classifier_is_refused_in_one_line(tmp_path, tiny_tokenizer):
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = BertForSequenceClassification(BertConfig(vocab_size=len(tiny_tokenizer), **settings)).eval()
+    batch = dict(tiny_tokenizer(["Oslo", "Lima is the capital."], padding=True, return_tensors="pt"))
+    export_onnx(
+        model,
+        tmp_path,
+        tiny_tokenizer,
+        input_names=list(batch),
+        output_names=["logits"],
+        check_batches=[batch],
+    )
+    with pytest.raises(PredictError, match="its outputs are logits: a model that answers questions has start_logits"):
+        load_predictor(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["plain", "onnx"])

@@ -175,6 +175,9 @@ def load_predictor(path: str | Path) -> Model:
 
 def _onnx_logits(path: Path) -> Logits:
     session = runtime.load_session(path)
+    given = [node.name for node in session.get_outputs()]
+    if missing := [name for name in OUTPUTS if name not in given]:
+        raise PredictError(f"its outputs are {', '.join(given)}: a model that answers questions has {missing[0]}, too")
     names = [node.name for node in session.get_inputs()]
     return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
 
