@@ -24,8 +24,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from machine import cpu_name
 from safetensors.torch import load_file
+
+from sparsification.report.environment import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
