@@ -20,7 +20,7 @@ from sparsification.pruning.sparsity import encoder_sparsity
 from sparsification.recipe.conflicts import mask_conflicts
 from sparsification.recipe.loader import Recipe, load_recipe
 from sparsification.recipe.summary import RecipeSummary
-from sparsification.schedule import curves as schedules
+from sparsification.schedule import curves
 from sparsification.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ class ScheduledModifierManager(RecipeSummary):
             start, end = modifier.window
             end = self.max_epochs or end if math.isinf(end) else end
             if start < end < math.inf:  # else it takes no time, never begins, or nobody knows when the run ends
-                series[f"{label}/progress"] = schedules.progress(clock.epoch, start, end)
+                series[f"{label}/progress"] = curves.progress(clock.epoch, start, end)
             for name, value in modifier.scalars(clock).items():
                 series[name if "/" in name or " " in name else f"{label}/{name}"] = value
         return series

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsification.base import Modifier
-from sparsification.check import pattern_rules as name_doubts
-from sparsification.check import rules as doubts
+from sparsification.check import pattern_rules, rules
 from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
 from sparsification.errors import ManagerError, SparsificationError
 from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
@@ -95,8 +94,8 @@ def find_doubts(recipe: Recipe, timeline: Timeline, targets: Targets | None = No
     Returns:
         One sentence each, with the line of the recipe, in the order of the lines.
     """
-    questions = doubts.QUESTIONS + name_doubts.QUESTIONS + (name_doubts.QUESTIONS_WITH_MODEL if targets else ())
-    found = [doubt for question in questions for doubt in question(doubts.Questioned(recipe, timeline, targets))]
+    questions = rules.QUESTIONS + pattern_rules.QUESTIONS + (pattern_rules.QUESTIONS_WITH_MODEL if targets else ())
+    found = [doubt for question in questions for doubt in question(rules.Questioned(recipe, timeline, targets))]
     lines = {id(modifier): line for modifier, line in zip(recipe.modifiers, recipe.lines, strict=True)}
     placed = [(lines[id(modifier)] if modifier else 0, modifier, text) for modifier, text in found]
     return [

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsification.base import Clock
 from sparsification.pruning import masks
 from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
-from sparsification.schedule import curves as schedules
+from sparsification.schedule import curves
 from sparsification.targets import Targets
 
 FROM_PARAM = "__FROM_PARAM__"
@@ -80,7 +80,7 @@ class GradualPruning(PruningBase):
 
     def sparsity_at(self, x: float, init: float, final: float) -> float:
         """Sparsity of a weight at progress ``x`` in [0, 1] of the window; all of them fractions."""
-        return schedules.sparsity_at(x, init, final, self.inter_func)
+        return curves.sparsity_at(x, init, final, self.inter_func)
 
     @property
     def parameter_patterns(self) -> list[str]:
@@ -105,7 +105,7 @@ class GradualPruning(PruningBase):
             init = math.nan if own else self.init_sparsity
         if self.update_frequency > 0:  # the epoch of the last mask
             epoch = start + math.floor((epoch - start) / self.update_frequency + 1e-6) * self.update_frequency
-        return self.sparsity_at(schedules.progress(epoch, start, end), init, final)
+        return self.sparsity_at(curves.progress(epoch, start, end), init, final)
 
     def warnings(self, length: float | None) -> Iterator[str]:
         start, end = self.window
@@ -164,7 +164,7 @@ class GradualPruning(PruningBase):
             return
         stride = max(clock.step_at(self.update_frequency), 1)
         if (clock.step - start) % stride == 0 or clock.step == end:
-            self._prune(schedules.progress(clock.epoch, *self.window), clock.step)
+            self._prune(curves.progress(clock.epoch, *self.window), clock.step)
         if clock.step == end and not self.leave_enabled:
             self.masked.release()
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from sparsification.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
 from sparsification.recipe.types import show
-from sparsification.schedule import curves as schedules
+from sparsification.schedule import curves
 
 MAX_RATE = 1000.0
 _LR_CLASSES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {  # the keys that must be given, the others' values
@@ -108,9 +108,9 @@ class LearningRateFunctionModifier(LearningRateBase):
             shorter = window % steps_per_cycle
             if steps >= window - shorter:
                 steps, steps_per_cycle = steps - (window - shorter), shorter
-            return schedules.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
-        curve = schedules.linear_lr if self.lr_func == "linear" else schedules.cosine_lr
-        return curve(schedules.progress(clock.epoch, start, end), self.init_lr, self.final_lr)
+            return curves.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
+        curve = curves.linear_lr if self.lr_func == "linear" else curves.cosine_lr
+        return curve(curves.progress(clock.epoch, start, end), self.init_lr, self.final_lr)
 
 
 @dataclass(kw_only=True)
@@ -174,17 +174,17 @@ class LearningRateModifier(LearningRateBase):
         steps, per_epoch = int(step - first), clock.steps_per_epoch
         match self.lr_class, self._settings:
             case "StepLR", {"step_size": size, "gamma": gamma}:
-                return schedules.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))
+                return curves.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))
             case "ExponentialLR", {"gamma": gamma}:
-                return schedules.decayed_lr(self.init_lr, gamma, steps // per_epoch)
+                return curves.decayed_lr(self.init_lr, gamma, steps // per_epoch)
             case "MultiStepLR", {"milestones": milestones, "gamma": gamma}:
                 passed = sum(steps >= round((milestone - start) * per_epoch) for milestone in milestones)
-                return schedules.decayed_lr(self.init_lr, gamma, passed)
+                return curves.decayed_lr(self.init_lr, gamma, passed)
             case "CosineAnnealingLR", {"T_max": half, "eta_min": lowest}:
-                return schedules.cosine_lr(steps // per_epoch / half, self.init_lr, lowest)
+                return curves.cosine_lr(steps // per_epoch / half, self.init_lr, lowest)
             case _, {"T_0": cycle, "T_mult": growth, "eta_min": lowest}:
-                progress = schedules.restarted(step / per_epoch - start, cycle, growth)
-                return schedules.cosine_lr(progress, self.init_lr, lowest)
+                progress = curves.restarted(step / per_epoch - start, cycle, growth)
+                return curves.cosine_lr(progress, self.init_lr, lowest)
 
 
 def _with_other_name(key: str) -> str:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 
 from sparsification.base import Clock, Modifier
-from sparsification.schedule import curves as schedules
+from sparsification.schedule import curves
 from sparsification.targets import Targets
 
 
@@ -78,11 +78,11 @@ class GradualParamModifier(ParamBase):
         if start <= clock.step <= end:
             stride = max(clock.step_at(self.update_frequency), 1)
             if (clock.step - start) % stride == 0 or clock.step == end:
-                self._set(schedules.progress(clock.epoch, *self.window))
+                self._set(curves.progress(clock.epoch, *self.window))
 
     def apply_once(self) -> None:
         self._set(1.0)
 
     def _set(self, x: float) -> None:
-        share = schedules.SPARSITY_CURVES[self.inter_func](x)
+        share = curves.SPARSITY_CURVES[self.inter_func](x)
         self._fill(torch.lerp(*(torch.tensor(value) for value in (self.init_val, self.final_val)), share))

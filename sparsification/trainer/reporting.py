@@ -16,7 +16,7 @@ from sparsification.export.onnx import ONNX_FILE, OnnxModel
 from sparsification.model_io import input_names
 from sparsification.modifiers import Clock
 from sparsification.recipe.loader import RECIPE_FILE
-from sparsification.report import collect as gather
+from sparsification.report import collect
 from sparsification.report.dashboards import log_files
 from sparsification.report.environment import machine_text, versions
 from sparsification.report.model_card import complete_card, has_losses
@@ -61,16 +61,16 @@ class ReportMixin:
         models = []
         if self.teacher is not None:
             where = Path(teacher_folder) if teacher_folder is not None else None
-            found = gather.scores(results, metrics, "eval_teacher")
+            found = collect.scores(results, metrics, "eval_teacher")
             timed = self._for_teacher(features) if on_cpu else None
-            models.append(gather.torch_facts("teacher", self.teacher, where, found, timed))
-        found = gather.scores(results, metrics, "eval")
-        student = gather.torch_facts("student", model, folder, found, batch if on_cpu else None)
+            models.append(collect.torch_facts("teacher", self.teacher, where, found, timed))
+        found = collect.scores(results, metrics, "eval")
+        student = collect.torch_facts("student", model, folder, found, batch if on_cpu else None)
         models.append(student)
         exported = _exported(onnx_folder)
         for prefix, (name, path) in exported.items():
-            found = gather.scores(results, metrics, f"eval_{prefix}")
-            models.append(gather.onnx_facts(name, path, OnnxModel(path, threads=1), student, found, batch))
+            found = collect.scores(results, metrics, f"eval_{prefix}")
+            models.append(collect.onnx_facts(name, path, OnnxModel(path, threads=1), student, found, batch))
         self.facts = RunFacts(
             name=folder.resolve().name,
             command=shlex.join(hide_secrets(list(command))),
@@ -83,9 +83,9 @@ class ReportMixin:
             versions=versions(),
             data=self._data_texts(),
             epochs=self.state.epoch or 0.0,
-            windows=gather.windows(self.manager),
+            windows=collect.windows(self.manager),
         )
-        self.log(gather.dashboard_figures(models))
+        self.log(collect.dashboard_figures(models))
         write_documents(self.facts, self.state.log_history, folder)
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
         log_files(self.args.report_to, files)

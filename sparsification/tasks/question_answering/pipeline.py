@@ -28,6 +28,8 @@ from sparsification.tasks.question_answering.metrics import squad_metrics, squad
 from sparsification.tasks.question_answering.sparse_trainer import SparseQuestionAnsweringTrainer
 from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
 
+logger = logging.getLogger(__name__)
+
 
 def make_trainer(
     flags: Flags,
@@ -138,9 +140,6 @@ def report_run(
     )
     if trainer.facts is not None:
         print(f"\n{plain(result_table(trainer.facts))}\n\nThe report is in {trainer.args.output_dir}/report.html")
-
-
-logger = logging.getLogger(__name__)
 
 
 def make_post_process_function(

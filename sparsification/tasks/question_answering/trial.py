@@ -24,8 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from sparsification.errors import SparsificationError
 from sparsification.export.targets import SPARSE_TARGET
-from sparsification.tasks.question_answering import feature_sets, loading
-from sparsification.tasks.question_answering import pipeline as stages
+from sparsification.tasks.question_answering import feature_sets, loading, pipeline
 from sparsification.tasks.question_answering.arguments import UsageError
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
 from sparsification.tasks.question_answering.flag_checks import Flags
@@ -100,7 +99,7 @@ def _run(
     if args.do_eval:
         eval_examples = raw_datasets["validation"].select(range(min(eval_count, len(raw_datasets["validation"]))))
         eval_dataset = Dataset(prepare_validation_features(eval_examples[:], **cutting))
-    trainer = stages.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=None)
+    trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=None)
     trainer.pop_callback(PrinterCallback)
     trainer.manager.preview()
     trainer.train()
