@@ -12,12 +12,13 @@ What lies between ``# [sparsification]`` and ``# [/sparsification]`` is added to
 """
 
 import sys
+from typing import TYPE_CHECKING
 
 import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sparsification.tasks.question_answering.arguments import Arguments, UsageError, parse_arguments
+from sparsification.tasks.question_answering.arguments import UsageError, parse_arguments
 
 # isort: split
 # [sparsification]
@@ -25,6 +26,9 @@ from sparsification.errors import SparsificationError
 from sparsification.trainer.run_lock import RunLock
 
 # [/sparsification]
+
+if TYPE_CHECKING:
+    from sparsification.tasks.question_answering.flag_checks import Flags
 
 USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
@@ -45,30 +49,29 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from sparsification.tasks.question_answering.logs import set_up_logging
     from sparsification.tasks.question_answering.resume import only_run_in
 
-    *_, training_args, _ = arguments
-    set_up_logging(training_args)
-    check_flags(Flags(*arguments))
+    flags = Flags(*arguments)
+    set_up_logging(flags.training)
+    check_flags(flags)
     with only_run_in(arguments) as lock:
-        return work(argv, arguments, lock)
+        return work(argv, flags, lock)
 
 
-def work(argv: list[str], arguments: Arguments, lock: RunLock | None) -> dict[str, float]:
+def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, float]:
     """Do what parsed arguments ask for, in an output folder that no other run has.
 
     Args:
         argv: the command line's arguments, for the report.
-        arguments: what ``parse_arguments`` made of them.
+        flags: what ``parse_arguments`` made of them, checked.
         lock: of the folder; None on processes that save nothing.
 
     Returns:
         All metrics.
     """
-    model_args, data_args, sparse_args, training_args, manager = arguments
     from sparsification.tasks.question_answering import feature_sets, loading, pipeline, resume
-    from sparsification.tasks.question_answering.flag_checks import Flags
     from sparsification.tasks.question_answering.trial import try_out
 
-    flags = Flags(*arguments)
+    model_args, data_args, sparse_args = flags.model, flags.data, flags.sparse
+    training_args, manager = flags.training, flags.manager
     was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:

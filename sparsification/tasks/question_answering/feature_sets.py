@@ -17,7 +17,7 @@ from sparsification.model_io import position_limit, tokenizer_limit
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, UsageError
 from sparsification.tasks.question_answering.data import DataError
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
-from sparsification.tasks.question_answering.loading import Models, _limited
+from sparsification.tasks.question_answering.loading import Models, limited
 from sparsification.tasks.question_answering.models import check_model
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def build_features(
     settings = cutting(models, data_args)
 
     def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
-        examples = _limited(raw_datasets[split], limit)
+        examples = limited(raw_datasets[split], limit)
         with training_args.main_process_first(desc=f"features of the {split} data"):
             features = examples.map(
                 prepare,

@@ -91,17 +91,17 @@ def load_data(
         if wanted and len(raw_datasets[split]) == 0:
             raise DataError(f"{flag}: the {split} data holds no question")
     if training_args.do_train:
-        check_answers(_limited(raw_datasets["train"], data_args.max_train_samples), data_args.version_2_with_negative)
+        check_answers(limited(raw_datasets["train"], data_args.max_train_samples), data_args.version_2_with_negative)
     if training_args.do_eval:
-        questions = _limited(raw_datasets["validation"], data_args.max_eval_samples)
+        questions = limited(raw_datasets["validation"], data_args.max_eval_samples)
         check_ids(questions)
         check_references(questions, data_args.version_2_with_negative, training_args.metric_for_best_model)
     if training_args.do_predict:
-        check_ids(_limited(raw_datasets["test"], data_args.max_predict_samples))
+        check_ids(limited(raw_datasets["test"], data_args.max_predict_samples))
     return raw_datasets
 
 
-def _limited(examples: Dataset, limit: int | None) -> Dataset:
+def limited(examples: Dataset, limit: int | None) -> Dataset:
     """The first questions."""
     return examples if limit is None else examples.select(range(min(limit, len(examples))))
 

@@ -97,7 +97,7 @@ def _run(
     train_dataset = Dataset(prepare_train_features(raw_datasets["train"][:train_count], **cutting, **by_length))
     eval_dataset = eval_examples = None
     if args.do_eval:
-        eval_examples = raw_datasets["validation"].select(range(min(eval_count, len(raw_datasets["validation"]))))
+        eval_examples = loading.limited(raw_datasets["validation"], eval_count)
         eval_dataset = Dataset(prepare_validation_features(eval_examples[:], **cutting))
     trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=None)
     trainer.pop_callback(PrinterCallback)
