@@ -99,10 +99,10 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     )
 
     # [sparsification]
-    cache = pipeline.pick_teacher_cache(model_args, sparse_args)
+    cache = pipeline.teacher_cache_dir(model_args, sparse_args)
     trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
     if sparse_args.one_shot:
-        trainer.apply_once()
+        trainer.apply_one_shot()
         training_args.do_train = False
     # [/sparsification]
 
@@ -123,12 +123,12 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     if manager.recipe is not None:
         pipeline.report_run(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]
-    pipeline.describe(trainer, model_args, data_args)
+    pipeline.write_model_card(trainer, model_args, data_args)
     trainer.forget_end()
     return metrics
 
 
-def explain(error: BaseException) -> str | None:
+def format_error(error: BaseException) -> str | None:
     """Say in one message what the user can do about an error, or None where it is a fault of the program."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; checkpoints that were saved stay, and the same command goes on from the last one"
@@ -144,12 +144,12 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def run() -> int:
+def cli() -> int:
     """Run :func:`main` for the command line and give its exit status: 0, 1 with one message, 130 after Ctrl-C."""
     try:
         main()
     except (*USER_ERRORS, MemoryError, RuntimeError, KeyboardInterrupt) as error:
-        message = explain(error)
+        message = format_error(error)
         if message is None:
             raise
         tqdm.write(f"run_qa.py: error: {message}", file=sys.stderr)  # past a progress bar, if there is one
@@ -158,4 +158,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(cli())

@@ -194,7 +194,7 @@ def transform(model: PreTrainedModel, variant: Variant) -> None:
     """Prune and quantize by the variant's recipe at one stroke; a few batches set the ranges."""
     manager = ScheduledModifierManager.from_yaml(variant.recipe())
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     if variant.int8:
         with torch.no_grad():
             for batch in features(model, 4):

@@ -36,7 +36,7 @@ from benchmarks.training_step import (
     make_model,
 )
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.report.environment import cpu_name
 
 MASKS = {"unstructured": "unstructured", "1x4 blocks": "[1, 4]", "2:4": "'2:4'", "unstructured, one ranking": "global"}
@@ -110,7 +110,7 @@ def time_new_masks(shape: str, rounds: int) -> dict[str, float]:
         taken = []
         for step in range(rounds + 1):
             begun = time.process_time()
-            manager.update(Clock(step, 1), optimizer)
+            manager.update(TrainingStep(step, 1), optimizer)
             taken.append(time.process_time() - begun)
         seconds[name] = statistics.median(taken[1:])
     return seconds

@@ -162,7 +162,7 @@ def export(shape: str, name: str, modifiers: str | None, work_dir: Path) -> Path
     if modifiers is not None:
         manager = ScheduledModifierManager.from_yaml(EPOCHS + modifiers)
         manager.initialize(model)
-        manager.apply_once()
+        manager.apply_one_shot()
         with torch.no_grad():
             for batch in features(model, 2):
                 model(**batch)

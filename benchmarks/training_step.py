@@ -235,7 +235,7 @@ def fill_cache(trainer: SparseTrainer) -> None:
     for batch in trainer.get_train_dataloader():
         rows = batch.pop("feature_row")
         with torch.no_grad():
-            trainer._ask_teacher(batch, rows, trainer.teacher(**batch))
+            trainer._teacher_outputs(batch, rows, trainer.teacher(**batch))
 
 
 def page(shape: str, seconds: dict[str, list[float]], managing: dict[str, list[float]]) -> str:

@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     metrics: dict[str, float] = {}
     if sparse_args.one_shot:
-        trainer.apply_once()
+        trainer.apply_one_shot()
     elif training_args.do_train:
         started = Path(training_args.output_dir).is_dir()
         checkpoint = get_last_checkpoint(training_args.output_dir) if started else None

@@ -22,7 +22,7 @@ _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "up
 
 
 @dataclass(frozen=True)
-class Clock:
+class TrainingStep:
     """The moment in a run at which optimizer step ``step`` (from 0) is about to be taken.
 
     Modifiers are pure functions of it wherever they can be, so that a resumed run needs no memory of their past.
@@ -57,9 +57,9 @@ class Modifier:
     update_frequency: float = -1.0  # epochs between updates, where a technique has any; -1: every step
     log_types: str | list[str] | None = None  # "__ALL__": one logged series per parameter
 
-    changes_model: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
-    layers_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
-    around_optimizer: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
+    changes_weights: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
+    initialize_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
+    update_last: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
     acts_at_start: ClassVar[bool] = False  # acts once, at start_epoch; its window has no length
     sets_learning_rate: ClassVar[bool] = False  # ``lr_at`` gives the learning rate
     sets_requires_grad: ClassVar[bool] = False  # freezes parameters, or lets them learn
@@ -84,14 +84,14 @@ class Modifier:
             raise ValueError(f"end_epoch {self.end_epoch} lies before start_epoch {self.start_epoch}")
 
     @property
-    def window(self) -> tuple[float, float]:
+    def active_range(self) -> tuple[float, float]:
         """Start and end in epochs, with the two meanings of -1 resolved."""
         return max(self.start_epoch, 0.0), math.inf if self.end_epoch == -1 else self.end_epoch
 
     @property
-    def last_change_epoch(self) -> float:
-        """Epoch from which a saved model is what was asked for, where ``changes_model``."""
-        start, end = self.window
+    def final_epoch(self) -> float:
+        """Epoch from which a saved model is what was asked for, where ``changes_weights``."""
+        start, end = self.active_range
         return start if math.isinf(end) else end
 
     # What a recipe says about a run; none of it needs a model
@@ -106,7 +106,7 @@ class Modifier:
         """Indices of the optimizer's groups whose learning rate it sets, where ``sets_learning_rate``; None: all."""
         return None
 
-    def lr_at(self, clock: Clock, group: int = 0) -> float | None:
+    def lr_at(self, now: TrainingStep, group: int = 0) -> float | None:
         """Learning rate of one of the optimizer's groups at a step; None where it does not set it."""
         return None
 
@@ -178,10 +178,10 @@ class Modifier:
         """Factor of the task loss in steps in which ``loss_term`` is called."""
         return 1.0
 
-    def changes_loss(self, clock: Clock) -> bool:
+    def changes_loss(self, now: TrainingStep) -> bool:
         """Whether ``loss_term`` is called in this step: where it is overridden, and the window holds the step."""
         # The question comes before the outputs exist, and a modifier that overrides the method has answered it.
-        return type(self).loss_term is not Modifier.loss_term and self.is_active(clock)
+        return type(self).loss_term is not Modifier.loss_term and self.is_active(now)
 
     def attach_teacher(self, teacher: nn.Module) -> None:
         """Find what the recipe names in the teacher; once, after ``initialize``."""
@@ -208,14 +208,14 @@ class Modifier:
 
     # The moments of a run
 
-    def is_active(self, clock: Clock) -> bool:
+    def is_active(self, now: TrainingStep) -> bool:
         """Whether the window [start, end) holds the step."""
-        start, end = self.window
-        return clock.step_at(start) <= clock.step < clock.step_at(end)
+        start, end = self.active_range
+        return now.step_at(start) <= now.step < now.step_at(end)
 
-    def was_active(self, clock: Clock) -> bool:
+    def was_active(self, now: TrainingStep) -> bool:
         """Whether to begin this step as in the window: what changes at a step changes after its backward pass."""
-        return self.is_active(Clock(max(clock.step - 1, 0), clock.steps_per_epoch))
+        return self.is_active(TrainingStep(max(now.step - 1, 0), now.steps_per_epoch))
 
     def initialize(self, targets: Targets) -> None:
         """Find what the recipe names, and change the structure of the model where that is the technique."""
@@ -223,7 +223,7 @@ class Modifier:
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         """Take what gives gradients of the task loss on single batches; before training, where there is any."""
 
-    def passed_over(self, example: Mapping[str, Tensor] | None) -> list[str]:
+    def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
         """What of an initialized model it leaves as it is, though the recipe means it: one sentence each.
 
         Args:
@@ -231,11 +231,11 @@ class Modifier:
         """
         return []
 
-    def pruned(self) -> Iterable[str]:
+    def pruned_names(self) -> Iterable[str]:
         """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
         return ()
 
-    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+    def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
         """Zeros that its masks leave in each initialized weight at an epoch of its window or later, by name.
 
         Args:
@@ -244,14 +244,14 @@ class Modifier:
         """
         return {}
 
-    def newly_empty(self) -> list[str]:
+    def pop_fully_pruned(self) -> list[str]:
         """Names of the weights of which a mask has left nothing, each told once."""
         return []
 
-    def begin(self, clock: Clock) -> None:
+    def on_train_begin(self, now: TrainingStep) -> None:
         """Training starts or resumes at this step: put flags and structure into the state that belongs to it."""
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         """Gradients are there, the optimizer step comes next."""
 
     def after_backward(self) -> None:
@@ -266,7 +266,7 @@ class Modifier:
     def preview(self) -> None:
         """A trial of a single step comes next: change losses and computation in it as later in the run."""
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         """Bring the model into its final state at one stroke: there is no training (one shot)."""
 
     def before_save(self) -> None:
@@ -285,6 +285,6 @@ class Modifier:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what ``state_dict`` gave."""
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         """What dashboards show, by the name of the series."""
         return {}

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from sparsification.base import Clock, GradientSampler, Modifier
+from sparsification.base import GradientSampler, Modifier, TrainingStep
 from sparsification.errors import ManagerError as ManagerError
 from sparsification.errors import printable
 from sparsification.named_modifiers import NamedModifiers
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 class ScheduledModifierManager(RecipeSummary):
     """Applies the modifiers of a recipe, each at its time.
 
-    A training loop calls, in this order: ``initialize(model)`` once, and ``sample_with`` where a recipe needs gradients
-    of its own; ``begin(clock)`` when training starts or resumes; and in each step ``update_loss`` (where
+    A training loop calls, in this order: ``initialize(model)`` once, ``set_gradient_sampler`` where a recipe needs
+    gradients of its own; ``on_train_begin(now)`` when training starts or resumes; in each step ``update_loss`` (where
     ``changes_loss_at`` says so), ``after_backward``, ``update``, the optimizer's own step, ``after_optimizer_step``;
     ``finalize`` at the end.
 
@@ -73,7 +73,7 @@ class ScheduledModifierManager(RecipeSummary):
         self._model = model
         targets = Targets(model)
         problems = []
-        for modifier in sorted(self.modifiers, key=lambda modifier: not modifier.layers_first):
+        for modifier in sorted(self.modifiers, key=lambda modifier: not modifier.initialize_first):
             try:
                 modifier.initialize(targets)
             except ValueError as error:
@@ -83,7 +83,7 @@ class ScheduledModifierManager(RecipeSummary):
             where = self.recipe.source if self.recipe else "recipe"
             raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
-    def passed_over(self, example: Mapping[str, Tensor] | None = None) -> list[str]:
+    def skipped_modules(self, example: Mapping[str, Tensor] | None = None) -> list[str]:
         """What the recipe means and its modifiers leave as it is, one sentence each; after ``initialize``.
 
         Args:
@@ -92,10 +92,10 @@ class ScheduledModifierManager(RecipeSummary):
         return [
             f"{self.recipe.source}: {type(modifier).__name__}: {text}"
             for modifier in self.modifiers
-            for text in modifier.passed_over(example)
+            for text in modifier.skipped_modules(example)
         ]
 
-    def sample_with(self, sampler: GradientSampler) -> None:
+    def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         """Say where the modifiers that prune by gradients of single batches get them from."""
         for modifier in self.modifiers:
             modifier.set_gradient_sampler(sampler)
@@ -110,10 +110,10 @@ class ScheduledModifierManager(RecipeSummary):
             with self._telling(modifier):
                 modifier.attach_teacher(teacher)
 
-    def begin(self, clock: Clock) -> None:
+    def on_train_begin(self, now: TrainingStep) -> None:
         """Training starts or resumes; the optimizer exists."""
         for modifier in self.modifiers:
-            modifier.begin(clock)
+            modifier.on_train_begin(now)
 
     def teacher_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What of the student's inputs, labels left out before, the teacher is given."""
@@ -125,7 +125,7 @@ class ScheduledModifierManager(RecipeSummary):
         loss: Tensor,
         student: Mapping[str, Tensor],
         teacher: Mapping[str, Tensor] | None,
-        clock: Clock,
+        now: TrainingStep,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Add the terms of all modifiers that have one in this step: none of them weakens another one's.
@@ -137,7 +137,7 @@ class ScheduledModifierManager(RecipeSummary):
             loss: scalar task loss.
             student: outputs by name.
             teacher: the teacher's outputs for the same inputs; None: what needs a teacher adds no term.
-            clock: the step.
+            now: the step.
             attention_mask: (batch, positions), 0 where the inputs are padded; None: nowhere.
 
         Returns:
@@ -146,7 +146,7 @@ class ScheduledModifierManager(RecipeSummary):
         Raises:
             ManagerError: the teacher's outputs do not fit the student's.
         """
-        active = [modifier for modifier in self.modifiers if modifier.changes_loss(clock)]
+        active = [modifier for modifier in self.modifiers if modifier.changes_loss(now)]
         if teacher is None:
             active, teacher = [modifier for modifier in active if not modifier.needs_teacher], {}
         total = math.prod(modifier.task_share for modifier in active) * loss
@@ -160,15 +160,15 @@ class ScheduledModifierManager(RecipeSummary):
         for modifier in self.modifiers:
             modifier.after_backward()
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         """The optimizer's step comes next: new masks are computed from the weights before it."""
         for modifier in self.modifiers:
             with self._telling(modifier):
-                modifier.update(clock, optimizer)
+                modifier.update(now, optimizer)
             self._warn_of_empty(modifier)
 
     def _warn_of_empty(self, modifier: Modifier) -> None:
-        if names := modifier.newly_empty():
+        if names := modifier.pop_fully_pruned():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             logger.warning(
                 f"{self.recipe.source}: {type(modifier).__name__}: the mask leaves nothing of {names[0]}{more}: "
@@ -195,14 +195,14 @@ class ScheduledModifierManager(RecipeSummary):
         for modifier in self.modifiers:
             modifier.preview()
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         """Bring an initialized model into its final state at one stroke, without training.
 
         Where the recipe quantizes, batches have to pass through the model before ``finalize``: they set the ranges.
         """
         for modifier in self.modifiers:
             with self._telling(modifier):
-                modifier.apply_once()
+                modifier.apply_one_shot()
             self._warn_of_empty(modifier)
 
     # What a resumed run and a dashboard want to know
@@ -219,18 +219,18 @@ class ScheduledModifierManager(RecipeSummary):
         """Give the model the structure of the checkpoint with this state, while its weights are loaded."""
         return self._named.loading(state)
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         """Series for dashboards, named as SparseML names them where they mean the same.
 
         Those of the modifiers, how far each of them is in its window, and the zeros in the encoder.
         """
         series = self.sparsity()
         for label, modifier in self._named:
-            start, end = modifier.window
+            start, end = modifier.active_range
             end = self.max_epochs or end if math.isinf(end) else end
             if start < end < math.inf:  # else it takes no time, never begins, or nobody knows when the run ends
-                series[f"{label}/progress"] = curves.progress(clock.epoch, start, end)
-            for name, value in modifier.scalars(clock).items():
+                series[f"{label}/progress"] = curves.progress(now.epoch, start, end)
+            for name, value in modifier.metrics(now).items():
                 series[name if "/" in name or " " in name else f"{label}/{name}"] = value
         return series
 

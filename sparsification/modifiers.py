@@ -1,6 +1,6 @@
 """Which techniques does a recipe have to choose from?"""
 
-from sparsification.base import Clock, GradientSampler, Modifier
+from sparsification.base import GradientSampler, Modifier, TrainingStep
 from sparsification.distillation.hidden_states import PerLayerDistillationModifier
 from sparsification.distillation.logits import DistillationModifier
 from sparsification.pruning.acdc import ACDCPruningModifier
@@ -68,7 +68,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
 
 __all__ = [
     "MODIFIERS",
-    "Clock",
+    "TrainingStep",
     "GradientSampledPruning",
     "GradientSampler",
     "GradualPruning",

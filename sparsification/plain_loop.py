@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.errors import ManagerError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PlainLoop:
         steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
         teacher: where the recipe distills: a model that returns the student's outputs. It is frozen here.
         gradient_sampler: where the recipe prunes by gradients of single batches (oBERT, M-FAC, RigL); see
-            ``ScheduledModifierManager.sample_with``.
+            ``ScheduledModifierManager.set_gradient_sampler``.
 
     Raises:
         ManagerError: the recipe does not fit the model, or distills and there is no teacher.
@@ -80,19 +80,19 @@ class PlainLoop:
         self._base_learning_rates = [group["lr"] for group in optimizer.param_groups]
         manager.initialize(model)
         if gradient_sampler is not None:
-            manager.sample_with(gradient_sampler)
+            manager.set_gradient_sampler(gradient_sampler)
         if self.teacher is not None:
             manager.attach_teacher(self.teacher)
-        manager.begin(self.clock)
+        manager.on_train_begin(self.current_step)
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
 
     @property
-    def clock(self) -> Clock:
+    def current_step(self) -> TrainingStep:
         """The optimizer step that comes next."""
-        return Clock(self._step, self._steps_per_epoch)
+        return TrainingStep(self._step, self._steps_per_epoch)
 
     def update_loss(self, loss: Tensor, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Add the distillation terms that are active at this step to a task loss.
@@ -105,11 +105,11 @@ class PlainLoop:
         Returns:
             Scalar for the backward pass; ``loss`` itself where there is no teacher or the recipe does not distill now.
         """
-        if self.teacher is None or not self.manager.distills_at(self.clock):
+        if self.teacher is None or not self.manager.distills_at(self.current_step):
             return loss
         with torch.no_grad():
             taught = self.teacher(**self.manager.teacher_inputs(inputs))
-        return self.manager.update_loss(loss, outputs, taught, self.clock, inputs.get("attention_mask"))
+        return self.manager.update_loss(loss, outputs, taught, self.current_step, inputs.get("attention_mask"))
 
     def finalize(self) -> None:
         """End the training: the recipe leaves the optimizer and brings the model into its final state."""
@@ -119,11 +119,11 @@ class PlainLoop:
 
     def _before_step(self, *_: object) -> None:
         self.manager.after_backward()
-        self.manager.update(self.clock, self.optimizer)
+        self.manager.update(self.current_step, self.optimizer)
         if self.manager.sets_learning_rate:
             groups = zip(self.optimizer.param_groups, self._base_learning_rates, strict=True)
             for index, (group, base) in enumerate(groups):
-                group["lr"] = self.manager.learning_rate(self.clock, index, base)
+                group["lr"] = self.manager.learning_rate(self.current_step, index, base)
 
     def _after_step(self, *_: object) -> None:
         self.manager.after_optimizer_step()

@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 import run_qa
 from sparsification.atomic_io import SAVING
 from sparsification.tasks.question_answering import resume
-from sparsification.trainer.checkpoints import checkpoints, flaw_of
+from sparsification.trainer.checkpoints import checkpoint_error, checkpoints
 
 RECIPE = """
 training_modifiers:
@@ -76,7 +76,7 @@ def start(folder: Path, name: str) -> int:
             os.dup2(log.fileno(), 2)
         flags = f"--model_name_or_path model --train_file train.json --validation_file validation.json {FLAGS}"
         sys.argv = ["run_qa.py", *flags.split(), "--output_dir", name, "--onnx_export_path", f"{name}-onnx"]
-        status = run_qa.run()
+        status = run_qa.cli()
     finally:
         os._exit(status)
 
@@ -88,7 +88,7 @@ def wait(child: int) -> int:
 
 def half_written(out: Path, onnx_dir: Path) -> list[str]:
     """Files and folders that have their final name and are not whole."""
-    wrong = [f"{path.name}: {flaw}" for path in checkpoints(out).values() if (flaw := flaw_of(path))]
+    wrong = [f"{path.name}: {flaw}" for path in checkpoints(out).values() if (flaw := checkpoint_error(path))]
     for path in [*out.glob("*.json"), *onnx_dir.glob("*.json")]:
         try:
             json.loads(path.read_text())

@@ -139,10 +139,10 @@ def weights_after_one_step(task: str) -> dict[str, torch.Tensor]:
     batch = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
     outputs = student(**batch)  # without a number of labels: their mean
     with torch.no_grad():
-        goals = teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        targets = teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     keys = ("start_logits", "end_logits") if task == "question-answering" else ("logits",)
     soft = [
-        4 * (goals[key] / 2).softmax(-1) * ((goals[key] / 2).log_softmax(-1) - (outputs[key] / 2).log_softmax(-1))
+        4 * (targets[key] / 2).softmax(-1) * ((targets[key] / 2).log_softmax(-1) - (outputs[key] / 2).log_softmax(-1))
         for key in keys
     ]
     loss = 0.75 * outputs.loss + 0.25 * sum(part.sum(-1).mean() for part in soft) / len(keys)

@@ -63,11 +63,11 @@ static void test_linear() {
   PackedWeight packed(weight.file());
   int64_t tokens = random_between(1, 80), size = packed.padded_outputs();
   std::vector<float> scale(size), bias(size);
-  std::vector<Grid> grids(size, make_grid(1.0f, 0));
+  std::vector<QuantParams> grids(size, make_quant_params(1.0f, 0));
   for (int64_t row = 0; row < weight.outputs; row++) {
     scale[row] = 1e-3f * random_number();
     bias[row] = random_number();
-    grids[row] = make_grid(std::exp(random_number()), (int)random_between(0, 255));
+    grids[row] = make_quant_params(std::exp(random_number()), (int)random_between(0, 255));
   }
   Exact<uint8_t> x(tokens * weight.inputs), integers(tokens * weight.outputs);
   for (size_t index = 0; index < x.size; index++) x[index] = (uint8_t)random_between(0, 255);
@@ -170,9 +170,9 @@ static void test_attention() {
   a.key_zero = (int)random_between(-128, 127);
   a.value_zero = (int)random_between(-128, 127);
   a.score_scale = 1e-4f;
-  a.probability_grid = make_grid(1.0f / 255, (int)random_between(0, 3));
+  a.probability_grid = make_quant_params(1.0f / 255, (int)random_between(0, 3));
   a.context_scale = 1e-4f;
-  a.output_grid = make_grid(0.01f, (int)random_between(0, 255));
+  a.output_grid = make_quant_params(0.01f, (int)random_between(0, 255));
   Exact<uint8_t> output(batch * a.length * width);
   a.output = output.get();
   Exact<uint8_t> room(attention_scratch(a) + 64);
@@ -190,7 +190,7 @@ static void test_add_norm() {
   if (!random_between(0, 9)) a[0] = NAN;
   if (!random_between(0, 9)) a[0] = INFINITY;
   AddNorm norm{a.get(), b.get(), rest, gamma.get(), beta.get(), size, 1e-12f, output.get(), integers.get(),
-               make_grid(0.02f, 120)};
+               make_quant_params(0.02f, 120)};
   kernels().add_norm(norm, 0, rows);
 }
 

@@ -7,7 +7,7 @@ import torch
 from test_sparse_trainer import COMPRESS_NOW_AND_THEN, make_model, make_trainer
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError
 
 ACDC = """
@@ -32,10 +32,10 @@ def phases(recipe: str, steps_per_epoch: int, epochs: int) -> list[float]:
     for step in range(steps_per_epoch * epochs):
         module.weight.grad = torch.ones(8, 8)
         manager.after_backward()
-        manager.update(Clock(step, steps_per_epoch), optimizer)
+        manager.update(TrainingStep(step, steps_per_epoch), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
-        seen.append(manager.scalars(Clock(step, steps_per_epoch))["ACDCPruningModifier/target_sparsity"])
+        seen.append(manager.metrics(TrainingStep(step, steps_per_epoch))["ACDCPruningModifier/target_sparsity"])
         if step > 1 and seen[-1] == seen[-2]:
             assert (module.weight == 0).float().mean().item() == seen[-1]
     return seen
@@ -76,7 +76,7 @@ def test_a_dense_phase_begins_without_momentum(reset, forgotten):
     for step in range(13):
         module.weight.grad = torch.ones(8, 8)
         manager.after_backward()
-        manager.update(Clock(step, 4), optimizer)
+        manager.update(TrainingStep(step, 4), optimizer)
         if step == 12:
             assert bool((optimizer.state[module.weight]["exp_avg"] == 0).all()) == forgotten
         optimizer.step()
@@ -96,7 +96,7 @@ def test_pruned_weights_learn_in_dense_phases_and_the_end_is_sparse(tmp_path):
 def test_one_shot_compresses():
     manager = ScheduledModifierManager.from_yaml(COMPRESS_NOW_AND_THEN)
     manager.initialize(make_model())
-    manager.apply_once()
+    manager.apply_one_shot()
     assert manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.001)
 
 

@@ -6,7 +6,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from benchmarks import engine_worker, onnx_engines_report
 from benchmarks.onnx_engines import PYTHONS, VARIANTS, Entrant, Worker, export, measure, sizes, transform
-from sparsification.quantization.modules import is_quantizing
+from sparsification.quantization.modules import fake_quant_enabled
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 SHAPE = {"batch": 2, "length": 16, "vocabulary": 60}
@@ -20,7 +20,7 @@ def encoder_weights(model) -> list[torch.Tensor]:
 def test_recipe_makes_what_the_name_says(variant, tiny_model_dir):
     model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir).eval()
     transform(model, variant)
-    assert is_quantizing(model) == ("int8" in variant.name)
+    assert fake_quant_enabled(model) == ("int8" in variant.name)
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == (1 if "half" in variant.name else 2)
     for weight in encoder_weights(model):
         assert (weight == 0).float().mean() == pytest.approx(0.9 if "90 %" in variant.name else 0, abs=0.02)

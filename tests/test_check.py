@@ -37,7 +37,7 @@ from sparsification.check.timeline import Timeline, text_lines
 from sparsification.cli.main import main
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import MODIFIERS
-from sparsification.pruning.masks import keep_mask, num_pruned
+from sparsification.pruning.masks import compute_mask, num_pruned
 from sparsification.recipe.loader import load_recipe
 from sparsification.recipe.summary import RecipeSummary
 
@@ -90,8 +90,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_shipped_recipe_raises_no_doubts(path):
-    report, doubts = check(str(path))
-    assert doubts == []
+    report, warnings = check(str(path))
+    assert warnings == []
     assert "No warnings." in report
 
 
@@ -105,9 +105,9 @@ def test_recipe_that_training_writes_raises_no_doubts(path, tmp_path):
 def test_recipe_of_2021_is_doubted_for_its_dots_alone(name, tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(GOLDEN[name]["str"], encoding="utf-8")
-    report, doubts = check(str(path))
-    assert [text.partition(": ")[2].partition(":")[0] for text in doubts] == ["GMPruningModifier"]
-    assert "(and in 5 more), dots too, so that it still matches all that was meant" in doubts[0]
+    report, warnings = check(str(path))
+    assert [text.partition(": ")[2].partition(":")[0] for text in warnings] == ["GMPruningModifier"]
+    assert "(and in 5 more), dots too, so that it still matches all that was meant" in warnings[0]
     assert max(map(len, report.split("\n\nwarning")[0].splitlines())) <= 100
 
 
@@ -161,9 +161,9 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
     ],
 )
 def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
-    doubts = warnings_of(tmp_path, modifiers)
-    told = [doubt for doubt in doubts if words in doubt]
-    assert len(told) == 1, doubts
+    warnings = warnings_of(tmp_path, modifiers)
+    told = [doubt for doubt in warnings if words in doubt]
+    assert len(told) == 1, warnings
     assert told[0].startswith(str(tmp_path / "recipe.yaml") + (f", line {line}: " if line else ": "))
     assert "\n" not in told[0]
 
@@ -181,10 +181,10 @@ def test_zeros_that_another_modifier_takes_over_are_not_doubted(tmp_path):
 def test_variable_that_nothing_reads_is_doubted(tmp_path):
     head = "used: 10.0\nfirst: 1.0\nanchor: &a 2.0\nthrough: eval(first)\nidle: 3\ncopy: *a\n"
     modifiers = "  - !EpochRangeModifier {end_epoch: eval(used)}\n  - !SetWeightDecayModifier {weight_decay: *a}\n"
-    doubts = warnings_of(tmp_path, modifiers, head)
-    assert len(doubts) == 1
-    assert "through, idle: variables that nothing reads" in doubts[0]
-    assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == doubts
+    warnings = warnings_of(tmp_path, modifiers, head)
+    assert len(warnings) == 1
+    assert "through, idle: variables that nothing reads" in warnings[0]
+    assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == warnings
 
 
 def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
@@ -221,8 +221,8 @@ def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
     ],
 )
 def test_doubt_that_needs_a_model_is_told(modifiers, words, tmp_path, model_dir):
-    doubts = warnings_of(tmp_path, modifiers, model_name=model_dir)
-    assert any(words in doubt for doubt in doubts), doubts
+    warnings = warnings_of(tmp_path, modifiers, model_name=model_dir)
+    assert any(words in doubt for doubt in warnings), warnings
 
 
 # Exit codes
@@ -324,10 +324,10 @@ def test_a_modifier_of_the_users_own_is_checked_by_its_hooks(tmp_path, model_dir
     loud = r"  - !LoudModifier {params: ['re:.*0.attention.self.query\.bias']}"
     path = write(tmp_path, RUN + loud)
     own = MODIFIERS | {"LoudModifier": LoudModifier}
-    report, doubts = check(path, model_name=model_dir, modifiers=own)
-    assert doubts[0] == f"{path}, line 3: LoudModifier: 10 epochs are many"
-    assert "a dot stands for any character" in doubts[1]
-    assert len(doubts) == 2
+    report, warnings = check(path, model_name=model_dir, modifiers=own)
+    assert warnings[0] == f"{path}, line 3: LoudModifier: 10 epochs are many"
+    assert "a dot stands for any character" in warnings[1]
+    assert len(warnings) == 2
     assert "1 parameters, 16 weights: bert.encoder.layer.0.attention.self.query.bias" in " ".join(report.split())
 
 
@@ -368,7 +368,7 @@ def test_timeline_has_the_target_that_the_manager_prunes_to():
     numbers = [float(cell) for cell in cells(text_lines(timeline), "2 zeros, %")]
     weight = model.bert.encoder.layer[0].attention.self.key.weight
     for epoch, number in enumerate(numbers):
-        manager.update(timeline.clock(epoch), optimizer)
+        manager.update(timeline.training_step(epoch), optimizer)
         assert 100 * float((weight == 0).float().mean()) == pytest.approx(number, abs=0.07)
 
 
@@ -429,7 +429,7 @@ def test_gzip_makes_of_random_weights_what_is_estimated(sparsity, bytes_each, to
 @pytest.mark.parametrize("sparsity", [0.0, 0.13, 0.5])
 def test_zeros_are_counted_as_masks_make_them(mask_type, sparsity):
     scores = torch.rand(14, 12)
-    zeros = int((~keep_mask(scores, sparsity, mask_type)).sum())
+    zeros = int((~compute_mask(scores, sparsity, mask_type)).sum())
     assert num_pruned(scores.shape, sparsity, mask_type) == zeros
 
 
@@ -447,7 +447,7 @@ def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
     before = model.num_parameters()
     manager = ScheduledModifierManager(load_recipe(f"modifiers:\n{SOUND}{drop}"))
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     after = sum(parameter.numel() for parameter in model.parameters())
     pruned = [w for name, w in model.named_parameters() if re.search(r"(query|key)\.weight", name)]
     zeros = sum(int((weight == 0).sum()) for weight in pruned)
@@ -466,12 +466,12 @@ def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
 
 
 def test_report_tells_what_is_left_of_a_thinned_model(model_dir):
-    report, doubts = check(str(ROOT / "recipes" / "bert-base-12layers_ffn50.md"), model_name=model_dir)
+    report, warnings = check(str(ROOT / "recipes" / "bert-base-12layers_ffn50.md"), model_name=model_dir)
     config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
     after = BertForQuestionAnswering(config).num_parameters()
     assert entry(report, "Parameters").startswith(f"{after:,} at the end")
     assert entry(report, "Zeros").startswith("0 at the end")
-    assert doubts == []
+    assert warnings == []
 
 
 def test_rows_and_columns_that_go_are_counted(tmp_path, model_dir):

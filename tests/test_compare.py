@@ -8,20 +8,20 @@ from xml.etree import ElementTree
 import pytest
 
 from sparsification.cli.main import main
-from sparsification.report.results import ModelFacts, RunFacts, Window, save_facts
+from sparsification.report.results import ModelResult, RunResult, Window, save_result
 
 
 def save(folder: Path, sparsity: float, f1: float, **changes: object) -> Path:
     """Leave the report of a run."""
-    student = ModelFacts(name="student", scores={"EM": f1 - 10, "F1": f1}, sparsity=sparsity, latency=20.0)
-    facts = RunFacts(
+    student = ModelResult(name="student", scores={"EM": f1 - 10, "F1": f1}, sparsity=sparsity, latency=20.0)
+    result = RunResult(
         name=folder.name,
         command="python run_qa.py",
         recipe_source="recipe.yaml",
         recipe="modifiers: []",
         metrics={"exact_match": "EM", "f1": "F1"},
         models=[
-            ModelFacts(name="teacher", scores={"EM": 70.0, "F1": 80.0}, sparsity=0.0),
+            ModelResult(name="teacher", scores={"EM": 70.0, "F1": 80.0}, sparsity=0.0),
             student,
             dataclasses.replace(student, name="ONNX", latency=5.0),
         ],
@@ -33,7 +33,7 @@ def save(folder: Path, sparsity: float, f1: float, **changes: object) -> Path:
         windows=[Window(label="GMPruning", start=0.0, end=math.inf)],
     )
     folder.mkdir()
-    save_facts(dataclasses.replace(facts, **changes), folder)
+    save_result(dataclasses.replace(result, **changes), folder)
     return folder
 
 

@@ -13,7 +13,7 @@ from test_sparse_trainer import PRUNE, make_data, make_trainer
 
 from sparsification import atomic_io as saving
 from sparsification.atomic_io import SavingError
-from sparsification.trainer.checkpoints import checkpoints, flaw_of, remove_old_checkpoints
+from sparsification.trainer.checkpoints import checkpoint_error, checkpoints, remove_old_checkpoints
 from sparsification.trainer.resuming import CheckpointError
 
 
@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 
 def test_whole_checkpoint_has_no_flaw(checkpoint):
-    assert flaw_of(checkpoint) is None
+    assert checkpoint_error(checkpoint) is None
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_whole_checkpoint_has_no_flaw(checkpoint):
 def test_file_that_is_cut_short_is_a_flaw(checkpoint, tmp_path, name, share):
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     os.truncate(copy / name, int(share * (copy / name).stat().st_size))
-    assert flaw_of(copy)
+    assert checkpoint_error(copy)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
 def test_missing_file_is_a_flaw(checkpoint, tmp_path, name):
     copy = shutil.copytree(checkpoint, tmp_path / "copy")
     (copy / name).unlink()
-    assert flaw_of(copy)
+    assert checkpoint_error(copy)
 
 
 @pytest.mark.parametrize("refused", ["model.safetensors", "optimizer.pt", "rng_state.pth"])
@@ -84,7 +84,7 @@ def test_full_disk_leaves_the_checkpoints_before_and_says_so(tmp_path, refused):
     assert "\n" not in str(caught.value)
     assert "unexpected pos" not in str(caught.value)
     assert list(checkpoints(tmp_path)) == [4]
-    assert flaw_of(tmp_path / "checkpoint-4") is None
+    assert checkpoint_error(tmp_path / "checkpoint-4") is None
     assert not (tmp_path / saving.SAVING).exists()
 
 
@@ -138,7 +138,7 @@ def test_best_checkpoint_is_remembered_under_its_final_name(tmp_path):
     )
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint)
-    assert best.parent == tmp_path and flaw_of(best) is None
+    assert best.parent == tmp_path and checkpoint_error(best) is None
     for path in checkpoints(tmp_path).values():
         assert saving.SAVING not in (path / "trainer_state.json").read_text()
 

@@ -5,7 +5,7 @@ import torch
 
 from sparsification.distillation.logits import distillation_loss
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock, DistillationModifier
+from sparsification.modifiers import DistillationModifier, TrainingStep
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 
@@ -24,7 +24,7 @@ def test_without_padding_the_loss_is_that_of_each_question_by_itself(temperature
         f"modifiers:\n  - !DistillationModifier {{hardness: 1.0, temperature: {temperature}, ignore_padding: True}}\n"
     )
     manager = ScheduledModifierManager.from_yaml(recipe)
-    loss = manager.update_loss(torch.zeros(()), {"logits": student}, {"logits": teacher}, Clock(0, 10), MASK)
+    loss = manager.update_loss(torch.zeros(()), {"logits": student}, {"logits": teacher}, TrainingStep(0, 10), MASK)
     assert loss.item() == pytest.approx(sum(alone).item() / 2, rel=1e-5)
 
 
@@ -46,8 +46,8 @@ def test_one_distribution_at_each_token():
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     real = [row[:n] for row, n in zip(student, MASK.sum(dim=1), strict=True)]
-    goal = [row[:n] for row, n in zip(teacher, MASK.sum(dim=1), strict=True)]
-    expected = distillation_loss(torch.cat(real), torch.cat(goal), 2.0)
+    target = [row[:n] for row, n in zip(teacher, MASK.sum(dim=1), strict=True)]
+    expected = distillation_loss(torch.cat(real), torch.cat(target), 2.0)
     assert loss_of(student, teacher, ignore_padding=True).item() == pytest.approx(expected.item())
 
 

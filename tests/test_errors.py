@@ -10,7 +10,7 @@ from conftest import ROOT
 from sparsification.errors import SparsificationError
 
 # They carry a fault to the place that tells it with its line, and never leave the recipe's reader.
-INTERNAL = {"Reported"}
+INTERNAL = {"AlreadyReported"}
 
 
 def error_classes() -> list[tuple[Path, ast.ClassDef]]:

@@ -10,7 +10,7 @@ from flag_cases import CASES, SCRIPT, Case, cases_of
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from run_qa import explain, main
+from run_qa import format_error, main
 from sparsification.arguments import SparsificationArguments
 from sparsification.tasks.question_answering import pipeline as stages_qa
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, QAError
@@ -81,7 +81,7 @@ def test_flag_does_what_the_table_says(flag: str, case: Case, run, tmp_path, cap
     if case.outcome == "refused":
         with pytest.raises((QAError, Exception)) as caught:
             run(case.argv)
-        assert case.words in (explain(caught.value) or "a traceback")
+        assert case.words in (format_error(caught.value) or "a traceback")
         assert not (tmp_path / "out" / "model.safetensors").exists(), "refused only after training"
         return
     with caplog.at_level(logging.WARNING):

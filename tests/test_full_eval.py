@@ -9,7 +9,7 @@ from test_sparse_trainer import QUANTIZE, arguments, make_data, make_model, make
 from transformers import Trainer
 
 import run_qa
-from sparsification.quantization.modules import is_quantizing, quantizers
+from sparsification.quantization.modules import fake_quant_enabled, quantizers
 
 FLAGS = {"bf16_full_eval": torch.bfloat16, "fp16_full_eval": torch.float16}
 
@@ -44,7 +44,7 @@ def test_quantized_model_evaluates_under_autocast_and_keeps_its_ranges(tmp_path,
     trainer = make_trainer(tmp_path, QUANTIZE, eval_dataset=make_data(), **{flag: True})
     trainer.train()
     before, reference = state(trainer.model), copy.deepcopy(trainer.model).eval()
-    assert is_quantizing(reference) and all(quantizer.observed for quantizer in quantizers(reference).values())
+    assert fake_quant_enabled(reference) and all(quantizer.observed for quantizer in quantizers(reference).values())
     logits = logits_of(trainer)
     with torch.no_grad(), torch.autocast("cpu", FLAGS[flag]):
         batches = trainer.get_eval_dataloader(make_data())

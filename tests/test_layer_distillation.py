@@ -7,8 +7,8 @@ from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, 
 
 from sparsification.distillation.hidden_states import feature_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
-from sparsification.quantization.modules import Scheme, is_quantizing, quantize_modules
+from sparsification.modifiers import TrainingStep
+from sparsification.quantization.modules import Scheme, fake_quant_enabled, insert_fake_quantizers
 from sparsification.recipe.loader import RecipeError
 from sparsification.targets import Targets
 
@@ -47,9 +47,9 @@ def test_loss_is_the_mean_squared_difference_of_transformers_hidden_states(tmp_p
         teacher = trainer.teacher(**batch(), output_hidden_states=True)
     expected = student.loss
     for layer in (0, 2):
-        own, goal = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
-        loss = torch.nn.functional.mse_loss(own, goal)
-        expected = expected + 0.5 * (loss / ((goal**2).mean() + 1e-6) if normalize else loss)
+        own, target = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
+        loss = torch.nn.functional.mse_loss(own, target)
+        expected = expected + 0.5 * (loss / ((target**2).mean() + 1e-6) if normalize else loss)
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -69,11 +69,11 @@ def test_terms_are_added_to_the_task_loss_whichever_distillation_ends_first(tmp_
         teacher = trainer.teacher(**batch(), output_hidden_states=True)
     expected = (1 - hardness) * student.loss
     for key in ("start_logits", "end_logits"):
-        own, goal = (torch.log_softmax(outputs[key], dim=-1) for outputs in (student, teacher))
-        expected = expected + hardness / 2 * (goal.exp() * (goal - own)).sum(dim=-1).mean()
+        own, target = (torch.log_softmax(outputs[key], dim=-1) for outputs in (student, teacher))
+        expected = expected + hardness / 2 * (target.exp() * (target - own)).sum(dim=-1).mean()
     for layer in (0, 2):
-        own, goal = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
-        expected = expected + 0.5 * torch.nn.functional.mse_loss(own, goal) / (goal**2).mean()
+        own, target = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
+        expected = expected + 0.5 * torch.nn.functional.mse_loss(own, target) / (target**2).mean()
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -98,17 +98,17 @@ def test_without_padding_layers_are_compared_at_real_tokens_only(tmp_path):
     trainer = trainer_of(tmp_path, LAYERS + "    gain: 1.0\n    normalize: False\n    ignore_padding: True\n")
     trainer.model.train()
     modifier = trainer.manager.modifiers[0]
-    own, goal = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
+    own, target = torch.randn(2, 5, 3), torch.randn(2, 5, 3)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     for position in range(2):
-        modifier._features |= {("student", position): own, ("teacher", position): goal}
-    expected = torch.cat([own[0] - goal[0], own[1, :2] - goal[1, :2]]).square().mean()
+        modifier._features |= {("student", position): own, ("teacher", position): target}
+    expected = torch.cat([own[0] - target[0], own[1, :2] - target[1, :2]]).square().mean()
     assert modifier.loss_term(torch.zeros(()), {}, {}, mask).item() == pytest.approx(2 * expected.item(), rel=1e-6)
 
 
 def test_a_term_of_nothing_asks_no_teacher():
     manager = ScheduledModifierManager.from_yaml(LAYERS + "    gain: 0.0\n")
-    assert not manager.distills and not manager.compares_layers and not manager.distills_at(Clock(0, 10))
+    assert not manager.distills and not manager.compares_layers and not manager.distills_at(TrainingStep(0, 10))
 
 
 def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_the_projections(tmp_path):
@@ -125,7 +125,7 @@ def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_
 def test_projection_alone_finds_a_linear_map():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(64, 8, generator=generator)
-    goal = features @ torch.randn(8, 12, generator=generator)
+    target = features @ torch.randn(8, 12, generator=generator)
     module = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(8, 8))
     names = "    student_layer_names: ['0']\n    teacher_layer_names: ['0']\n"
     manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n" + names)
@@ -135,7 +135,7 @@ def test_projection_alone_finds_a_linear_map():
     (distillation,) = manager.modifiers
     optimizer = torch.optim.SGD(module.parameters(), lr=0.03)
     for _ in range(400):
-        module(features), teacher(goal)
+        module(features), teacher(target)
         loss = distillation.loss_term(torch.zeros(()), {}, {})
         loss.backward()
         distillation.update(None, optimizer)
@@ -164,7 +164,7 @@ modifiers:
         for name in ("bert.encoder.layer.0.output.dense", "bert.encoder.layer.2.output.dense", "qa_outputs"):
             layer = model.get_submodule(name)
             layer.register_forward_hook(lambda m, args, out, key=(name, side): outputs.update({key: out.detach()}))
-    assert type(trainer.model.qa_outputs).__name__ == "QuantizedLinear" and is_quantizing(trainer.model)
+    assert type(trainer.model.qa_outputs).__name__ == "FakeQuantizedLinear" and fake_quant_enabled(trainer.model)
     modifier = next(m for m in trainer.manager.modifiers if "PerLayer" in type(m).__name__)
     modifier.initialize(Targets(trainer.model))  # training has removed its hooks
     modifier.attach_teacher(trainer.teacher)
@@ -183,7 +183,7 @@ def test_a_model_that_is_quantized_later_is_still_listened_to():
     )
     manager.initialize(model)
     manager.attach_teacher(make_model(seed=9).eval())
-    quantize_modules(model, {"qa_outputs": Scheme()})
+    insert_fake_quantizers(model, {"qa_outputs": Scheme()})
     model.train()(**batch())
     (modifier,) = manager.modifiers
     assert list(modifier._features) == [("student", 0)]

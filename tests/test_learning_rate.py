@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError
 
 STEPS = 8  # an epoch
@@ -15,7 +15,7 @@ STEPS = 8  # an epoch
 
 def rates(recipe: str, epochs: int, base: float = 0.5) -> list[float]:
     manager = ScheduledModifierManager.from_yaml(recipe)
-    return [manager.learning_rate(Clock(step, STEPS), 0, base) for step in range(epochs * STEPS)]
+    return [manager.learning_rate(TrainingStep(step, STEPS), 0, base) for step in range(epochs * STEPS)]
 
 
 def test_cyclic_linear_reaches_final_at_the_last_step_of_a_cycle_and_holds_init_afterwards():
@@ -119,7 +119,7 @@ def test_a_restart_is_not_put_off_by_rounding_where_it_was_in_sparseml(start):
     recipe += f"start_epoch: {start / 10}, end_epoch: 9.0, lr_kwargs: {{cycle_epochs: 2, lr_min: 0.0}}}}"
     manager = ScheduledModifierManager.from_yaml(recipe)
     for restart in (start, start + 20, start + 40):
-        assert manager.learning_rate(Clock(restart, 10), 0, 0.5) == pytest.approx(0.3)
+        assert manager.learning_rate(TrainingStep(restart, 10), 0, 0.5) == pytest.approx(0.3)
 
 
 def test_short_cycles_are_taken_where_torch_knows_whole_ones():
@@ -153,7 +153,7 @@ def test_groups_of_parameters_have_learning_rates_of_their_own():
         "  - !SetLearningRateModifier {learning_rate: 0.1, param_groups: [0]}\n"
         "  - !SetLearningRateModifier {learning_rate: 0.2, param_groups: [1]}\n"
     )
-    assert [manager.learning_rate(Clock(0, STEPS), group, 0.5) for group in range(3)] == [0.1, 0.2, 0.5]
+    assert [manager.learning_rate(TrainingStep(0, STEPS), group, 0.5) for group in range(3)] == [0.1, 0.2, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_what_a_scheduler_of_torch_would_stumble_over_is_told_when_the_recipe_is
 def test_no_groups_are_all_groups_as_in_sparseml():
     keys = "  - !SetLearningRateModifier {learning_rate: 0.1, param_groups: []}\n"
     manager = ScheduledModifierManager.from_yaml("modifiers:\n" + keys)
-    assert [manager.learning_rate(Clock(0, STEPS), group, 0.5) for group in range(2)] == [0.1, 0.1]
+    assert [manager.learning_rate(TrainingStep(0, STEPS), group, 0.5) for group in range(2)] == [0.1, 0.1]
     with pytest.raises(RecipeError, match="sets the same learning rate"):
         ScheduledModifierManager.from_yaml("modifiers:\n" + keys * 2)
 
@@ -215,5 +215,5 @@ def test_a_rate_after_a_million_epochs_takes_no_time(keys):
         f"modifiers:\n  - !LearningRateModifier {{init_lr: 1.0, lr_class: {keys}}}"
     )
     started = time.process_time()
-    assert math.isfinite(manager.learning_rate(Clock(10**6 * STEPS, STEPS), 0, 0.5))
+    assert math.isfinite(manager.learning_rate(TrainingStep(10**6 * STEPS, STEPS), 0, 0.5))
     assert time.process_time() - started < 1

@@ -22,13 +22,13 @@ from transformers import (
 
 from sparsification.check.report import check
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantization.fake_quantize import Grid
+from sparsification.quantization.fake_quantize import QuantizationArgs
 from sparsification.quantization.modules import (
-    QuantizedLinear,
+    FakeQuantizedLinear,
     Scheme,
-    quantize_modules,
-    quantized_modules,
-    set_quantizing,
+    enable_fake_quant,
+    fake_quantized_modules,
+    insert_fake_quantizers,
     uncalled_modules,
 )
 
@@ -66,7 +66,7 @@ def test_only_debertas_relative_positions_are_never_called(tiny, family):
     assert uncalled_modules(model, {"input_ids": IDS}) == BY_WEIGHT.get(family, [])
     assert all(module.training for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
-    told = [text for text in manager.passed_over({"input_ids": IDS}) if "no forward pass calls it" in text]
+    told = [text for text in manager.skipped_modules({"input_ids": IDS}) if "no forward pass calls it" in text]
     assert [text.split()[2] for text in told] == BY_WEIGHT.get(family, [])
 
 
@@ -90,9 +90,9 @@ def test_subclass_with_a_forward_of_its_own_is_left_as_it_is():
     expected = model(input_ids=IDS).last_hidden_state
     manager = quantizable(model)
     assert torch.equal(model(input_ids=IDS).last_hidden_state, expected)
-    text = next(text for text in manager.passed_over(None) if "computes in its own way" in text)
+    text = next(text for text in manager.skipped_modules(None) if "computes in its own way" in text)
     assert "BartLearnedPositionalEmbedding, BartScaledWordEmbedding" in text
-    names = dict(quantized_modules(model))
+    names = dict(fake_quantized_modules(model))
     assert "encoder.embed_tokens" not in names and "encoder.layers.0.fc1" in names
 
 
@@ -118,9 +118,9 @@ def test_attention_that_takes_more_than_ours_stays_as_it_is(make, stays):
     model = make().eval()
     expected = model(input_ids=IDS).start_logits
     manager = quantizable(model)
-    said = [text for text in manager.passed_over(None) if "attention's matrix products stay in fp32" in text]
+    said = [text for text in manager.skipped_modules(None) if "attention's matrix products stay in fp32" in text]
     assert bool(said) == stays
-    set_quantizing(model, True)  # nothing has a range: all numbers pass as they are
+    enable_fake_quant(model, True)  # nothing has a range: all numbers pass as they are
     torch.testing.assert_close(model(input_ids=IDS).start_logits, expected)
 
 
@@ -142,10 +142,12 @@ class Twice(PreTrainedModel):
 def test_layer_under_two_names_is_quantized_under_both():
     torch.manual_seed(0)
     model = Twice(PreTrainedConfig())
-    quantize_modules(model, dict.fromkeys(("first", "unused"), Scheme(Grid(symmetric=False), Grid())))
-    assert isinstance(model.first, QuantizedLinear) and model.second is model.first
+    insert_fake_quantizers(
+        model, dict.fromkeys(("first", "unused"), Scheme(QuantizationArgs(symmetric=False), QuantizationArgs()))
+    )
+    assert isinstance(model.first, FakeQuantizedLinear) and model.second is model.first
     assert uncalled_modules(model, {"x": torch.ones(1, 4)}) == ["unused"]
-    set_quantizing(model, True)
+    enable_fake_quant(model, True)
     weight = model.first.weight_quantizer
     weight.observe(model.first.weight)
     x = torch.randn(3, 4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from sparsification.arguments import load_manager
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import MODIFIERS
 
@@ -68,8 +68,8 @@ class WarmupModifier(Modifier):
     step: float = 0.1
     sets_learning_rate = True
 
-    def lr_at(self, clock: Clock, group: int = 0) -> float | None:
-        return self.step * clock.step if group == 0 else None
+    def lr_at(self, now: TrainingStep, group: int = 0) -> float | None:
+        return self.step * now.step if group == 0 else None
 
 
 OWN = MODIFIERS | {kind.__name__: kind for kind in (LogitPenaltyModifier, MeanSquareModifier, WarmupModifier)}
@@ -88,17 +88,17 @@ def test_loss_of_a_users_own_modifier_is_added_in_its_window_alone():
     student, _ = logits()
     loss = torch.tensor(2.0)
     expected = 2.0 + 3.0 * student["start_logits"].square().mean().item()
-    found = [manager.update_loss(loss, student, None, Clock(step, 10)).item() for step in (9, 10, 19, 20)]
+    found = [manager.update_loss(loss, student, None, TrainingStep(step, 10)).item() for step in (9, 10, 19, 20)]
     assert found == [2.0, pytest.approx(expected), pytest.approx(expected), 2.0]
-    assert [manager.changes_loss_at(Clock(step, 10)) for step in (9, 10, 19, 20)] == [False, True, True, False]
-    assert not manager.distills and not manager.distills_at(Clock(10, 10))
+    assert [manager.changes_loss_at(TrainingStep(step, 10)) for step in (9, 10, 19, 20)] == [False, True, True, False]
+    assert not manager.distills and not manager.distills_at(TrainingStep(10, 10))
 
 
 def test_users_own_distillation_is_given_the_teacher():
     manager = ScheduledModifierManager.from_yaml(TEACHER, modifiers=OWN)
     student, teacher = logits()
-    assert manager.distills and manager.distills_at(Clock(0, 10)) and not manager.compares_layers
-    loss = manager.update_loss(torch.tensor(2.0), student, teacher, Clock(0, 10))
+    assert manager.distills and manager.distills_at(TrainingStep(0, 10)) and not manager.compares_layers
+    loss = manager.update_loss(torch.tensor(2.0), student, teacher, TrainingStep(0, 10))
     difference = (student["start_logits"] - teacher["start_logits"]).square().mean()
     assert loss.item() == pytest.approx(1.0 + 0.5 * difference.item())
     model = nn.Linear(2, 2)
@@ -109,18 +109,18 @@ def test_users_own_distillation_is_given_the_teacher():
 def test_without_a_teacher_what_needs_one_leaves_the_loss_as_it_is():
     manager = ScheduledModifierManager.from_yaml(TEACHER + PENALTY.partition("\n")[2], modifiers=OWN)
     student, _ = logits()
-    assert not manager.changes_loss_at(Clock(0, 10), has_teacher=False)
-    assert manager.changes_loss_at(Clock(10, 10), has_teacher=False)
-    assert manager.update_loss(torch.tensor(2.0), student, None, Clock(0, 10)).item() == 2.0
+    assert not manager.changes_loss_at(TrainingStep(0, 10), has_teacher=False)
+    assert manager.changes_loss_at(TrainingStep(10, 10), has_teacher=False)
+    assert manager.update_loss(torch.tensor(2.0), student, None, TrainingStep(0, 10)).item() == 2.0
     expected = 2.0 + 3.0 * student["start_logits"].square().mean().item()
-    assert manager.update_loss(torch.tensor(2.0), student, None, Clock(10, 10)).item() == pytest.approx(expected)
+    assert manager.update_loss(torch.tensor(2.0), student, None, TrainingStep(10, 10)).item() == pytest.approx(expected)
 
 
 def test_users_own_learning_rate_holds_for_the_groups_that_it_names():
     manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !WarmupModifier {step: 0.5}\n", modifiers=OWN)
     assert manager.sets_learning_rate
-    assert manager.learning_rate(Clock(3, 10), 0, base=7.0) == 1.5
-    assert manager.learning_rate(Clock(3, 10), 1, base=7.0) == 7.0
+    assert manager.learning_rate(TrainingStep(3, 10), 0, base=7.0) == 1.5
+    assert manager.learning_rate(TrainingStep(3, 10), 1, base=7.0) == 7.0
 
 
 def test_load_manager_reads_a_recipe_with_the_users_own_modifiers(tmp_path):

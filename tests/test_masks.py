@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Config, DebertaV2Model
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.pruning.masks import global_masks, keep_mask, n_of_m_mask, parse_mask_type, unstructured_mask
+from sparsification.pruning.masks import compute_mask, global_masks, n_of_m_mask, parse_mask_type, unstructured_mask
 
 
 def test_two_by_two_blocks_are_two_rows_of_two_columns():
     scores = torch.tensor([[1.0, 1, 9, 0], [1, 1, 0, 0], [5, 5, 3, 3], [5, 5, 3, 3]])  # means 1, 2.25, 5, 3
-    mask = keep_mask(scores, 0.5, [2, 2])
+    mask = compute_mask(scores, 0.5, [2, 2])
     assert mask.tolist() == [[False] * 4, [False] * 4, [True] * 4, [True] * 4]
 
 
@@ -40,21 +40,21 @@ def test_n_of_m_keeps_n_of_every_m_at_every_sparsity(rows, groups, share, patter
 def test_a_sparsity_near_its_own_completes_n_of_m_as_in_sparseml(sparsity, pattern):
     scores = torch.rand(4, 12, generator=torch.Generator().manual_seed(0))
     m = 3 if pattern == "1:3" else 4
-    kept = keep_mask(scores, sparsity, pattern).view(-1, m).sum(dim=1)
+    kept = compute_mask(scores, sparsity, pattern).view(-1, m).sum(dim=1)
     assert kept.eq(1 if pattern == "1:3" else 2).all()
     with pytest.raises(ValueError, match="a sparsity of 0.7 is over"):
-        keep_mask(scores, 0.7, pattern)
+        compute_mask(scores, 0.7, pattern)
 
 
 def test_n_of_m_keeps_the_highest_scores_also_below_zero_where_sparseml_kept_the_largest_of_either_sign():
     """Movement scores are negative where a weight goes to zero: SparseML's own ranking by size kept those."""
     scores = torch.tensor([[-9.0, 1.0, 2.0, -1.0], [-4.0, -3.0, -2.0, -1.0]])
-    assert keep_mask(scores, 0.5, "2:4").tolist() == [[False, True, True, False], [False, False, True, True]]
+    assert compute_mask(scores, 0.5, "2:4").tolist() == [[False, True, True, False], [False, False, True, True]]
 
 
 def test_rows_that_are_not_made_of_groups_are_refused_where_sparseml_made_groups_across_rows():
     with pytest.raises(ValueError, match="groups of 4 do not tile a weight of shape"):
-        keep_mask(torch.rand(4, 6), 0.5, "2:4")
+        compute_mask(torch.rand(4, 6), 0.5, "2:4")
 
 
 @pytest.mark.parametrize("mask_type", ["block4", [1, 4], [2, 4], [4, 1]])
@@ -62,7 +62,7 @@ def test_blocks_of_a_convolution_are_made_of_its_channels_at_each_place_of_the_k
     """Each place by itself has the mask of a matrix with as many zeros, if all are ranked together."""
     rows, columns = [1, 4] if mask_type == "block4" else mask_type
     scores = torch.rand(4, 8, 3, generator=torch.Generator().manual_seed(2))
-    mask = keep_mask(scores, 0.5, mask_type)
+    mask = compute_mask(scores, 0.5, mask_type)
     assert mask.shape == scores.shape
     assert int((~mask).sum()) == scores.numel() // 2
     means = {True: [], False: []}
@@ -79,7 +79,7 @@ def test_blocks_of_a_convolution_are_made_of_its_channels_at_each_place_of_the_k
 
 def test_block4_of_a_convolution_takes_any_number_of_channels():
     scores = torch.rand(2, 6, 3, generator=torch.Generator().manual_seed(3))
-    mask = keep_mask(scores, 0.5, "block4")
+    mask = compute_mask(scores, 0.5, "block4")
     for place in range(3):
         for row in mask[:, :, place]:
             assert row[:4].all() or not row[:4].any()
@@ -103,7 +103,7 @@ def test_the_convolution_of_deberta_is_pruned_in_blocks(mask_type):
         f"mask_type: {mask_type}, end_epoch: 1, final_sparsity: 0.5}}\n"
     )
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     weight = model.encoder.conv.conv.weight
     assert weight.dim() == 3
     blocks = (weight == 0).view(16, 4, 4, 3).sum(dim=2)  # channels in fours, at each place

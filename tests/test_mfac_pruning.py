@@ -5,7 +5,7 @@ import torch
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.pruning.mfac import inverse_diagonal, inverse_times, whitened
 from sparsification.recipe.loader import RecipeError
 
@@ -58,11 +58,11 @@ modifiers:
             drawn.append(torch.cat([gradient.flatten() for gradient in gradients]))
             yield gradients
 
-    manager.sample_with(sampler)
+    manager.set_gradient_sampler(sampler)
     for step, share in ((0, 0.25), (1, 0.5)):
         vector = torch.cat([weight.detach().flatten() for weight in weights]).double()
         drawn.clear()
-        manager.update(Clock(step, 1), None)
+        manager.update(TrainingStep(step, 1), None)
         places = vector.nonzero().flatten()
         scores, inverses = torch.zeros(24, dtype=torch.float64), {}
         for block in places.split(5):
@@ -100,4 +100,4 @@ def test_what_goes_wrong_is_said(tmp_path):
     with torch.no_grad():
         trainer.model.qa_outputs.weight.fill_(torch.nan)
     with pytest.raises(ManagerError, match="MFACPruningModifier: a gradient is not finite"):
-        trainer.apply_once()
+        trainer.apply_one_shot()

@@ -5,7 +5,7 @@ import torch
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.pruning.masks import unstructured_mask
 
 MOVEMENT = """
@@ -32,7 +32,7 @@ def test_masks_are_those_of_the_summed_products_of_weight_and_gradient():
         manager.after_backward()
         score -= module.weight.detach() * module.weight.grad
         before = module.weight.detach().clone()
-        manager.update(Clock(step, 4), optimizer)
+        manager.update(TrainingStep(step, 4), optimizer)
         if step in (4, 8, 12):
             keep = unstructured_mask(score, 0.5)
             assert torch.equal(module.weight, torch.where(keep, before, 0.0))
@@ -47,7 +47,7 @@ def test_overflowing_gradients_are_left_out_of_the_scores():
     manager = ScheduledModifierManager.from_yaml(MOVEMENT)
     manager.initialize(module)
     module.weight.grad = torch.full((4, 4), torch.inf)
-    manager.update(Clock(0, 4), torch.optim.SGD(module.parameters(), lr=0.1))
+    manager.update(TrainingStep(0, 4), torch.optim.SGD(module.parameters(), lr=0.1))
     (scores,) = [value for name, value in manager.state_dict().items() if "score." in name]
     assert (scores == 0).all()
 
@@ -62,4 +62,4 @@ def test_final_sparsity_is_reached_in_every_weight(tmp_path):
 def test_one_shot_is_refused(tmp_path):
     trainer = make_trainer(tmp_path, PRUNE.replace("GMPruning", "MovementPruning"))
     with pytest.raises(ManagerError, match="MovementPruningModifier: without training no weight moves"):
-        trainer.apply_once()
+        trainer.apply_one_shot()

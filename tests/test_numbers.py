@@ -120,7 +120,7 @@ class _Overflow(TrainerCallback):
 def test_step_that_a_scaler_skips_moves_nothing_and_the_masks_hold(tmp_path):
     settings = {"max_grad_norm": 0.0, "optim": "adamw_torch"}  # fused AdamW skips inside, and Trainer sees nothing
     trainer = make_trainer(tmp_path, PRUNE + LEARNING_RATE, **settings)
-    (pruning,) = [modifier for modifier in trainer.manager.modifiers if modifier.pruned()]
+    (pruning,) = [modifier for modifier in trainer.manager.modifiers if modifier.pruned_names()]
     overflow = _Overflow(trainer, (6, 11, 16))
     trainer.add_callback(overflow)
     seen = []
@@ -128,7 +128,7 @@ def test_step_that_a_scaler_skips_moves_nothing_and_the_masks_hold(tmp_path):
 
     def watch(*args, **kwargs):
         for name, weight in pruning.masked.weights.items():
-            assert (weight[~pruning.masked.kept(name)] == 0).all()
+            assert (weight[~pruning.masked.mask(name)] == 0).all()
         seen.append(pruning.masked.sparsity())
         return step(*args, **kwargs)
 
@@ -137,7 +137,7 @@ def test_step_that_a_scaler_skips_moves_nothing_and_the_masks_hold(tmp_path):
     assert overflow.skipped == [6, 11, 16]
     steady = make_trainer(tmp_path, PRUNE + LEARNING_RATE, **settings)
     steady.train()
-    (other,) = [modifier for modifier in steady.manager.modifiers if modifier.pruned()]
+    (other,) = [modifier for modifier in steady.manager.modifiers if modifier.pruned_names()]
     assert pruning.masked.sparsity() == other.masked.sparsity()
     assert seen == sorted(seen)
     rows = [[row for row in run.state.log_history if "loss" in row] for run in (trainer, steady)]
@@ -149,7 +149,7 @@ def test_bf16_trains_prunes_quantizes_distills_and_resumes_exactly(tmp_path):
     recipe = PRUNE + QUANTIZE + DISTILL
     trainer = make_trainer(tmp_path / "run", recipe, bf16=True)
     trainer.train()
-    (pruning,) = [modifier for modifier in trainer.manager.modifiers if modifier.pruned()]
+    (pruning,) = [modifier for modifier in trainer.manager.modifiers if modifier.pruned_names()]
     assert pruning.masked.sparsity() == pytest.approx(0.8, abs=0.005)
     for name, weight in trainer.model.named_parameters():
         assert weight.dtype == torch.float32 and weight.isfinite().all(), name

@@ -6,9 +6,9 @@ import torch
 from conftest import ROOT
 from test_sparse_trainer import LINEAR, PRUNE, SparseTrainer, arguments, make_data, make_model, make_trainer
 
-from sparsification.distillation.teacher_cache import ROW
+from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.pruning import fisher
 from sparsification.recipe.loader import RecipeError
 
@@ -58,7 +58,7 @@ def test_saliency_and_surgery_are_the_constrained_optimum(group):
         torch.testing.assert_close(scores[members].double(), cost.expand(group), rtol=1e-3, atol=1e-5)
         keep = torch.ones(16, dtype=torch.bool)
         keep[members] = False
-        ours = fisher.surgery(weight, inverse, keep, group).double()
+        ours = fisher.obs_update(weight, inverse, keep, group).double()
         torch.testing.assert_close(ours, move, rtol=1e-3, atol=1e-4)
 
 
@@ -69,8 +69,8 @@ def test_moves_for_several_groups_are_added_up_as_in_obert():
     for index in (1, 2, 9):
         alone = torch.ones(16, dtype=torch.bool)
         alone[index] = keep[index] = False
-        single.append(fisher.surgery(weight, inverse, alone))
-    torch.testing.assert_close(fisher.surgery(weight, inverse, keep), sum(single))
+        single.append(fisher.obs_update(weight, inverse, alone))
+    torch.testing.assert_close(fisher.obs_update(weight, inverse, keep), sum(single))
 
 
 @pytest.mark.parametrize("group", [1, 4])
@@ -93,7 +93,7 @@ def test_correlated_features_are_pruned_at_a_lower_loss_than_by_magnitude():
 
     def loss_of(scores: torch.Tensor, surgeon: bool) -> float:
         keep = scores >= scores.sort().values[4]
-        moved = weight + fisher.surgery(weight, inverse, keep) if surgeon else weight
+        moved = weight + fisher.obs_update(weight, inverse, keep) if surgeon else weight
         return ((features @ (moved * keep) - target) ** 2).mean().item()
 
     assert loss_of(fisher.saliency(weight, inverse), True) < loss_of(weight.abs(), False)
@@ -177,13 +177,13 @@ def test_samples_are_taken_from_a_dataset_with_other_columns_and_a_cached_teache
         teacher_cache=tmp_path / "cache",
     )
     trainer.train()
-    assert ROW in trainer.train_dataset.column_names
+    assert SAMPLE_INDEX in trainer.train_dataset.column_names
     assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.001)
 
 
 def test_one_shot_prunes_by_curvature_too(tmp_path):
     trainer = make_trainer(tmp_path, OBS + "    num_recomputations: 2\n")
-    trainer.apply_once()
+    trainer.apply_one_shot()
     assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.001)
 
 
@@ -214,8 +214,8 @@ def test_blocks_that_do_not_fill_the_rows_are_refused():
 def test_a_loop_that_gives_no_gradients_is_told_so():
     manager = ScheduledModifierManager.from_yaml(OBS)
     manager.initialize(make_model())
-    with pytest.raises(ValueError, match=r"give the manager a sampler, ScheduledModifierManager.sample_with"):
-        manager.update(Clock(4, 8), None)
+    with pytest.raises(ValueError, match=r"call ScheduledModifierManager.set_gradient_sampler"):
+        manager.update(TrainingStep(4, 8), None)
 
 
 def test_gradients_that_are_not_finite_end_the_run_with_a_reason(tmp_path):
@@ -223,11 +223,11 @@ def test_gradients_that_are_not_finite_end_the_run_with_a_reason(tmp_path):
     with torch.no_grad():
         trainer.model.qa_outputs.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="has the loss become nan"):
-        trainer.apply_once()
+        trainer.apply_one_shot()
 
 
 def test_plan_shows_the_sparsity_of_the_last_mask():
     manager = ScheduledModifierManager.from_yaml(ROOT / "recipes" / "bert-base-12layers_obert90.md")
-    (pruning,) = (modifier for modifier in manager.modifiers if modifier.changes_model)
+    (pruning,) = (modifier for modifier in manager.modifiers if modifier.changes_weights)
     assert pruning.target_sparsity(0.9, 5.9) == 0.7
     assert pruning.target_sparsity(0.9, 6.0) == pytest.approx(0.7 + 0.2 * (1 - (5 / 6) ** 3))

@@ -170,7 +170,7 @@ def test_a_step_that_a_gradient_scaler_skips_is_none_of_the_schedule():
         scaler.scale(model(torch.ones(1, 8)).sum() * factor).backward()
         scaler.step(optimizer)
         scaler.update()
-        steps.append(loop.clock.step)
+        steps.append(loop.current_step.step)
     assert steps == [1, 1, 2]
     assert model.weight.isfinite().all()
 
@@ -185,7 +185,7 @@ def test_finalize_takes_the_recipe_out_of_the_optimizer():
     optimizer.step()
     assert not (model.weight == 1).any()
     assert int((model.weight == 0).sum()) in (0, 64)  # 1 - 1: the plain step, no mask
-    assert loop.clock.step == 0
+    assert loop.current_step.step == 0
 
 
 @pytest.mark.parametrize("recipe", [QUANTIZE, POWER, DROP, DISTILL_LAYERS_ALONE])

@@ -5,7 +5,7 @@ import torch
 from test_sparse_trainer import LINEAR, POWER, PRUNE, assert_same_model, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.pruning.powerpropagation import power, slope
 from sparsification.recipe.loader import RecipeError
 
@@ -63,13 +63,13 @@ def test_steps_are_those_of_a_model_of_roots_pruned_and_clipped(alpha, kind):
     reference = Rooted(module.weight.detach().clone(), alpha)
     settings = {"lr": 0.05, "weight_decay": 0.1}
     optimizer, other = kind(module.parameters(), **settings), kind(reference.parameters(), **settings)
-    manager.begin(Clock(0, 2))
+    manager.on_train_begin(TrainingStep(0, 2))
     keep = torch.ones(12, 8)
     for step in range(10):
         (module(inputs[step]) - targets[step]).square().mean().backward()
         manager.after_backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.05)
-        manager.update(Clock(step, 2), optimizer)
+        manager.update(TrainingStep(step, 2), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
 
@@ -107,16 +107,16 @@ def test_outside_of_its_window_weights_are_trained_as_ever():
     manager = ScheduledModifierManager.from_yaml(BOTH.format(alpha=2.0, start=1.0).partition("  - !GM")[0])
     manager.initialize(module)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    manager.begin(Clock(0, 1))
+    manager.on_train_begin(TrainingStep(0, 1))
     for step in range(7):
         before = module.weight.detach().clone()
         module.weight.grad = torch.ones(12, 8)
         manager.after_backward()
-        manager.update(Clock(step, 1), optimizer)
+        manager.update(TrainingStep(step, 1), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
         assert torch.equal(module.weight, before - 0.1) == (step < 1 or step >= 5)
-        shown = manager.scalars(Clock(step, 1))["PowerpropagationModifier/alpha"]
+        shown = manager.metrics(TrainingStep(step, 1))["PowerpropagationModifier/alpha"]
         assert shown == (2.0 if 1 <= step < 5 else 1.0)
 
 

@@ -46,7 +46,7 @@ def folders(tmp_path_factory):
         model.save_pretrained(folder / name)
     manager = ScheduledModifierManager.from_yaml(RECIPE)
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     batch = dict(tokenizer([QUESTION] * 2, [CONTEXT] * 2, truncation=True, max_length=64, return_tensors="pt"))
     with torch.no_grad():
         model(**batch)

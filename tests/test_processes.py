@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError
-from sparsification.quantization.fake_quantize import FakeQuantize, Grid
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 
 LEARNING_RATE = (
     "  - !LearningRateFunctionModifier {lr_func: linear, init_lr: 1.0e-3, final_lr: 0, start_epoch: 0, end_epoch: 4}\n"
@@ -27,10 +27,10 @@ def observe(rank: int, folder: str, batches: list[list[torch.Tensor]]) -> None:
     """One process of two: watch its batches, and save the ranges."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for per_channel in (False, True):
-        quantizer = FakeQuantize(Grid(per_channel=per_channel), num_channels=3)
+        quantizer = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
         for batch in batches[rank]:
             quantizer.observe(batch)
-        torch.save((quantizer.low, quantizer.high, quantizer.scale), f"{folder}/{rank}-{per_channel}")
+        torch.save((quantizer.min_val, quantizer.max_val, quantizer.scale), f"{folder}/{rank}-{per_channel}")
     torch.distributed.destroy_process_group()
 
 
@@ -38,12 +38,12 @@ def test_ranges_are_those_of_all_processes_batches(tmp_path):
     batches = [[torch.randn(3, 8) for _ in range(4)] for _ in range(2)]
     torch.multiprocessing.spawn(observe, (str(tmp_path), batches), nprocs=2)
     for per_channel in (False, True):
-        one = FakeQuantize(Grid(per_channel=per_channel), num_channels=3)
+        one = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
         for pair in zip(*batches, strict=True):
             one.observe(torch.cat(pair, dim=1))
         for rank in range(2):
             for mine, theirs in zip(
-                (one.low, one.high, one.scale), torch.load(tmp_path / f"{rank}-{per_channel}"), strict=True
+                (one.min_val, one.max_val, one.scale), torch.load(tmp_path / f"{rank}-{per_channel}"), strict=True
             ):
                 assert torch.equal(mine, theirs)
 

@@ -11,59 +11,77 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
-from sparsification.quantization.fake_quantize import FakeQuantize, Grid, quantization_parameters
+from sparsification.modifiers import TrainingStep
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs, calculate_qparams
 from sparsification.quantization.modules import (
     QuantizationError,
-    is_quantizing,
+    enable_fake_quant,
+    fake_quant_enabled,
+    fake_quantized_modules,
     load_quantization,
-    quantized_modules,
     quantizers,
     save_quantization,
-    set_quantizing,
 )
 from sparsification.quantization.scheme import SCHEMES
 from sparsification.recipe.loader import RecipeError
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.3, 1.7), (0.2, 1.0), (-1.0, -0.5), (0.0, 0.0), (-7e-9, 3e-9)])
-@pytest.mark.parametrize("grid", [Grid(symmetric=True), Grid(symmetric=False), Grid(bits=4)])
-def test_grid_covers_the_range_and_holds_zero(low, high, grid):
-    scale, zero_point = quantization_parameters(torch.tensor(low), torch.tensor(high), grid)
+@pytest.mark.parametrize(
+    "qargs", [QuantizationArgs(symmetric=True), QuantizationArgs(symmetric=False), QuantizationArgs(bits=4)]
+)
+def test_grid_covers_the_range_and_holds_zero(low, high, qargs):
+    scale, zero_point = calculate_qparams(torch.tensor(low), torch.tensor(high), qargs)
     assert scale > 0
-    assert grid.quant_min <= zero_point <= grid.quant_max
+    assert qargs.quant_min <= zero_point <= qargs.quant_max
     for end in (low, high, 0.0):
         nearest = torch.round(torch.tensor(end) / scale) + zero_point
-        inside = nearest.clamp(grid.quant_min, grid.quant_max)
+        inside = nearest.clamp(qargs.quant_min, qargs.quant_max)
         assert abs(float((inside - zero_point) * scale) - end) <= float(scale)  # one step at the ends, 0 for 0
     assert float((zero_point - zero_point) * scale) == 0.0
 
 
-@pytest.mark.parametrize("grid", [Grid(), Grid(symmetric=False), Grid(per_channel=True), Grid(bits=7)])
-def test_integers_are_what_rounding_rounds_to(grid):
+@pytest.mark.parametrize(
+    "qargs",
+    [
+        QuantizationArgs(),
+        QuantizationArgs(symmetric=False),
+        QuantizationArgs(per_channel=True),
+        QuantizationArgs(bits=7),
+    ],
+)
+def test_integers_are_what_rounding_rounds_to(qargs):
     x = torch.randn(6, 50)
-    quantizer = FakeQuantize(grid, 6)
+    quantizer = FakeQuantize(qargs, 6)
     quantizer.observe(x * 0.8)
-    shape = (6, 1) if grid.per_channel else ()
-    integers = quantizer.integers(x)
-    assert integers.dtype == (torch.int8 if grid.symmetric else torch.uint8)
-    assert integers.float().max() <= grid.quant_max and integers.float().min() >= grid.quant_min
+    shape = (6, 1) if qargs.per_channel else ()
+    integers = quantizer.quantize(x)
+    assert integers.dtype == (torch.int8 if qargs.symmetric else torch.uint8)
+    assert integers.float().max() <= qargs.quant_max and integers.float().min() >= qargs.quant_min
     numbers = (integers.float() - quantizer.zero_point.reshape(shape)) * quantizer.scale.reshape(shape)
-    torch.testing.assert_close(numbers, quantizer.round(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(numbers, quantizer.fake_quantize(x), rtol=0, atol=1e-6)
     assert (numbers - x).abs()[x.abs() < 0.5].max() <= quantizer.scale.max() / 2 + 1e-6
 
 
-@pytest.mark.parametrize("grid", [Grid(), Grid(symmetric=False), Grid(per_channel=True), Grid(bits=4)])
+@pytest.mark.parametrize(
+    "qargs",
+    [
+        QuantizationArgs(),
+        QuantizationArgs(symmetric=False),
+        QuantizationArgs(per_channel=True),
+        QuantizationArgs(bits=4),
+    ],
+)
 @pytest.mark.parametrize("shape", [(6, 50), (6, 3, 4, 17)])
-def test_rounding_on_a_cpu_is_torchs_own_bit_by_bit(grid, shape):
+def test_rounding_on_a_cpu_is_torchs_own_bit_by_bit(qargs, shape):
     torch.manual_seed(0)
     x = torch.randn(shape)
-    quantizer = FakeQuantize(grid, 6)
+    quantizer = FakeQuantize(qargs, 6)
     quantizer.observe(x * 0.5)  # so that some of it lies outside
-    x.flatten()[:2] = torch.stack([quantizer.low.flatten()[0], quantizer.high.flatten()[0]])  # and some on the edge
+    x.flatten()[:2] = torch.stack([quantizer.min_val.flatten()[0], quantizer.max_val.flatten()[0]])  # some on the edge
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    ends = grid.quant_min, grid.quant_max
-    if grid.per_channel:
+    ends = qargs.quant_min, qargs.quant_max
+    if qargs.per_channel:
         expected = torch.fake_quantize_per_channel_affine(theirs, quantizer.scale, quantizer.zero_point, 0, *ends)
     else:
         expected = torch.fake_quantize_per_tensor_affine(theirs, quantizer.scale, quantizer.zero_point, *ends)
@@ -97,7 +115,7 @@ def quantized_model(recipe: str = RECIPE.format(start=0, frozen=1), batches: int
     model = load_model("model_student")
     manager = ScheduledModifierManager.from_yaml(recipe)
     manager.initialize(model)
-    manager.begin(Clock(0, 10))
+    manager.on_train_begin(TrainingStep(0, 10))
     for seed in range(batches):
         model(**batch(seed))
     manager.finalize()
@@ -117,7 +135,7 @@ def test_before_its_start_the_model_is_the_plain_one_bit_by_bit():
     plain, model = load_model("model_student"), load_model("model_student")
     manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=1, frozen=2))
     manager.initialize(model)
-    manager.begin(Clock(0, 10))
+    manager.on_train_begin(TrainingStep(0, 10))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(plain(**batch()).start_logits, model(**batch()).start_logits)
     assert list(plain.state_dict()) == list(model.state_dict())
@@ -130,11 +148,11 @@ def test_switches_are_functions_of_the_step_alone():
         model = load_model("model_student")
         manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=1))
         manager.initialize(model)
-        manager.begin(Clock(start, 10))
+        manager.on_train_begin(TrainingStep(start, 10))
         for step in range(start, 25):
-            now = is_quantizing(model), next(iter(quantizers(model).values())).observing
+            now = fake_quant_enabled(model), next(iter(quantizers(model).values())).observer_enabled
             assert seen.setdefault(step, now) == now
-            manager.update(Clock(step, 10), None)
+            manager.update(TrainingStep(step, 10), None)
     assert next(step for step, (quantizing, _) in seen.items() if quantizing) == 6
     assert [step for step, (_, observing) in seen.items() if observing] == [6, 7, 8, 9, 10]
 
@@ -144,11 +162,11 @@ def test_at_least_one_step_is_observed_however_short_the_run(frozen):
     model = load_model("model_student")
     manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=frozen))
     manager.initialize(model)
-    manager.begin(Clock(0, 10))
+    manager.on_train_begin(TrainingStep(0, 10))
     seen = []
     for step in range(10):
-        seen.append(next(iter(quantizers(model).values())).observing)
-        manager.update(Clock(step, 10), None)
+        seen.append(next(iter(quantizers(model).values())).observer_enabled)
+        manager.update(TrainingStep(step, 10), None)
     assert seen == [step == 6 for step in range(10)]
 
 
@@ -168,13 +186,13 @@ def test_autocast_does_not_reach_what_is_fake_quantized():
     with torch.autocast("cpu", torch.bfloat16):
         output = layer(x.bfloat16())
     assert output.dtype == torch.float32
-    rounded = layer.input_quantizer.round(x.bfloat16().float())
-    expected = F.linear(rounded, layer.weight_quantizer.round(layer.weight), layer.bias)
+    rounded = layer.input_quantizer.fake_quantize(x.bfloat16().float())
+    expected = F.linear(rounded, layer.weight_quantizer.fake_quantize(layer.weight), layer.bias)
     assert torch.equal(output, expected)
 
 
 def test_gradients_pass_within_the_range_and_stop_outside():
-    quantizer = FakeQuantize(Grid(symmetric=False))
+    quantizer = FakeQuantize(QuantizationArgs(symmetric=False))
     quantizer.observe(torch.tensor([-1.0, 1.0]))
     x = torch.tensor([-5.0, -0.5, 0.0, 0.7, 5.0], requires_grad=True)
     quantizer(x).sum().backward()
@@ -187,10 +205,10 @@ def test_saved_model_is_quantized_again_bit_by_bit_and_its_checkpoint_is_plain(t
     save_quantization(model, tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
     fp32 = loaded(**batch()).start_logits
-    set_quantizing(model, False)
+    enable_fake_quant(model, False)
     assert torch.allclose(fp32, model(**batch()).start_logits, atol=1e-6)  # sdpa against eager
     assert load_quantization(loaded, tmp_path)
-    set_quantizing(model, True)
+    enable_fake_quant(model, True)
     assert torch.equal(loaded(**batch()).start_logits, model(**batch()).start_logits)
     assert not torch.equal(fp32, loaded(**batch()).start_logits)
 
@@ -198,7 +216,7 @@ def test_saved_model_is_quantized_again_bit_by_bit_and_its_checkpoint_is_plain(t
 def test_saving_a_model_that_does_not_quantize_leaves_no_ranges_behind(tmp_path):
     model, _ = quantized_model()
     save_quantization(model, tmp_path)
-    set_quantizing(model, False)
+    enable_fake_quant(model, False)
     save_quantization(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert not load_quantization(load_model("model_student"), tmp_path)
@@ -211,7 +229,7 @@ def test_number_of_bits_in_a_file_is_checked_before_it_is_a_power_of_2(bits, tmp
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     schemes = json.loads(metadata["schemes"])
-    next(grid for scheme in schemes.values() for grid in scheme.values() if grid)["bits"] = bits
+    next(qargs for scheme in schemes.values() for qargs in scheme.values() if qargs)["bits"] = bits
     save_file(load_file(path), path, metadata | {"schemes": json.dumps(schemes)})
     with pytest.raises(QuantizationError, match=r"bits must be 2 to 8, got "):
         load_quantization(load_model("model_student"), tmp_path)
@@ -231,7 +249,7 @@ def test_ranges_of_another_model_are_refused(tmp_path):
 
 def test_series_for_dashboards():
     model, manager = quantized_model(RECIPE.format(start=0, frozen=1) + "      log_types: __ALL__\n")
-    series = manager.scalars(Clock(20, 10))
+    series = manager.metrics(TrainingStep(20, 10))
     assert series["QuantizationModifier/num_fake_quantize_global"] == len(quantizers(model))
     assert series["QuantizationModifier/qat_observers_disabled"] == 1.0
     assert series["QuantizationModifier/qa_outputs/num_bits"] == 8.0
@@ -282,15 +300,15 @@ def test_what_sparseml_writes_for_a_tensor_that_is_left_alone(nothing):
     recipe = f"modifiers:\n  - !QuantizationModifier\n      scheme_overrides: {{'Embedding': {left}}}\n"
     model = load_model("model_student")
     ScheduledModifierManager.from_yaml(recipe).initialize(model)
-    kinds = {type(module).__name__ for _, module in quantized_modules(model)}
-    assert kinds == {"QuantizedLinear", "AttentionQuantizers"}
+    kinds = {type(module).__name__ for _, module in fake_quantized_modules(model)}
+    assert kinds == {"FakeQuantizedLinear", "AttentionQuantizers"}
 
 
 def test_an_override_of_null_is_the_default_scheme_as_in_sparseml():
     recipe = "modifiers:\n  - !QuantizationModifier\n      scheme: {weights: null, input_activations: null}\n"
     model = load_model("model_student")
     ScheduledModifierManager.from_yaml(recipe + "      scheme_overrides: {qa_outputs: null}\n").initialize(model)
-    ((name, module),) = quantized_modules(model)
+    ((name, module),) = fake_quantized_modules(model)
     assert (name, module.scheme) == ("qa_outputs", SCHEMES["default"])
 
 

@@ -30,9 +30,9 @@ from sparsification.export.int8 import has_vnni
 from sparsification.export.onnx import ExportError, export_onnx
 from sparsification.export.verify import OnnxModel
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
-from sparsification.quantization.fake_quantize import FakeQuantize, Grid
-from sparsification.quantization.modules import quantizers, set_quantizing
+from sparsification.modifiers import TrainingStep
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
+from sparsification.quantization.modules import enable_fake_quant, quantizers
 
 OUTPUTS = ["start_logits", "end_logits"]
 INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
@@ -118,7 +118,7 @@ def _quantize(model, names=INPUTS, pad: int = 0, finalize: bool = True, batches:
     text = yaml.safe_dump({"modifiers": [recipe]}).replace("- ", "- !QuantizationModifier\n  ", 1)
     manager = ScheduledModifierManager.from_yaml(text)
     manager.initialize(model)
-    manager.begin(Clock(0, 10))
+    manager.on_train_begin(TrainingStep(0, 10))
     with torch.no_grad():
         for seed in range(batches):
             model.train()(**_batch(4, 24, names, pad, seed=100 + seed))
@@ -160,7 +160,7 @@ def export_case(tmp_path_factory):
         # Key and value get numbers outside of their range, which 7 bits have to end where 8 bits would not.
         for name, quantizer in quantizers(model).items():
             if name.endswith((".key", ".value")):
-                quantizer.set_range(quantizer.low / 2, quantizer.high / 2)
+                quantizer.set_range(quantizer.min_val / 2, quantizer.max_val / 2)
         return model, _export(model, tmp_path_factory.mktemp("case"), target=target, opset=18)
 
     return make
@@ -244,7 +244,7 @@ def test_integers_and_scales_are_those_of_the_formula(exported):
         assert np.abs(stored.astype(int) - expected).max() <= 1
         assert (stored[weight.T == 0] == 0).all()
         if report.target == "onnxruntime":
-            np.testing.assert_allclose(arrays[f"model.{name}.grid.scale"], scale, rtol=1e-6)
+            np.testing.assert_allclose(arrays[f"model.{name}.weight_quantizer.scale"], scale, rtol=1e-6)
             assert arrays[f"model.{name}.weight"].shape == (linear.in_features, linear.out_features)
 
 
@@ -313,14 +313,14 @@ def test_weights_of_few_bits_are_small_integers(case, ends, export_case):
 
 def test_per_channel_scales_belong_to_the_outputs(export_case):
     path = export_case("per channel")[1].path
-    assert _initializers(path)[f"model.{WEIGHT}.grid.scale"].shape == (64,)
+    assert _initializers(path)[f"model.{WEIGHT}.weight_quantizer.scale"].shape == (64,)
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "DequantizeLinear"]
     assert {attribute.i for node in nodes for attribute in node.attribute if attribute.name == "axis"} == {1}
 
 
 def test_model_that_does_not_quantize_yet_is_exported_in_fp32(tmp_path):
     model = _quantize(_bert(1))
-    set_quantizing(model, False)
+    enable_fake_quant(model, False)
     for target in TARGETS:
         report = _export(model, tmp_path, target=target)
         assert not report.quantized
@@ -382,7 +382,7 @@ def _product_scale(graph, weight: str) -> str:
 
 FAULTS = {
     "weight scale 20 % off": lambda graph, arrays, put: put(
-        f"model.{WEIGHT}.grid.scale", arrays[f"model.{WEIGHT}.grid.scale"] * np.float32(1.2)
+        f"model.{WEIGHT}.weight_quantizer.scale", arrays[f"model.{WEIGHT}.weight_quantizer.scale"] * np.float32(1.2)
     ),
     "input scale 20 % off": lambda graph, arrays, put: put(
         f"model.{WEIGHT}.input_quantizer.scale", arrays[f"model.{WEIGHT}.input_quantizer.scale"] * np.float32(1.2)
@@ -396,8 +396,8 @@ FAULTS = {
         arrays["model.bert.encoder.layer.1.attention.output.dense.weight"].T,
     ),
     "embedding scale 20 % off": lambda graph, arrays, put: put(
-        "model.bert.embeddings.word_embeddings.grid.scale",
-        arrays["model.bert.embeddings.word_embeddings.grid.scale"] * np.float32(1.2),
+        "model.bert.embeddings.word_embeddings.weight_quantizer.scale",
+        arrays["model.bert.embeddings.word_embeddings.weight_quantizer.scale"] * np.float32(1.2),
     ),
     "value scale 20 % off": lambda graph, arrays, put: put(
         "model.bert.encoder.layer.1.attention.self.matmul_quantizers.value.scale",
@@ -550,7 +550,7 @@ def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog)
 
 def test_ties_are_compared_as_engines_round_them(tmp_path):
     """x / scale and x * (1 / scale) fall on two sides of a half: torch does the one, ONNX Runtime the other."""
-    quantizer = FakeQuantize(Grid(symmetric=False))
+    quantizer = FakeQuantize(QuantizationArgs(symmetric=False))
     quantizer.set_range(torch.tensor(-1.0), torch.tensor(1.3))
     ties = (torch.arange(-110, 140) + 0.5) * quantizer.scale
     scale, zero_point = quantizer.scale.numpy(), quantizer.zero_point.numpy().astype(np.uint8)
@@ -564,6 +564,6 @@ def test_ties_are_compared_as_engines_round_them(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)]), tmp_path / "ties.onnx")
     (integers,) = OnnxModel(tmp_path / "ties.onnx")({"x": ties})
     engine = (torch.from_numpy(integers).float() - quantizer.zero_point) * quantizer.scale
-    assert not torch.equal(quantizer.round(ties), engine)
+    assert not torch.equal(quantizer.fake_quantize(ties), engine)
     quantizer.divides = True
-    assert torch.equal(quantizer.round(ties), engine)
+    assert torch.equal(quantizer.fake_quantize(ties), engine)

@@ -100,7 +100,7 @@ def test_recipe_prunes_the_encoder_to_80_percent_and_nothing_else(tokenizer):
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     manager = ScheduledModifierManager.from_yaml(QUICKSTART / "recipe.yaml")
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     for name, weight in model.named_parameters():
         if "encoder" in name and weight.dim() == 2:
             assert float((weight == 0).float().mean()) == pytest.approx(0.8, abs=1e-3), name

@@ -460,7 +460,7 @@ def test_a_stages_variable_reads_its_outer_namesake(expression, value):
     text = f"a: eval(2 + 2)\none:\n  b: 1\n  a: {expression}\n  modifiers:\n    - !AnyModifier {{free: eval(a)}}\n"
     recipe = load(text + "two:\n  modifiers:\n    - !AnyModifier {free: eval(a)}\n")
     assert [modifier.free for modifier in recipe.modifiers] == [value, 4]
-    assert "a" not in recipe.unread
+    assert "a" not in recipe.unused_variables
 
 
 def test_a_stages_variable_without_an_outer_namesake_needs_itself():
@@ -502,7 +502,7 @@ def test_times_before_the_run_are_told(times, message):
 
 def test_a_start_between_minus_one_and_zero_is_the_start_as_in_sparseml():
     (modifier,) = load("modifiers:\n  - !AnyModifier {start_epoch: -0.5, end_epoch: 2}").modifiers
-    assert modifier.window == (0.0, 2.0)
+    assert modifier.active_range == (0.0, 2.0)
 
 
 def test_metadata_is_kept_as_it_is_and_the_version_is_not_a_variable():

@@ -12,13 +12,13 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import (
-    Clock,
     EpochRangeModifier,
     LearningRateBase,
     OBSPruningModifier,
     QuantizationModifier,
+    TrainingStep,
 )
-from sparsification.quantization.modules import is_quantizing, quantized_modules, quantizers
+from sparsification.quantization.modules import fake_quant_enabled, fake_quantized_modules, quantizers
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
 TUTORIAL = {
@@ -111,11 +111,11 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
     for name, weight in model.named_parameters():
         if name not in weights and weight.dim() == 2 and "word" not in name:
             assert int((weight == 0).sum()) == 0, name
-    assert is_quantizing(model) == promise.quantized
+    assert fake_quant_enabled(model) == promise.quantized
     if promise.quantized:
         linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        assert linear <= {name for name, _ in quantized_modules(model)}
-        assert all(quantizer.observed and not quantizer.observing for quantizer in quantizers(model).values())
+        assert linear <= {name for name, _ in fake_quantized_modules(model)}
+        assert all(quantizer.observed and not quantizer.observer_enabled for quantizer in quantizers(model).values())
     last_rate = trainer.optimizer.param_groups[0]["lr"]
     curves = [modifier for modifier in manager.modifiers if isinstance(modifier, LearningRateBase)]
     last = max((curve for curve in curves), key=lambda curve: curve.end_epoch, default=None)
@@ -129,8 +129,8 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
 def test_quantization_has_the_tutorials_times(path):
     manager = ScheduledModifierManager.from_yaml(path)
     modifier = next(modifier for modifier in manager.modifiers if isinstance(modifier, QuantizationModifier))
-    assert (modifier.start_epoch, modifier.last_change_epoch, manager.max_epochs) == (30, 35, 40)
-    rates = [manager.learning_rate(Clock(epoch, 1), 0, 1.0) for epoch in (0, 15, 30, 35, 40)]
+    assert (modifier.start_epoch, modifier.final_epoch, manager.max_epochs) == (30, 35, 40)
+    rates = [manager.learning_rate(TrainingStep(epoch, 1), 0, 1.0) for epoch in (0, 15, 30, 35, 40)]
     assert rates == pytest.approx([5e-5, 2.5e-5, 5e-5, 2.5e-5, 0.0])
 
 
@@ -139,9 +139,9 @@ def test_one_variable_scales_the_whole_recipe(path):
     full = ScheduledModifierManager.from_yaml(path)
     scaled = ScheduledModifierManager.from_yaml(path, {"num_epochs": full.max_epochs / 5})
     for modifier, shorter in zip(full.modifiers, scaled.modifiers, strict=True):
-        for long, short in zip(modifier.window, shorter.window, strict=True):
+        for long, short in zip(modifier.active_range, shorter.active_range, strict=True):
             assert short == pytest.approx(long / 5)
-        assert shorter.last_change_epoch == pytest.approx(modifier.last_change_epoch / 5)
+        assert shorter.final_epoch == pytest.approx(modifier.final_epoch / 5)
         assert getattr(shorter, "cycle_epochs", 1.0) in (1.0, pytest.approx(getattr(modifier, "cycle_epochs", 1.0) / 5))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import run_qa
 from sparsification.report.curves import MAX_POINTS, curve
 from sparsification.report.profiling import gzipped_size
-from sparsification.report.results import RunFacts, hide_secrets, load_facts, save_facts
+from sparsification.report.results import RunResult, load_result, redact_secrets, save_result
 from sparsification.report.svg import WIDTH, Line, line_chart, windows_chart
 from sparsification.report.tables import markdown, plain, result_table
 
@@ -59,8 +59,8 @@ def out(tiny_model_dir, tiny_squad, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def facts(out) -> RunFacts:
-    return load_facts(out)
+def result(out) -> RunResult:
+    return load_result(out)
 
 
 def page(path: Path) -> ElementTree.Element:
@@ -68,10 +68,10 @@ def page(path: Path) -> ElementTree.Element:
     return ElementTree.fromstring(path.read_text().removeprefix("<!DOCTYPE html>"))
 
 
-def test_table_says_what_the_results_and_the_weights_say(out, facts):
+def test_table_says_what_the_results_and_the_weights_say(out, result):
     results = json.loads((out / "all_results.json").read_text())
     teacher_results = json.loads((out.parent / "teacher/eval_results.json").read_text())
-    teacher, student, exported = facts.models
+    teacher, student, exported = result.models
     assert teacher.scores == {"EM": teacher_results["eval_exact_match"], "F1": teacher_results["eval_f1"]}
     assert student.scores == {"EM": results["eval_exact_match"], "F1": results["eval_f1"]}
     assert exported.scores == {"EM": results["eval_onnx_exact_match"], "F1": results["eval_onnx_f1"]}
@@ -83,9 +83,9 @@ def test_table_says_what_the_results_and_the_weights_say(out, facts):
     assert student.parameters == sum(w.numel() for w in weights.values())
     content = (out / "onnx/model.onnx").read_bytes()
     assert (exported.size, exported.gzipped) == (len(content), len(gzip.compress(content, 6)))
-    assert all(model.latency > 0 and model.throughput > 0 for model in facts.models)
+    assert all(model.latency > 0 and model.throughput > 0 for model in result.models)
     if teacher_results["eval_f1"]:
-        assert facts.recovery(student) == results["eval_f1"] / teacher_results["eval_f1"]
+        assert result.recovery(student) == results["eval_f1"] / teacher_results["eval_f1"]
 
 
 def test_report_needs_nothing_beside_it_and_shows_every_plot(out):
@@ -108,16 +108,16 @@ def test_report_needs_nothing_beside_it_and_shows_every_plot(out):
     assert len(list(drawings[0].iter("{http://www.w3.org/2000/svg}polyline"))) == 4  # EM, F1, zeros, their goal
 
 
-def test_both_reports_tell_how_to_do_it_again_without_secrets(out, facts):
+def test_both_reports_tell_how_to_do_it_again_without_secrets(out, result):
     for name in ("report.md", "report.html"):
         text = (out / name).read_text()
         assert "--distill_teacher" in text
-        assert facts.versions["torch"] == torch.__version__ and torch.__version__ in text
+        assert result.versions["torch"] == torch.__version__ and torch.__version__ in text
         assert "final_sparsity: 0.75" in text
         assert "hf_secret" not in text
     assert "hf_secret" not in (out / "report.json").read_text()
-    assert facts.data["training"].startswith("18 features, sha256 ")
-    assert markdown(result_table(facts)) in (out / "report.md").read_text()
+    assert result.data["training"].startswith("18 features, sha256 ")
+    assert markdown(result_table(result)) in (out / "report.md").read_text()
     assert not list(out.glob("*.partial"))
 
 
@@ -135,15 +135,15 @@ def test_resumed_run_reports_the_whole_curve(out, tiny_model_dir, tiny_squad, tm
     assert second == first
 
 
-def test_model_card_has_the_figures_in_the_hubs_format(out, facts):
+def test_model_card_has_the_figures_in_the_hubs_format(out, result):
     card = ModelCard.load(out / "README.md")
-    student, exported = facts.models[1:]
+    student, exported = result.models[1:]
     found = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert found == student.scores | {f"{label} (ONNX)": value for label, value in exported.scores.items()}
     assert {result.task_type for result in card.data.eval_results} == {"question-answering"}
     assert card.data.base_model is None and card.data.datasets is None  # folders, and the hub takes names
     assert all(validate_repo_id(result.dataset_type) is None for result in card.data.eval_results)
-    assert markdown(result_table(facts)) in card.text
+    assert markdown(result_table(result)) in card.text
     assert str(out.parent.parent) not in card.text.partition("## Model description")[0]
 
 
@@ -160,22 +160,24 @@ def test_reported_run_ends_with_the_weights_of_a_silent_one(tiny_model_dir, tiny
     assert all(torch.equal(silent[name], loud[name]) for name in silent)
 
 
-def test_facts_are_read_as_they_were_written(facts, tmp_path):
-    save_facts(facts, tmp_path)
-    assert load_facts(tmp_path) == facts
-    assert [window.end for window in facts.windows] == [2.0, math.inf, 1.5]
+def test_facts_are_read_as_they_were_written(result, tmp_path):
+    save_result(result, tmp_path)
+    assert load_result(tmp_path) == result
+    assert [window.end for window in result.windows] == [2.0, math.inf, 1.5]
 
 
-def test_table_leaves_out_what_is_not_known(facts):
-    bare = [dataclasses.replace(model, scores={}, latency=None, throughput=None) for model in facts.models]
-    head, rows = result_table(dataclasses.replace(facts, models=bare))
+def test_table_leaves_out_what_is_not_known(result):
+    bare = [dataclasses.replace(model, scores={}, latency=None, throughput=None) for model in result.models]
+    head, rows = result_table(dataclasses.replace(result, models=bare))
     assert head == ["", "parameters", "zeros", "file", "gzipped"]
     assert len({len(line) for line in plain((head, rows)).splitlines()}) == 1
 
 
 def test_tokens_are_hidden_however_they_are_given():
     argv = "--token abc --hub_token=def --hub-token ghi --do_train --token --push_to_hub".split()
-    assert hide_secrets(argv) == "--token ... --hub_token=... --hub-token ... --do_train --token --push_to_hub".split()
+    assert (
+        redact_secrets(argv) == "--token ... --hub_token=... --hub-token ... --do_train --token --push_to_hub".split()
+    )
 
 
 def test_size_of_a_large_file_is_estimated_from_all_of_its_parts(tmp_path):

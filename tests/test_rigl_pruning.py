@@ -6,8 +6,8 @@ import torch
 from test_sparse_trainer import REGROW, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
-from sparsification.pruning.rigl import share_out
+from sparsification.modifiers import TrainingStep
+from sparsification.pruning.rigl import allocate_sparsity
 from sparsification.recipe.loader import RecipeError
 
 RIGL = """
@@ -47,7 +47,7 @@ def test_masks_hold_large_weights_and_grow_large_gradients(reset):
         samples[moment] = [torch.randn(12, 8, generator=generator) for _ in range(count)]
         yield from ([gradient] for gradient in samples[moment])
 
-    manager.sample_with(sampler)
+    manager.set_gradient_sampler(sampler)
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
     grown_in_all = 0
     for step in range(14):
@@ -55,7 +55,7 @@ def test_masks_hold_large_weights_and_grow_large_gradients(reset):
         manager.after_backward()
         before = module.weight.detach().flatten().numpy().copy()
         moments = optimizer.state[module.weight]["exp_avg"].flatten().clone() if step else None
-        manager.update(Clock(step, 2), optimizer)
+        manager.update(TrainingStep(step, 2), optimizer)
         after = module.weight.detach().flatten().numpy().copy()
         if step in (2, 4, 6, 8, 10):
             fraction = 0.4 * (1 + np.cos(np.pi * (step / 2 - 1) / 4)) / 2
@@ -93,7 +93,7 @@ def shared_by_bisection(shapes: dict[str, tuple], sparsity: float, last: int | N
 @pytest.mark.parametrize(("strategy", "last"), [("erdos_renyi", 2), ("erdos_renyi_kernel", None)])
 def test_sparsity_is_shared_out_by_rows_and_columns(sparsity, strategy, last):
     shapes = {"query": (64, 64), "up": (256, 64), "down": (64, 256), "head": (2, 64), "kernel": (16, 8, 3, 3)}
-    shares = share_out({name: torch.Size(shape) for name, shape in shapes.items()}, sparsity, strategy)
+    shares = allocate_sparsity({name: torch.Size(shape) for name, shape in shapes.items()}, sparsity, strategy)
     assert shares == pytest.approx(shared_by_bisection(shapes, sparsity, last), abs=1e-9)
     total = sum(np.prod(shape) for shape in shapes.values())
     assert sum(shares[name] * np.prod(shapes[name]) for name in shapes) / total == pytest.approx(sparsity)
@@ -102,9 +102,9 @@ def test_sparsity_is_shared_out_by_rows_and_columns(sparsity, strategy, last):
 
 def test_sparsity_0_and_uniform_shares():
     shapes = {"one": torch.Size((4, 4)), "other": torch.Size((8, 2)), "bias": torch.Size((8,))}
-    assert share_out(shapes, 0.7, "uniform") == dict.fromkeys(shapes, 0.7)
+    assert allocate_sparsity(shapes, 0.7, "uniform") == dict.fromkeys(shapes, 0.7)
     del shapes["bias"]
-    assert share_out(shapes, 0.0, "erdos_renyi") == {"one": 0.0, "other": 0.0}
+    assert allocate_sparsity(shapes, 0.0, "erdos_renyi") == {"one": 0.0, "other": 0.0}
 
 
 def test_sparsity_is_the_same_all_the_time_and_zeros_move(tmp_path):
@@ -135,7 +135,7 @@ def test_one_shot_needs_no_gradients():
     manager = ScheduledModifierManager.from_yaml(RIGL)
     manager.initialize(module)
     largest = module.weight.detach().abs().flatten().sort().values[72:]
-    manager.apply_once()
+    manager.apply_one_shot()
     assert torch.equal(module.weight.detach().abs().flatten().sort().values[72:], largest)
     assert int((module.weight == 0).sum()) == 72
 
@@ -146,7 +146,7 @@ def test_each_group_of_weights_has_its_own_sparsity():
     recipe = RIGL.replace("final_sparsity: 0.75", groups).replace("[weight]", "[]")
     manager = ScheduledModifierManager.from_yaml(recipe)
     manager.initialize(module)
-    manager.apply_once()
+    manager.apply_one_shot()
     zeros = {name: int((linear.weight == 0).sum()) for name, linear in module.items()}
     assert zeros["a"] + zeros["b"] == 640 and zeros["a"] / 256 < zeros["b"] / 1024
     assert zeros["c"] == round(0.9 * 128)
@@ -177,6 +177,6 @@ def test_gradients_that_are_not_finite_are_said():
     module = torch.nn.Linear(8, 12)
     manager = ScheduledModifierManager.from_yaml(RIGL)
     manager.initialize(module)
-    manager.sample_with(lambda *_: [[torch.full((12, 8), torch.nan)]])
+    manager.set_gradient_sampler(lambda *_: [[torch.full((12, 8), torch.nan)]])
     with pytest.raises(ManagerError, match="weight: a gradient is not finite"):
-        manager.update(Clock(1, 1), torch.optim.SGD(module.parameters(), lr=0.1))
+        manager.update(TrainingStep(1, 1), torch.optim.SGD(module.parameters(), lr=0.1))

@@ -17,7 +17,7 @@ from test_sparse_trainer import PRUNE, make_trainer
 from run_qa import main
 from sparsification import atomic_io as saving
 from sparsification.tasks.question_answering.arguments import UsageError
-from sparsification.trainer.checkpoints import TRAINED, flaw_of
+from sparsification.trainer.checkpoints import TRAINED, checkpoint_error
 from sparsification.trainer.mixin import SparseTrainerMixin
 from sparsification.trainer.run_lock import RUN_LOCK, RunLockError, locked
 
@@ -153,7 +153,7 @@ def test_run_without_checkpoints_that_was_killed_in_its_export_goes_on_with_it(
     argv = command(tiny_model_dir, tiny_squad, out, *flags, "--onnx_export_path", str(out))
     kill_in_export(argv)
     trained, results = load_file(out / "model.safetensors"), json.loads((out / "train_results.json").read_text())
-    assert list(out.glob(".export-*")) and (out / RUN_LOCK).exists() and flaw_of(out / TRAINED) is None
+    assert list(out.glob(".export-*")) and (out / RUN_LOCK).exists() and checkpoint_error(out / TRAINED) is None
     assert not (out / TRAINED / "optimizer.pt").exists()
 
     monkeypatch.setattr(SparseTrainerMixin, "training_step", None)

@@ -313,8 +313,8 @@ def test_windows_are_as_long_as_tokenizer_and_model_both_allow(tiny_model_dir, t
     tokenizer.model_max_length = promised
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir)
-    assert feature_sets.usable_length(tokenizer, model, 384) == length
-    assert feature_sets.usable_length(tokenizer, model, 64) == 64
+    assert feature_sets.resolve_max_seq_length(tokenizer, model, 384) == length
+    assert feature_sets.resolve_max_seq_length(tokenizer, model, 64) == 64
     long = {"id": "x", "question": "Where is Lima?", "context": "Lima is the capital of Peru. " * 60}
     (tmp_path / "test.json").write_text(json.dumps([long]))
     flags = ["--tokenizer_name", str(tmp_path / "tokenizer"), "--max_seq_length", "384", "--doc_stride", "20"]
@@ -348,7 +348,7 @@ def test_errors_of_use_end_in_one_message(monkeypatch, capsys, error, status, me
         raise error
 
     monkeypatch.setattr(run_qa, "main", fail)
-    assert run_qa.run() == status
+    assert run_qa.cli() == status
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
@@ -361,7 +361,7 @@ def test_errors_of_use_end_in_one_message(monkeypatch, capsys, error, status, me
 def test_what_is_wrong_is_said_before_anything_slow_is_imported(tmp_path, flag, value, message):
     argv = ["run_qa.py", *command(tmp_path, tmp_path, tmp_path / "out"), flag, value]
     code = (
-        f"import sys; sys.argv = {argv}; import run_qa; print(run_qa.run()); "
+        f"import sys; sys.argv = {argv}; import run_qa; print(run_qa.cli()); "
         "print({'datasets', 'onnxruntime', 'transformers.trainer'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -371,7 +371,7 @@ def test_what_is_wrong_is_said_before_anything_slow_is_imported(tmp_path, flag, 
 
 def test_too_large_a_batch_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(run_qa, "main", lambda: torch.empty(10**15))
-    assert run_qa.run() == 1
+    assert run_qa.cli() == 1
     assert "not enough memory" in capsys.readouterr().err
 
 
@@ -381,7 +381,7 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
 
     monkeypatch.setattr(run_qa, "main", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        run_qa.run()
+        run_qa.cli()
 
 
 def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squad, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError
 
 SET = "modifiers:\n  - !SetParamModifier\n    params: [bias]\n    val: 0.25\n    start_epoch: 1.0\n"
@@ -29,7 +29,7 @@ def values(recipe: str, moved: float = 0.0) -> list[float]:
     manager.initialize(module)
     seen = []
     for step in range(16):
-        manager.update(Clock(step, 4), None)
+        manager.update(TrainingStep(step, 4), None)
         seen.append(module.bias[0].item())
         module.bias.data += moved
     return seen
@@ -50,7 +50,7 @@ def test_a_vector_gets_a_number_each_and_one_shot_the_last_ones():
     module = torch.nn.Linear(2, 2)
     manager = ScheduledModifierManager.from_yaml(GRADUAL.replace("3.0\n    start", "[5.0, -5.0]\n    start"))
     manager.initialize(module)
-    manager.apply_once()
+    manager.apply_one_shot()
     assert module.bias.tolist() == [5.0, -5.0]
 
 

@@ -13,7 +13,7 @@ from test_tutorial import save_model
 
 import run_qa
 from sparsification.export import sparse as export
-from sparsification.export.sparse import export_sparse, piece_differences
+from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
@@ -48,7 +48,7 @@ def test_what_our_operators_make_is_what_the_int8_graph_makes(family, tmp_path):
     report = export_sparse(tmp_path / "model.onnx", [_batch(4, 24, names, pad), _batch(2, 9, names, pad, seed=1)])
     assert report.conversion.path == tmp_path / SPARSE_FILE
     assert report.conversion.path.exists()
-    assert 0 <= report.piece_difference < 5e-3
+    assert 0 <= report.subgraph_difference < 5e-3
     assert 0 <= report.mean_difference < 0.02
     assert not list(tmp_path.glob(".*"))
 
@@ -113,7 +113,7 @@ def test_faulty_sparse_file_is_refused_and_the_older_one_kept(fault, monkeypatch
 @needs_compiler
 def test_wrong_outputs_of_right_pieces_are_refused(monkeypatch, tmp_path):
     _export(_quantize(_prune(_bert())), tmp_path)
-    monkeypatch.setattr(export, "piece_differences", lambda *args: {"none": 0.0})
+    monkeypatch.setattr(export, "subgraph_differences", lambda *args: {"none": 0.0})
     _spoil(monkeypatch, _times("scale", 10.0))
     with pytest.raises(ExportError, match=r"_logits differs by .* allowed is 0.25"):
         export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
@@ -125,13 +125,13 @@ def test_every_node_of_ours_is_in_a_piece(tmp_path):
     export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
     graph = onnx.load(tmp_path / SPARSE_FILE).graph
     makers = {name: node for node in graph.node for name in node.output}
-    pieces = piece_differences(tmp_path / "model.onnx", tmp_path / SPARSE_FILE, _batch(1, 24))
-    seen, waiting = set(), list(pieces)
+    subgraphs = subgraph_differences(tmp_path / "model.onnx", tmp_path / SPARSE_FILE, _batch(1, 24))
+    seen, waiting = set(), list(subgraphs)
     while waiting:
         node = makers.get(waiting.pop())
         if node is not None and node.name not in seen:
             seen.add(node.name)
-            waiting += [name for name in node.input if name not in pieces]
+            waiting += [name for name in node.input if name not in subgraphs]
     assert {node.name for node in graph.node if node.domain == DOMAIN} <= seen
 
 

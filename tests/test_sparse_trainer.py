@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, Trainer, TrainingArguments
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.quantization.modules import QuantizationError, is_quantizing, quantizers, set_quantizing
+from sparsification.quantization.modules import QuantizationError, enable_fake_quant, fake_quant_enabled, quantizers
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.trainer.mixin import SparseTrainerMixin
 
@@ -300,7 +300,7 @@ def test_every_checkpoint_loads_in_plain_transformers_with_the_same_logits(tmp_p
     def save_and_ask(*args, **kwargs):
         save(*args, **kwargs)
         twin = copy.deepcopy(trainer.model).eval()
-        set_quantizing(twin, False)
+        enable_fake_quant(twin, False)
         with torch.no_grad():
             logits[trainer.state.global_step] = twin(**batch).start_logits, trainer.model.config.to_dict()
 
@@ -529,12 +529,12 @@ def test_quantized_model_is_saved_and_loaded_bit_by_bit(tmp_path):
     trainer.save_model()
     expected = logits_of(trainer)
     loaded = from_folder(tmp_path, tmp_path / "again")
-    assert is_quantizing(loaded.model)
+    assert fake_quant_enabled(loaded.model)
     assert torch.equal(logits_of(loaded), expected)
     loaded.save_model()
     assert torch.equal(logits_of(from_folder(tmp_path / "again", tmp_path / "third")), expected)
     plain = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
-    set_quantizing(trainer.model, False)
+    enable_fake_quant(trainer.model, False)
     trainer.model.set_attn_implementation(plain.config._attn_implementation)
     assert_same_model(plain, trainer.model)
 
@@ -545,12 +545,12 @@ def test_quantized_model_is_transferred_with_its_ranges(tmp_path):
     trainer.save_model()
     hold = "modifiers:\n  - !ConstantPruningModifier\n    params: ['re:.*layer.*weight']\n"
     transfer = from_folder(tmp_path / "first", tmp_path / "second", hold, num_train_epochs=1)
-    ranges = {name: quantizer.high.clone() for name, quantizer in quantizers(transfer.model).items()}
+    ranges = {name: quantizer.max_val.clone() for name, quantizer in quantizers(transfer.model).items()}
     zeros = {name: int((param == 0).sum()) for name, param in transfer.model.named_parameters()}
     transfer.train()
-    assert is_quantizing(transfer.model)
+    assert fake_quant_enabled(transfer.model)
     for name, quantizer in quantizers(transfer.model).items():
-        assert torch.equal(quantizer.high, ranges[name])
+        assert torch.equal(quantizer.max_val, ranges[name])
     for name, param in transfer.model.named_parameters():
         assert int((param == 0).sum()) >= zeros[name]
     assert not torch.equal(transfer.model.qa_outputs.weight, trainer.model.qa_outputs.weight)
@@ -570,10 +570,12 @@ def test_one_shot_prunes_and_calibrates(tmp_path):
     trainer = make_trainer(tmp_path, PRUNE + QUANTIZE + "    num_calibration_steps: 3\n")
     seen = []
     trainer.model.register_forward_hook(lambda *_: seen.append(trainer.model.training))
-    trainer.apply_once()
+    trainer.apply_one_shot()
     assert seen == [False] * 3
     assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.005)
-    assert all(quantizer.observed and not quantizer.observing for quantizer in quantizers(trainer.model).values())
+    assert all(
+        quantizer.observed and not quantizer.observer_enabled for quantizer in quantizers(trainer.model).values()
+    )
     assert torch.equal(logits_of(from_folder(tmp_path, tmp_path / "again")), logits_of(trainer))
 
 
@@ -588,4 +590,4 @@ def test_another_quantization_than_the_saved_one_is_refused(tmp_path):
     trainer.save_model()
     with pytest.raises(QuantizationError, match="the saved model is quantized otherwise than the recipe says"):
         from_folder(tmp_path, tmp_path / "again", QUANTIZE + "    reduce_range: True\n")
-    assert is_quantizing(from_folder(tmp_path, tmp_path / "again", QUANTIZE).model)
+    assert fake_quant_enabled(from_folder(tmp_path, tmp_path / "again", QUANTIZE).model)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from sparsification.cli.main import main
-from sparsification.compat.sparseml_checkpoint import SavedRange, SparseMLFormatError, convert_checkpoint, find_grid
+from sparsification.compat.sparseml_checkpoint import SavedRange, SparseMLFormatError, convert_checkpoint, find_qargs
 from sparsification.quantization.modules import load_quantization, quantizers
 from sparsification.recipe.loader import load_recipe
 
@@ -71,7 +71,7 @@ def test_every_range_is_the_saved_one(tmp_path):
     assert value.scale.item() == pytest.approx(STATE[f"{prefix}.scale"].item(), rel=1e-6)
     norm = ours["bert.embeddings.LayerNorm.output_quantizer"]
     assert norm.zero_point == STATE["bert.embeddings.LayerNorm.activation_post_process.zero_point"]
-    assert not any(quantizer.observing for quantizer in ours.values())
+    assert not any(quantizer.observer_enabled for quantizer in ours.values())
 
 
 @pytest.mark.parametrize("suffix", ["bin", "safetensors"])
@@ -242,7 +242,7 @@ def test_integers_are_found_from_scale_and_range(name):
         low, high, scale, zero_point = (
             torch.tensor(theirs[key]) for key in ("min_val", "max_val", "scale", "zero_point")
         )
-        grid = find_grid(theirs["name"], SavedRange(low, high, scale, zero_point))
-        assert grid.quant_max - grid.quant_min == theirs["qmax"] - theirs["qmin"], theirs["name"]
-        assert grid.symmetric == ("symmetric" in theirs["qscheme"]), theirs["name"]
-        assert grid.per_channel == ("channel" in theirs["qscheme"]), theirs["name"]
+        qargs = find_qargs(theirs["name"], SavedRange(low, high, scale, zero_point))
+        assert qargs.quant_max - qargs.quant_min == theirs["qmax"] - theirs["qmin"], theirs["name"]
+        assert qargs.symmetric == ("symmetric" in theirs["qscheme"]), theirs["name"]
+        assert qargs.per_channel == ("channel" in theirs["qscheme"]), theirs["name"]

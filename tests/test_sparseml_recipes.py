@@ -170,7 +170,7 @@ def test_every_key_of_a_modifier_loads_and_is_what_was_written(label):
     recipe = load_recipe(HEAD + block(label))
     (modifier,) = recipe.modifiers
     assert type(modifier).__name__ == label.partition(",")[0]
-    assert recipe.given == [KEYS[label].split()]
+    assert recipe.explicit_keys == [KEYS[label].split()]
     for key in KEYS[label].split():
         text = OTHERWISE.get((label, key), VALUES[key])
         expected = {"eval(warm_up)": 2, "eval(num_epochs - 2)": 8, "eval(sparsity)": 0.8}.get(text)

@@ -7,7 +7,7 @@ from torch import nn
 
 from sparsification.distillation.logits import agreement
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.pruning.masked_weights import MaskedWeights
 from sparsification.pruning.sparsity import count_zeros, encoder_layers, encoder_sparsity
 
@@ -43,14 +43,14 @@ def test_negative_zeros_are_zeros():
 def test_changes_of_masks_are_counted_once():
     weights = {name: nn.Parameter(torch.ones(8)) for name in ("a", "b")}
     masked = MaskedWeights(weights)
-    assert masked.take_changes() == 0.0
+    assert masked.pop_change_ratio() == 0.0
     keep = torch.tensor([True] * 6 + [False] * 2)
     masked.set_mask("a", keep)  # two go
     masked.set_mask("a", keep.flip(0))  # two come back, two go
-    assert masked.take_changes() == 6 / 16
-    assert masked.take_changes() == 0.0
-    masked.release()  # two come back
-    assert masked.take_changes() == 2 / 16
+    assert masked.pop_change_ratio() == 6 / 16
+    assert masked.pop_change_ratio() == 0.0
+    masked.remove_masks()  # two come back
+    assert masked.pop_change_ratio() == 2 / 16
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 5)])
@@ -74,7 +74,7 @@ modifiers:
   - !LearningRateFunctionModifier {start_epoch: 0.0, end_epoch: 2.0, lr_func: linear, init_lr: 0.1, final_lr: 0.0}
 """
     )
-    series = manager.scalars(Clock(30, 10))
+    series = manager.metrics(TrainingStep(30, 10))
     assert {name: value for name, value in series.items() if name.endswith("/progress")} == {
         "EpochRangeModifier/progress": 0.75,
         "SetWeightDecayModifier/progress": 0.5,

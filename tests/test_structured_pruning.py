@@ -10,8 +10,8 @@ from test_sparse_trainer import DROP_LATE, PRUNE_ROWS, QUANTIZE, THIN, make_data
 from transformers import AutoModelForQuestionAnswering, DistilBertConfig
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
-from sparsification.quantization.modules import load_quantization, set_quantizing
+from sparsification.modifiers import TrainingStep
+from sparsification.quantization.modules import enable_fake_quant, load_quantization
 from sparsification.recipe.loader import RecipeError
 
 ONCE = """
@@ -61,7 +61,7 @@ def test_units_with_the_smallest_norms_go_together_and_stay_away(mask_type, axis
                 "two": expected_units([module["two"].weight], axis, share),
             }
             units["three"] = units["one"]
-        manager.update(Clock(step, 2), optimizer)
+        manager.update(TrainingStep(step, 2), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
         if step >= 2:
@@ -81,7 +81,7 @@ def test_heads_of_an_attention_go_as_a_whole():
     manager = ScheduledModifierManager.from_yaml(recipe + "    mask_type: head\n")
     manager.initialize(model)
     before = copy.deepcopy(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     for old, new in zip(before.bert.encoder.layer, model.bert.encoder.layer, strict=True):
         parts = [(getattr(old.attention.self, n), getattr(new.attention.self, n)) for n in ("query", "key", "value")]
         norms = sum(np.linalg.norm(linear.weight.detach().numpy().reshape(8, -1), axis=1) for linear, _ in parts)
@@ -101,7 +101,7 @@ def test_groups_may_be_patterns_and_layers_may_be_gone():
     model = make_model()
     manager = ScheduledModifierManager.from_yaml(recipe + drop)
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     first, second = model.bert.encoder.layer[0].attention.self, model.bert.encoder.layer[1].attention.self
     zeros = [[(linear.weight == 0).all(dim=1) for linear in (a.query, a.key)] for a in (first, second)]
     assert all(int(rows.sum()) == 13 for pair in zeros for rows in pair)
@@ -193,7 +193,7 @@ def test_one_shot_thins_and_exact_names_will_do(tmp_path):
     readers = {f"{key}.weight": [f"{key}.bias", key.replace("intermediate", "output") + ".weight"] for key in keys}
     thin = f"  - !LayerThinningModifier\n    param_group_dependency_map: {readers}\n"
     trainer = make_trainer(tmp_path, PRUNE_ROWS.replace("0.8", "0.5") + thin)
-    trainer.apply_once()
+    trainer.apply_one_shot()
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path).config.intermediate_size == 16
 
 
@@ -208,7 +208,7 @@ def test_columns_that_are_zero_take_their_rows_with_them():
     model = make_model()
     manager = ScheduledModifierManager.from_yaml(recipe + thin)
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     before = logits(model)
     manager.finalize()
     assert model.config.intermediate_size == 16
@@ -258,7 +258,7 @@ def test_a_quantized_model_is_thinned_with_its_ranges(tmp_path, per_channel):
     plain = logits(loaded)
     assert load_quantization(loaded, tmp_path)
     assert torch.equal(logits(loaded), logits(trainer.model))
-    set_quantizing(trainer.model, False)
+    enable_fake_quant(trainer.model, False)
     assert torch.equal(plain, logits(trainer.model))
 
 
@@ -282,7 +282,7 @@ def test_distilbert_is_thinned_too(tmp_path):
 """
     manager = ScheduledModifierManager.from_yaml(prune + thin)
     manager.initialize(model)
-    manager.apply_once()
+    manager.apply_one_shot()
     manager.finalize()
     model.save_pretrained(tmp_path)
     assert AutoModelForQuestionAnswering.from_pretrained(tmp_path).config.hidden_dim == 16

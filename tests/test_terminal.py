@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_qa
-from sparsification.report.progress import TerminalCallback, in_short
+from sparsification.report.progress import TerminalCallback, format_log_line
 
 RECIPE = """
 modifiers:
@@ -25,9 +25,13 @@ EVALUATION = {"eval_f1": 67.25, "eval_runtime": 3.0, "eval_samples_per_second": 
 
 
 def test_log_entries_are_told_in_short():
-    assert in_short(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, zeros 50.0%"
-    assert in_short(EVALUATION) == "epoch 2.00, eval_f1 67.25"
-    assert in_short({"train_runtime": 5.0, "train_loss": 2.0}) == in_short({"eval_onnx_latency_ms": 3.0}) == ""
+    assert format_log_line(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, zeros 50.0%"
+    assert format_log_line(EVALUATION) == "epoch 2.00, eval_f1 67.25"
+    assert (
+        format_log_line({"train_runtime": 5.0, "train_loss": 2.0})
+        == format_log_line({"eval_onnx_latency_ms": 3.0})
+        == ""
+    )
 
 
 class Terminal(io.StringIO):

@@ -6,7 +6,7 @@ import torch
 from test_sparse_trainer import EXPLORE, make_model, make_trainer
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError
 
 TOPKAST = """
@@ -65,7 +65,7 @@ def test_the_largest_compute_and_more_learn(every, updates, leave):
         gradient = torch.randn(12, 8, generator=generator, dtype=torch.float64)
         module.weight.grad = gradient.clone()
         manager.after_backward()
-        manager.update(Clock(step, 4), optimizer)
+        manager.update(TrainingStep(step, 4), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
         reference.step(gradient.flatten().numpy(), step in updates, 4 <= step < 16)
@@ -90,7 +90,7 @@ def test_without_the_last_masks_all_weights_come_back():
     for step in range(5):
         module.weight.grad = torch.ones(12, 8)
         manager.after_backward()
-        manager.update(Clock(step, 1), optimizer)
+        manager.update(TrainingStep(step, 1), optimizer)
         optimizer.step()
         manager.after_optimizer_step()
         assert torch.equal(module.weight, whole) == (step in (0, 4))
@@ -106,8 +106,8 @@ def test_what_computes_is_a_part_of_what_learns_in_one_ranking(tmp_path):
         if pruning.masked.state_dict():
             assert pruning.masked.sparsity() == pytest.approx(0.8, abs=0.001)
         for name in pruning._learning.state_dict():
-            assert (pruning._learning.kept(name) | ~pruning.masked.kept(name)).all()
-            learning.append(pruning._learning.kept(name).float().mean().item())
+            assert (pruning._learning.mask(name) | ~pruning.masked.mask(name)).all()
+            learning.append(pruning._learning.mask(name).float().mean().item())
         return step(*args, **kwargs)
 
     trainer.training_step = watch
@@ -119,7 +119,7 @@ def test_what_computes_is_a_part_of_what_learns_in_one_ranking(tmp_path):
 def test_one_shot_prunes_by_magnitude():
     manager = ScheduledModifierManager.from_yaml(EXPLORE)
     manager.initialize(make_model())
-    manager.apply_once()
+    manager.apply_one_shot()
     assert manager.modifiers[0].masked.sparsity() == pytest.approx(0.8, abs=0.001)
 
 

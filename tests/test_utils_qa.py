@@ -500,9 +500,9 @@ texts = st.lists(st.sampled_from(["the", "red", "Red", "car.", "car", "a", "sea"
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(texts, st.lists(texts, max_size=3), st.booleans()), min_size=1, max_size=8), st.randoms())
 def test_squad_v2_metrics_follow_the_plain_rule(rows, shuffler: random.Random):
-    doubts = [index / len(rows) for index in range(len(rows))]
-    shuffler.shuffle(doubts)
-    predictions = [prediction(str(i), row[0], doubts[i]) for i, row in enumerate(rows)]
+    warnings = [index / len(rows) for index in range(len(rows))]
+    shuffler.shuffle(warnings)
+    predictions = [prediction(str(i), row[0], warnings[i]) for i, row in enumerate(rows)]
     references = [reference(str(i), *row[1]) for i, row in enumerate(rows)]
 
     def exact(i: int, text: str) -> float:
@@ -515,11 +515,11 @@ def test_squad_v2_metrics_follow_the_plain_rule(rows, shuffler: random.Random):
     reached = [
         np.mean(
             [
-                (exact(i, row[0]) if row[1] else float(not row[0])) if doubts[i] <= threshold else float(not row[1])
+                (exact(i, row[0]) if row[1] else float(not row[0])) if warnings[i] <= threshold else float(not row[1])
                 for i, row in enumerate(rows)
             ]
         )
-        for threshold in [-1.0, *sorted(doubts)]
+        for threshold in [-1.0, *sorted(warnings)]
     ]
     assert metrics["best_exact"] == pytest.approx(100 * max(reached))
     assert metrics["best_f1"] >= metrics["best_exact"] - 1e-9

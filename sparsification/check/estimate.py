@@ -20,13 +20,13 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.check.timeline import Timeline
 from sparsification.errors import SparsificationError
 from sparsification.manager import ScheduledModifierManager
 from sparsification.model_io import named_class
 from sparsification.quantization.fake_quantize import FakeQuantize
-from sparsification.quantization.modules import AttentionQuantizers, is_quantizing, quantized_modules
+from sparsification.quantization.modules import AttentionQuantizers, fake_quant_enabled, fake_quantized_modules
 from sparsification.quiet import errors_only
 from sparsification.targets import ALL, TargetError, Targets
 
@@ -136,15 +136,15 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     """
     manager = ScheduledModifierManager(timeline.summary.recipe)
     before = sum(parameter.numel() for parameter in model.parameters())
-    end = timeline.clock(timeline.length or timeline.shown + 1)
-    last_step = Clock(end.step - 1, end.steps_per_epoch)
+    end = timeline.training_step(timeline.length or timeline.shown + 1)
+    last_step = TrainingStep(end.step - 1, end.steps_per_epoch)
     dropped = {}
     for modifier in timeline.modifiers:
         if modifier.layer_patterns and modifier.is_active(last_step):
             with contextlib.suppress(TargetError):  # the manager tells it below
                 dropped |= targets.layers(modifier.layer_patterns)
     manager.initialize(model)
-    manager.begin(last_step)
+    manager.on_train_begin(last_step)
     matches = [
         _match(timeline.number(modifier), pattern, targets)
         for modifier in timeline.modifiers
@@ -153,11 +153,11 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     zeros = _zeros_at_end(timeline, targets) | _thin(timeline, targets)
     quantized: dict[str, int] = {}
     formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
-    if is_quantizing(model):
+    if fake_quant_enabled(model):
         formats["int8"] = dict(formats["fp32"])
-        for _, module in quantized_modules(model):
+        for _, module in fake_quantized_modules(model):
             kind = "attention" if isinstance(module, AttentionQuantizers) else type(module).__name__
-            kind = kind.removeprefix("Quantized")
+            kind = kind.removeprefix("FakeQuantized")
             quantized[kind] = quantized.get(kind, 0) + 1
             if isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
                 formats["int8"][id(module.weight)] = 1
@@ -212,11 +212,11 @@ def _thin(timeline: Timeline, targets: Targets) -> dict[str, int]:
     if not thinning:
         return {}
     for modifier in pruning:
-        modifier.apply_once()
+        modifier.apply_one_shot()
     for modifier in thinning:
         modifier.finalize()
     parameters = targets.parameters(ALL)
-    masked = [name for modifier in pruning for name in modifier.pruned()]
+    masked = [name for modifier in pruning for name in modifier.pruned_names()]
     return {name: int((parameters[name] == 0).sum()) for name in masked if parameters[name].dim() == 2}
 
 
@@ -228,7 +228,7 @@ def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
     held: set[str] = set()
     for modifier in timeline.modifiers:  # by their start
         if timeline.acts(modifier):
-            masked = modifier.zeros_at(end, zeros)
+            masked = modifier.zero_counts_at(end, zeros)
             zeros |= masked
             held = held | set(masked) if modifier.mask_end >= end else held - set(masked)
     return {name: count for name, count in zeros.items() if name in held and name in present}

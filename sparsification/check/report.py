@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparsification.check.estimate import Forecast
 
 WIDTH = 80  # columns
-OK, WRONG, DOUBTFUL = 0, 1, 2  # exit codes
+OK, WRONG, EXIT_WARNINGS = 0, 1, 2  # exit codes
 _LABEL = 16  # columns
 
 
@@ -73,7 +73,7 @@ def check(
                 raise CheckError(str(error)) from error
             targets = Targets(model)
             sections.append(_about_model(forecast(timeline, model, targets, model_name, has_weights)))
-        warnings = find_doubts(recipe, timeline, targets)
+        warnings = lint(recipe, timeline, targets)
         if plot:
             draw(timeline, recipe.source, plot)
             sections.append([f"The picture is in {plot}."])
@@ -83,7 +83,7 @@ def check(
     return "\n\n".join("\n".join(lines) for lines in sections), warnings
 
 
-def find_doubts(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> list[str]:
+def lint(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> list[str]:
     """Find what is probably not meant.
 
     Args:
@@ -94,8 +94,8 @@ def find_doubts(recipe: Recipe, timeline: Timeline, targets: Targets | None = No
     Returns:
         One sentence each, with the line of the recipe, in the order of the lines.
     """
-    questions = rules.QUESTIONS + pattern_rules.QUESTIONS + (pattern_rules.QUESTIONS_WITH_MODEL if targets else ())
-    found = [doubt for question in questions for doubt in question(rules.Questioned(recipe, timeline, targets))]
+    questions = rules.RULES + pattern_rules.RULES + (pattern_rules.RULES_WITH_MODEL if targets else ())
+    found = [warning for rule in questions for warning in rule(rules.LintContext(recipe, timeline, targets))]
     lines = {id(modifier): line for modifier, line in zip(recipe.modifiers, recipe.lines, strict=True)}
     placed = [(lines[id(modifier)] if modifier else 0, modifier, text) for modifier, text in found]
     return [
@@ -130,7 +130,7 @@ def _about_run(recipe: Recipe, timeline: Timeline) -> list[str]:
 
 
 def _about_modifiers(recipe: Recipe, timeline: Timeline) -> list[str]:
-    given = {id(modifier): keys for modifier, keys in zip(recipe.modifiers, recipe.given, strict=True)}
+    given = {id(modifier): keys for modifier, keys in zip(recipe.modifiers, recipe.explicit_keys, strict=True)}
     lines = ["Modifiers, by their time in epochs" if recipe.modifiers else "No modifiers"]
     for modifier in timeline.modifiers:
         number = timeline.number(modifier)
@@ -159,11 +159,11 @@ def _keys(modifier: Modifier, given: list[str]) -> Iterator[str]:
 
 
 def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
-    clock = timeline.clock(0.0)
-    start, end = (clock.step_at(epoch) for epoch in modifier.window)
+    now = timeline.training_step(0.0)
+    start, end = (now.step_at(epoch) for epoch in modifier.active_range)
     text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
     if modifier.final_sparsities:
-        stride = max(clock.step_at(modifier.update_frequency), 1)
+        stride = max(now.step_at(modifier.update_frequency), 1)
         text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one at the end, whatever the stride
     return text
 

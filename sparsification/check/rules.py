@@ -16,11 +16,11 @@ from sparsification.targets import Targets
 
 NEAR_ZERO = 0.01  # of the highest learning rate, and of the run
 
-Doubt = tuple[Modifier | None, str]  # None: the whole recipe
+LintWarning = tuple[Modifier | None, str]  # None: the whole recipe
 
 
 @dataclass(frozen=True)
-class Questioned:
+class LintContext:
     """What is doubted."""
 
     recipe: Recipe
@@ -46,58 +46,60 @@ class Questioned:
 # The run
 
 
-def _no_length(asked: Questioned) -> Iterator[Doubt]:
-    if asked.timeline.length is None:
+def _no_length(ctx: LintContext) -> Iterator[LintWarning]:
+    if ctx.timeline.length is None:
         yield None, "no EpochRangeModifier sets the length of the run: --num_train_epochs has to fit the other times"
 
 
-def _unread_variables(asked: Questioned) -> Iterator[Doubt]:
-    names = ", ".join(asked.recipe.unread)
+def _unused_variables(ctx: LintContext) -> Iterator[LintWarning]:
+    names = ", ".join(ctx.recipe.unused_variables)
     if names:
-        are = "variables that nothing reads" if len(asked.recipe.unread) > 1 else "a variable that nothing reads"
+        are = (
+            "variables that nothing reads" if len(ctx.recipe.unused_variables) > 1 else "a variable that nothing reads"
+        )
         yield None, f"{names}: {are}, so that other values change nothing"
 
 
-def _outside_the_run(asked: Questioned) -> Iterator[Doubt]:
-    length = asked.timeline.length
-    for modifier in asked.timeline.modifiers if length else ():
+def _outside_the_run(ctx: LintContext) -> Iterator[LintWarning]:
+    length = ctx.timeline.length
+    for modifier in ctx.timeline.modifiers if length else ():
         if modifier.run_length:
             continue
-        start, end = modifier.window
+        start, end = modifier.active_range
         if modifier.acts_at_start:
             end = math.inf
         if start >= length:
             yield modifier, f"it never acts: it starts at epoch {start:g}, and the run ends at {length:g}"
         elif length < end < math.inf:
             reached = ""
-            goals = [modifier.target_sparsity(final, length) for final in modifier.final_sparsities]
-            if goals and not any(map(math.isnan, goals)):
-                reached = f", with {max(goals):.1%} pruned in place of {max(modifier.final_sparsities):.1%}"
+            targets = [modifier.target_sparsity(final, length) for final in modifier.final_sparsities]
+            if targets and not any(map(math.isnan, targets)):
+                reached = f", with {max(targets):.1%} pruned in place of {max(modifier.final_sparsities):.1%}"
             yield modifier, f"its window ends at epoch {end:g}, and the run at {length:g}{reached}"
 
 
-def _learns_nothing(asked: Questioned) -> Iterator[Doubt]:
-    rates = asked.rates(0.0)
+def _learns_nothing(ctx: LintContext) -> Iterator[LintWarning]:
+    rates = ctx.rates(0.0)
     stretches = [list(group) for zero, group in itertools.groupby(rates, lambda pair: pair[1] == 0) if zero]
     for stretch in stretches:
         start, end = stretch[0][0], stretch[-1][0]
-        if end - start > NEAR_ZERO * asked.timeline.shown:
+        if end - start > NEAR_ZERO * ctx.timeline.shown:
             yield None, f"the learning rate is 0 from epoch {start:.3g} to {end:.3g}: nothing is learnt there"
 
 
 # Pruning
 
 
-def _pruning_ends_too_late(asked: Questioned) -> Iterator[Doubt]:
-    length = asked.timeline.length
-    highest = max((rate for _, rate in asked.rates(0.0)), default=0.0)
-    for modifier in asked.pruning():
-        end = modifier.window[1]
+def _pruning_ends_too_late(ctx: LintContext) -> Iterator[LintWarning]:
+    length = ctx.timeline.length
+    highest = max((rate for _, rate in ctx.rates(0.0)), default=0.0)
+    for modifier in ctx.pruning():
+        end = modifier.active_range[1]
         if length and end >= length * (1 - NEAR_ZERO):
             if end <= length:
                 yield modifier, f"pruning ends at epoch {end:g} with the run: no weight recovers from the last masks"
             continue
-        rest = [rate for _, rate in asked.rates(end)]
+        rest = [rate for _, rate in ctx.rates(end)]
         if rest and highest > 0 and not any(math.isnan(rate) or rate > NEAR_ZERO * highest for rate in rest):
             yield (
                 modifier,
@@ -106,41 +108,41 @@ def _pruning_ends_too_late(asked: Questioned) -> Iterator[Doubt]:
             )
 
 
-def _zeros_are_let_go(asked: Questioned) -> Iterator[Doubt]:
-    masking = [modifier for modifier in asked.acting() if modifier.masks_weights]
-    for modifier in asked.pruning():
+def _zeros_are_let_go(ctx: LintContext) -> Iterator[LintWarning]:
+    masking = [modifier for modifier in ctx.acting() if modifier.masks_weights]
+    for modifier in ctx.pruning():
         end = modifier.mask_end
-        held = any(end <= other.window[0] for other in masking)
-        if end < (asked.timeline.length or math.inf) and not held:
+        held = any(end <= other.active_range[0] for other in masking)
+        if end < (ctx.timeline.length or math.inf) and not held:
             yield modifier, f"leave_enabled is false: from epoch {end:g} on zeros fill up, the saved model has none"
 
 
-def _modifiers_own(asked: Questioned) -> Iterator[Doubt]:
+def _modifiers_own(ctx: LintContext) -> Iterator[LintWarning]:
     """What a modifier says of its keys alone."""
-    for modifier in asked.acting():
-        for text in modifier.warnings(asked.timeline.length):
+    for modifier in ctx.acting():
+        for text in modifier.warnings(ctx.timeline.length):
             yield modifier, text
 
 
 # Quantization and distillation
 
 
-def _quantized_while_pruned(asked: Questioned) -> Iterator[Doubt]:
-    for modifier in asked.acting():
-        start = modifier.window[0] if modifier.quantizes else math.inf
-        for pruning in asked.pruning():
-            if pruning.window[1] > start:
+def _quantized_while_pruned(ctx: LintContext) -> Iterator[LintWarning]:
+    for modifier in ctx.acting():
+        start = modifier.active_range[0] if modifier.quantizes else math.inf
+        for pruning in ctx.pruning():
+            if pruning.active_range[1] > start:
                 yield (
                     modifier,
-                    f"it starts at epoch {start:g}, and pruning goes on until {pruning.window[1]:g}: weights learn to "
-                    "live with int8 best after they have settled",
+                    f"it starts at epoch {start:g}, and pruning goes on until {pruning.active_range[1]:g}: weights "
+                    "learn to live with int8 best after they have settled",
                 )
 
 
-def _distills_twice(asked: Questioned) -> Iterator[Doubt]:
-    distilling = [modifier for modifier in asked.acting() if modifier.needs_teacher and modifier.task_share != 1]
+def _distills_twice(ctx: LintContext) -> Iterator[LintWarning]:
+    distilling = [modifier for modifier in ctx.acting() if modifier.needs_teacher and modifier.task_share != 1]
     for one, other in itertools.combinations(distilling, 2):
-        if max(one.window[0], other.window[0]) < min(one.window[1], other.window[1]):
+        if max(one.active_range[0], other.active_range[0]) < min(one.active_range[1], other.active_range[1]):
             yield (
                 other,
                 f"two at the same time ({window_text(one)} and {window_text(other)}): both terms are added, and the "
@@ -148,9 +150,9 @@ def _distills_twice(asked: Questioned) -> Iterator[Doubt]:
             )
 
 
-QUESTIONS = (
+RULES = (
     _no_length,
-    _unread_variables,
+    _unused_variables,
     _outside_the_run,
     _learns_nothing,
     _pruning_ends_too_late,

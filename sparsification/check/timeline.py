@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.errors import SparsificationError
 from sparsification.recipe.summary import RecipeSummary
 
@@ -41,14 +41,14 @@ class Timeline:
         self.summary = summary
         self.steps_per_epoch = steps_per_epoch
         self.length = summary.max_epochs if summary.max_epochs > 0 else None  # epochs; None: the command line's
-        ends = [time for m in summary.modifiers for time in m.window if math.isfinite(time)]
+        ends = [time for m in summary.modifiers for time in m.active_range if math.isfinite(time)]
         self.shown = self.length or max(ends, default=0.0) or 1.0  # epochs
-        self.modifiers = sorted(summary.modifiers, key=lambda modifier: modifier.window)
+        self.modifiers = sorted(summary.modifiers, key=lambda modifier: modifier.active_range)
 
-    def clock(self, epoch: float) -> Clock:
+    def training_step(self, epoch: float) -> TrainingStep:
         """The step at an epoch."""
         steps = self.steps_per_epoch or UNKNOWN_STEPS
-        return Clock(round(epoch * steps), steps)
+        return TrainingStep(round(epoch * steps), steps)
 
     def number(self, modifier: Modifier) -> int:
         """What the modifier is called in lists, from 1, by time."""
@@ -56,7 +56,7 @@ class Timeline:
 
     def acts(self, modifier: Modifier) -> bool:
         """Whether its window begins before the run is over."""
-        return self.length is None or modifier.window[0] < self.length
+        return self.length is None or modifier.active_range[0] < self.length
 
     def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Target sparsity in percent: for each modifier that prunes, one curve for each final sparsity it has."""
@@ -72,7 +72,7 @@ class Timeline:
         rates = [modifier for modifier in self.modifiers if modifier.sets_learning_rate]
         groups = {group for modifier in rates for group in modifier.lr_groups or [0]}
         for group in sorted(groups):
-            values = tuple(self.summary.learning_rate(self.clock(epoch), group, math.nan) for epoch in epochs)
+            values = tuple(self.summary.learning_rate(self.training_step(epoch), group, math.nan) for epoch in epochs)
             yield Curve("rate" if groups == {0} else f"rate, group {group}", "rate", values)
 
 
@@ -82,7 +82,7 @@ def name_of(modifier: Modifier) -> str:
 
 def window_text(modifier: Modifier) -> str:
     """A window in words, in epochs."""
-    start, end = modifier.window
+    start, end = modifier.active_range
     if modifier.acts_at_start:
         return f"from {start:g}"
     return f"from {start:g}" if math.isinf(end) else f"{start:g} to {end:g}"
@@ -119,7 +119,7 @@ def _rate(value: float) -> str:
 
 
 def _bar(modifier: Modifier, shown: float) -> str:
-    start, end = modifier.window
+    start, end = modifier.active_range
     columns = 10 * TENTH
     if start >= shown and start > 0:
         return f"{'after the run' if start > shown else 'at the end of the run':>{columns}}"
@@ -182,7 +182,7 @@ def _draw_bars(axis, timeline: Timeline, modifiers: Sequence[Modifier]) -> None:
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", alpha=0.3)
     for row, modifier in enumerate(modifiers):
-        start, end = modifier.window
+        start, end = modifier.active_range
         if start > timeline.shown:
             axis.annotate(
                 f"{window_text(modifier)}: after the run  ", (timeline.shown, row), ha="right", va="center", fontsize=9

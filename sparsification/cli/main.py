@@ -115,7 +115,7 @@ def _check(args: argparse.Namespace) -> int:
     if (args.num_examples is None) != (args.batch_size is None):
         args.parser.error("--num_examples and --batch_size go together")
     # torch takes a second or more to import: not for --help.
-    from sparsification.check.report import DOUBTFUL, OK, WRONG, CheckError, check
+    from sparsification.check.report import EXIT_WARNINGS, OK, WRONG, CheckError, check
 
     try:
         report, warnings = check(
@@ -130,7 +130,7 @@ def _check(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return WRONG
     print(report)
-    return DOUBTFUL if args.strict and warnings else OK
+    return EXIT_WARNINGS if args.strict and warnings else OK
 
 
 def _predict(args: argparse.Namespace) -> int:

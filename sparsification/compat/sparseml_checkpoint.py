@@ -28,16 +28,16 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from sparsification.atomic_io import atomic_replace
 from sparsification.errors import SparsificationError
 from sparsification.model_io import named_class
-from sparsification.quantization.fake_quantize import Grid, quantization_parameters
+from sparsification.quantization.fake_quantize import QuantizationArgs, calculate_qparams
 from sparsification.quantization.modules import (
     QUANTIZATION_FILE,
     QuantizationError,
     Scheme,
+    enable_fake_quant,
+    insert_fake_quantizers,
     load_quantization,
-    quantize_modules,
     quantizers,
     save_quantization,
-    set_quantizing,
 )
 from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
 from sparsification.targets import match_names
@@ -318,38 +318,38 @@ def _model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTrainedM
 
 def _quantize(model: PreTrainedModel, ranges: Mapping[str, SavedRange]) -> None:
     """Make the model the quantized one that it was in SparseML."""
-    members: dict[str, dict[str, Grid]] = {}
+    members: dict[str, dict[str, QuantizationArgs]] = {}
     for name, saved in ranges.items():
         module, _, quantizer = name.rpartition(".")
         scheme, member = members.setdefault(module.removesuffix(".matmul_quantizers"), {}), _MEMBERS[quantizer]
-        grid = find_grid(name, saved)
-        if scheme.setdefault(member, grid) != grid:
+        qargs = find_qargs(name, saved)
+        if scheme.setdefault(member, qargs) != qargs:
             raise SparseMLFormatError(
                 f"{name}: both matrix products of an attention module must have the same integers"
             )
     try:
-        quantize_modules(model, {name: Scheme(**scheme) for name, scheme in members.items()})
+        insert_fake_quantizers(model, {name: Scheme(**scheme) for name, scheme in members.items()})
     except (AttributeError, StopIteration) as error:
         raise SparseMLFormatError(f"what is quantized is no part of {type(model).__name__}: {error}") from error
     ours = quantizers(model)
     for name in ours.keys() ^ ranges.keys():
         raise SparseMLFormatError(f"the quantizer {name} is {'not saved' if name in ours else 'not known here'}")
     for name, quantizer in ours.items():
-        quantizer.set_range(*(end.reshape(quantizer.low.shape) for end in (ranges[name].low, ranges[name].high)))
-    set_quantizing(model, True)
+        quantizer.set_range(*(end.reshape(quantizer.min_val.shape) for end in (ranges[name].low, ranges[name].high)))
+    enable_fake_quant(model, True)
 
 
-def find_grid(name: str, saved: SavedRange) -> Grid:
+def find_qargs(name: str, saved: SavedRange) -> QuantizationArgs:
     """The integers that a tensor was rounded to: those whose scale over the range is the saved one."""
     low, high = saved.low.float().flatten(), saved.high.float().flatten()
     for bits in range(8, 1, -1):
         for symmetric in (True, False):
-            grid = Grid(bits, symmetric, per_channel=low.numel() > 1)
-            scale, zero_point = quantization_parameters(low, high, grid)
+            qargs = QuantizationArgs(bits, symmetric, per_channel=low.numel() > 1)
+            scale, zero_point = calculate_qparams(low, high, qargs)
             # Here symmetric integers are signed and the others are not; SparseML has both of both.
             half = 2 ** (bits - 1)
             shift = saved.zero_point.flatten() - zero_point
             same_zero = shift.eq(0) | shift.eq(half if symmetric else -half)
             if torch.allclose(scale, saved.scale.flatten(), rtol=1e-5, atol=0) and same_zero.all():
-                return grid
+                return qargs
     raise SparseMLFormatError(f"the scale and zero point of {name} are those of no integers over its range")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.targets import Targets
 
 
@@ -80,10 +80,10 @@ class PerLayerDistillationModifier(Modifier):
     def teacher_inputs(self) -> list[str] | None:
         return self.teacher_input_keys
 
-    def is_active(self, clock: Clock) -> bool:
+    def is_active(self, now: TrainingStep) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
-        start, end = self.window
-        return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        start, end = self.active_range
+        return self.needs_teacher and now.step_at(start) <= now.step <= now.step_at(end)
 
     def warnings(self, length: float | None) -> Iterator[str]:
         if not self.needs_teacher:
@@ -145,31 +145,31 @@ class PerLayerDistillationModifier(Modifier):
             for side in ("student", "teacher"):
                 if (side, position) not in self._features:
                     raise ValueError(f"the {side} did not run its layer for {name}: is it dropped?")
-            own, goal = self._features["student", position], self._features["teacher", position]
-            own = self._project(name, own, goal)
+            own, target = self._features["student", position], self._features["teacher", position]
+            own = self._project(name, own, target)
             if self.ignore_padding and attention_mask is not None and own.shape[:-1] == attention_mask.shape:
-                own, goal = own[attention_mask.bool()], goal[attention_mask.bool()]
-            distilled = distilled + feature_loss(own, goal, self.normalize, self.epsilon)
+                own, target = own[attention_mask.bool()], target[attention_mask.bool()]
+            distilled = distilled + feature_loss(own, target, self.normalize, self.epsilon)
         self._features.clear()
         self._sum, self._count = self._sum + distilled.detach(), self._count + 1
         return self.gain * distilled
 
-    def _project(self, name: str, own: Tensor, goal: Tensor) -> Tensor:
-        if own.shape == goal.shape:
+    def _project(self, name: str, own: Tensor, target: Tensor) -> Tensor:
+        if own.shape == target.shape:
             return own
-        if own.shape[:-1] != goal.shape[:-1] or not self.project_features:
+        if own.shape[:-1] != target.shape[:-1] or not self.project_features:
             raise ValueError(
-                f"{name} gives {tuple(own.shape)}, the teacher's layer {tuple(goal.shape)}; project_features bridges "
+                f"{name} gives {tuple(own.shape)}, the teacher's layer {tuple(target.shape)}; project_features bridges "
                 "only different widths, where it is on"
             )
         if name not in self._projections:
             generator = torch.Generator().manual_seed(list(self._student).index(name))
-            start = torch.randn(goal.shape[-1], own.shape[-1], generator=generator) / own.shape[-1] ** 0.5
+            start = torch.randn(target.shape[-1], own.shape[-1], generator=generator) / own.shape[-1] ** 0.5
             self._projections[name] = nn.Parameter(start.to(own.device))
             self._optimizer = None
         return nn.functional.linear(own.float(), self._projections[name])
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         """Let the projections learn, at the student's learning rate."""
         self._features.clear()  # those outside of the window
         gradients = [matrix.grad for matrix in self._projections.values() if matrix.grad is not None]
@@ -215,7 +215,7 @@ class PerLayerDistillationModifier(Modifier):
                         moment: value if moment == "step" else value.to(device) for moment, value in kept.items()
                     }
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         """The mean over the batches since the last call."""
         if not self._count:
             return {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
 _IMPOSSIBLE = torch.finfo(torch.float16).min  # a logit without probability, finite in 16 bits and at any temperature
@@ -100,10 +100,10 @@ class DistillationModifier(Modifier):
     def task_share(self) -> float:
         return 1 - self.hardness
 
-    def is_active(self, clock: Clock) -> bool:
+    def is_active(self, now: TrainingStep) -> bool:
         """Whether to distill at this step; the one at ``end_epoch`` is the last."""
-        start, end = self.window
-        return self.needs_teacher and clock.step_at(start) <= clock.step <= clock.step_at(end)
+        start, end = self.active_range
+        return self.needs_teacher and now.step_at(start) <= now.step <= now.step_at(end)
 
     def warnings(self, length: float | None) -> Iterator[str]:
         if not self.needs_teacher:
@@ -161,7 +161,7 @@ class DistillationModifier(Modifier):
         pairs = [(student[key], teacher[key]) for key in self.output_keys(student, teacher)]
         if self.ignore_padding and attention_mask is not None:
             pairs = [tuple(without_padding(logits, attention_mask) for logits in pair) for pair in pairs]
-        losses = [distillation_loss(own, goal, self.temperature) for own, goal in pairs]
+        losses = [distillation_loss(own, target, self.temperature) for own, target in pairs]
         distilled = sum(losses) / len(losses)
         term = self.hardness * distilled
         with torch.no_grad():
@@ -173,7 +173,7 @@ class DistillationModifier(Modifier):
         self._count += 1
         return term
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         """Means over the batches since the last call."""
         means = {name: value.item() / self._count for name, value in self._sums.items()}
         self._sums, self._count = {}, 0

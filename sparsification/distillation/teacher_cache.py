@@ -28,7 +28,7 @@ from transformers import PreTrainedConfig
 from sparsification.atomic_io import atomic_path
 
 logger = logging.getLogger(__name__)
-ROW = "feature_row"  # the column that says which feature of the training data this is
+SAMPLE_INDEX = "feature_row"  # the column that says which feature of the training data this is
 _INDEX = "index.uint32"
 _NAMES = {"_name_or_path", "name_or_path", "transformers_version", "architectures"}
 

@@ -29,11 +29,11 @@ from transformers.masking_utils import bidirectional_mask_function, eager_mask
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import (
     AttentionQuantizers,
-    QuantizedEmbedding,
-    QuantizedLinear,
+    FakeQuantizedEmbedding,
+    FakeQuantizedLinear,
     fake_quantized_attention,
+    fake_quantized_modules,
     for_each_head,
-    quantized_modules,
     quantizers,
     replace_module,
 )
@@ -100,8 +100,8 @@ class _MatMulInteger(torch.autograd.Function):
         return g.op("MatMulInteger", a, b, a_zero_point, b_zero_point)
 
 
-class _IntegerGrid(nn.Module):
-    """The grid of a fake quantizer, in 8-bit integers.
+class _IntegerQuantizer(nn.Module):
+    """The integers of a fake quantizer, in ONNX's operators.
 
     Args:
         quantizer: with its range.
@@ -110,18 +110,17 @@ class _IntegerGrid(nn.Module):
 
     def __init__(self, quantizer: FakeQuantize, signed: bool):
         super().__init__()
-        grid = quantizer.grid
-        half = 2 ** (grid.bits - 1)
-        self.shift = 0 if grid.symmetric == signed else -half if signed else half
+        qargs = quantizer.qargs
+        half = 2 ** (qargs.bits - 1)
+        self.shift = 0 if qargs.symmetric == signed else -half if signed else half
         self.register_buffer("scale", quantizer.scale.clone())
         zero_point = (quantizer.zero_point + self.shift).to(torch.int8 if signed else torch.uint8)
         self.register_buffer("zero_point", zero_point)
         # QuantizeLinear knows the ends of 8 bits only.
         self.ends = None
-        if grid.bits < 8:
-            self.ends = [
-                float((end - quantizer.zero_point) * quantizer.scale) for end in (grid.quant_min, grid.quant_max)
-            ]
+        if qargs.bits < 8:
+            ends = qargs.quant_min, qargs.quant_max
+            self.ends = [float((end - quantizer.zero_point) * quantizer.scale) for end in ends]
 
     def quantize(self, x: Tensor) -> Tensor:
         return _Quantize.apply(x if self.ends is None else x.clamp(*self.ends), self.scale, self.zero_point)
@@ -135,68 +134,70 @@ class _IntegerGrid(nn.Module):
         return self.dequantize(self.quantize(x))
 
 
-def _product(a: Tensor, a_grid: _IntegerGrid, b: Tensor, b_grid: _IntegerGrid, factor: float = 1.0) -> Tensor:
+def _product(
+    a: Tensor, a_quantizer: _IntegerQuantizer, b: Tensor, b_quantizer: _IntegerQuantizer, factor: float = 1.0
+) -> Tensor:
     """The numbers of ``a @ b``, multiplied as integers, times a factor that costs nothing."""
-    sums = _MatMulInteger.apply(a, b, a_grid.zero_point, b_grid.zero_point)
-    return sums.float() * (a_grid.scale * b_grid.scale * factor)
+    sums = _MatMulInteger.apply(a, b, a_quantizer.zero_point, b_quantizer.zero_point)
+    return sums.float() * (a_quantizer.scale * b_quantizer.scale * factor)
 
 
 class _Int8Linear(nn.Module):
     """A Linear layer with its weight in int8, stored as MatMul wants it: (in, out)."""
 
-    def __init__(self, linear: QuantizedLinear, in_integers: bool):
+    def __init__(self, linear: FakeQuantizedLinear, in_integers: bool):
         super().__init__()
         self.input_quantizer, self.output_quantizer = linear.input_quantizer, linear.output_quantizer
-        self.in_integers = in_integers and isinstance(self.input_quantizer, _IntegerGrid)
-        self.grid, integers = _stored(linear.weight, linear.weight_quantizer)
+        self.in_integers = in_integers and isinstance(self.input_quantizer, _IntegerQuantizer)
+        self.weight_quantizer, integers = _stored(linear.weight, linear.weight_quantizer)
         self.register_buffer("weight", integers.t().contiguous())
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if self.in_integers:
-            x = _product(self.input_quantizer.quantize(x), self.input_quantizer, self.weight, self.grid)
+            x = _product(self.input_quantizer.quantize(x), self.input_quantizer, self.weight, self.weight_quantizer)
         else:
-            x = self.input_quantizer(x) @ self.grid.dequantize(self.weight)
+            x = self.input_quantizer(x) @ self.weight_quantizer.dequantize(self.weight)
         return self.output_quantizer(x if self.bias is None else x + self.bias)
 
 
 class _Int8Embedding(nn.Module):
     """An embedding with its table in int8; only the rows that are looked up become numbers."""
 
-    def __init__(self, embedding: QuantizedEmbedding):
+    def __init__(self, embedding: FakeQuantizedEmbedding):
         super().__init__()
         self.output_quantizer = embedding.output_quantizer
-        self.grid, integers = _stored(embedding.weight, embedding.weight_quantizer)
+        self.weight_quantizer, integers = _stored(embedding.weight, embedding.weight_quantizer)
         self.register_buffer("weight", integers)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.output_quantizer(self.grid.dequantize(nn.functional.embedding(ids, self.weight)))
+        return self.output_quantizer(self.weight_quantizer.dequantize(nn.functional.embedding(ids, self.weight)))
 
 
-def _stored(weight: Tensor, quantizer: FakeQuantize) -> tuple[_IntegerGrid, Tensor]:
-    """A weight's grid, and the weight on it in int8."""
-    grid = _IntegerGrid(quantizer, signed=True)
-    return grid, (quantizer.integers(weight).int() + grid.shift).to(torch.int8)
+def _stored(weight: Tensor, quantizer: FakeQuantize) -> tuple[_IntegerQuantizer, Tensor]:
+    """The quantizer of a weight, and the weight in int8."""
+    stored = _IntegerQuantizer(quantizer, signed=True)
+    return stored, (quantizer.quantize(weight).int() + stored.shift).to(torch.int8)
 
 
 class _Int8Attention(nn.Module):
-    """``quantized_modules.fake_quantized_attention`` on integers."""
+    """``quantization.modules.fake_quantized_attention`` on integers."""
 
     def __init__(self, quantizers: AttentionQuantizers, in_integers: bool):
         super().__init__()
         for name, quantizer in quantizers.named_children():
             self.add_module(name, quantizer)
-        self.scores_in_integers = in_integers and _are_grids(self.query, self.key)
-        self.context_in_integers = in_integers and _are_grids(self.probabilities, self.value)
+        self.scores_in_integers = in_integers and _are_quantized(self.query, self.key)
+        self.context_in_integers = in_integers and _are_quantized(self.probabilities, self.value)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         # Where the scores are not on a grid, a scale is scaled in place of all of them: a tenth of the time at 384.
-        factor = 1.0 if isinstance(self.scores, _IntegerGrid) else scaling
+        factor = 1.0 if isinstance(self.scores, _IntegerQuantizer) else scaling
         if self.scores_in_integers:
             # DeepSparse wants the integers transposed, not the numbers.
             key = self.key.quantize(key).transpose(2, 3)
             scores = _product(self.query.quantize(query), self.query, key, self.key, factor)
-        elif isinstance(self.query, _IntegerGrid):
+        elif isinstance(self.query, _IntegerQuantizer):
             scores = self.query.dequantize(self.query.quantize(query), factor) @ self.key(key).transpose(2, 3)
         else:
             scores = (query @ self.key(key).transpose(2, 3)) * factor
@@ -211,8 +212,8 @@ class _Int8Attention(nn.Module):
         return self.context(context).transpose(1, 2)
 
 
-def _are_grids(*modules: nn.Module) -> bool:
-    return all(isinstance(module, _IntegerGrid) for module in modules)
+def _are_quantized(*modules: nn.Module) -> bool:
+    return all(isinstance(module, _IntegerQuantizer) for module in modules)
 
 
 def _int8_attention(
@@ -250,20 +251,22 @@ def to_int8(model: PreTrainedModel, in_integers: bool) -> None:
         model: quantizing, in eval mode, with the ranges of all its quantizers; swapped in place.
         in_integers: in the MatMulInteger form; else in the QDQ form.
     """
-    for name, module in list(quantized_modules(model)):
+    for name, module in list(fake_quantized_modules(model)):
         for part, quantizer in list(module.named_children()):
             # A weight's is asked for its integers first.
             if isinstance(quantizer, FakeQuantize) and part != "weight_quantizer":
-                setattr(module, part, _IntegerGrid(quantizer, signed=part in ("key", "value")))
+                setattr(module, part, _IntegerQuantizer(quantizer, signed=part in ("key", "value")))
         if isinstance(module, AttentionQuantizers):
             model.get_submodule(name).matmul_quantizers = _Int8Attention(module, in_integers)
             model.set_attn_implementation(ATTENTION)
         elif isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
-            new = _Int8Linear(module, in_integers) if isinstance(module, QuantizedLinear) else _Int8Embedding(module)
+            new = (
+                _Int8Linear(module, in_integers) if isinstance(module, FakeQuantizedLinear) else _Int8Embedding(module)
+            )
             replace_module(model, name, new)
 
 
-def tidy(graph: onnx.GraphProto) -> None:
+def deduplicate(graph: onnx.GraphProto) -> None:
     """Take out the exporter's Identity nodes, and quantize once what is quantized alike by several.
 
     Query, key and value see one tensor, hence have one range: their scales are one initializer already.
@@ -285,7 +288,7 @@ def tidy(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-class Recorder:
+class ActivationRecorder:
     """Makes what goes into modules, and what comes out of them, further outputs of a model.
 
     Args:
@@ -332,7 +335,7 @@ def module_differences(
 
     Args:
         model: the fake-quantized one.
-        calls: a ``Recorder``'s.
+        calls: an ``ActivationRecorder``'s.
         tensors: what ran in the int8 model, by the recorder's names.
 
     Returns:

@@ -30,14 +30,14 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.atomic_io import EXPORTING, move_files
-from sparsification.export.int8 import Recorder, module_differences, recorded_modules, tidy, to_int8
+from sparsification.export.int8 import ActivationRecorder, deduplicate, module_differences, recorded_modules, to_int8
 from sparsification.export.targets import TARGETS
 from sparsification.export.verify import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
 from sparsification.quantization.modules import (
     ATTENTION,
-    is_quantizing,
+    fake_quant_enabled,
+    fake_quantized_modules,
     leave_in_fp32,
-    quantized_modules,
     quantizers,
     uncalled_modules,
 )
@@ -129,7 +129,7 @@ def export_onnx(
     if first is None:
         raise ExportError("there is no feature to check the exported model with: check_batches is empty")
     first = select(first, input_names)
-    quantized = is_quantizing(model)
+    quantized = fake_quant_enabled(model)
     _check_opset(opset, target, quantized)
     mean_limit = math.inf
     twin = _copy_for_export(model)
@@ -229,7 +229,7 @@ def _check_ranges(model: PreTrainedModel) -> None:
         raise ExportError(
             f"the quantizer {unseen[0]}{more} seen no data and no range: train or calibrate the model before the export"
         )
-    moving = [name for name, quantizer in quantizers(model).items() if quantizer.observing]
+    moving = [name for name, quantizer in quantizers(model).items() if quantizer.observer_enabled]
     if moving:
         raise ExportError(
             f"the ranges of the quantized model still follow the data ({moving[0]} and {len(moving) - 1} more): "
@@ -316,12 +316,12 @@ def _write_int8(
     example = _example(batch)
     with torch.no_grad():
         NamedOutputs(int8, list(example), output_names)(*example.values())  # are they there?
-        recorder = Recorder(int8, recorded_modules(int8, dict(quantized_modules(model))))
+        recorder = ActivationRecorder(int8, recorded_modules(int8, dict(fake_quantized_modules(model))))
         int8(**example)
     _write(int8, path, batch, [*output_names, *recorder.tensors], opset)
 
     proto = onnx.load(path)
-    tidy(proto.graph)
+    deduplicate(proto.graph)
     for output in proto.graph.output[len(output_names) :]:
         output.type.tensor_type.ClearField("shape")  # that of the example
     onnx.save(proto, path)
@@ -337,6 +337,6 @@ def _write_int8(
                 f"allowed is {MODULE_LIMIT:.0e}. The ONNX model was not kept.{cpu_note(model)}"
             )
     del proto.graph.output[len(output_names) :]
-    tidy(proto.graph)  # again: Identity may have stood before what was recorded
+    deduplicate(proto.graph)  # again: Identity may have stood before what was recorded
     onnx.save(proto, path)
     _check(path)

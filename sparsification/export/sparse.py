@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # How far a piece may be from the int8 graph's, in standard deviations of what it makes, measured on MiniLM-L6 (80 % in
 # 1x4 blocks): attention up to 1.2e-3 when right, the others up to 1e-6; 0.04 to 0.2 for one scale that is 20 % off.
-PIECE_LIMIT = 0.01
+SUBGRAPH_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SparseReport:
     """What was exported, and how far it is from the int8 file."""
 
     conversion: ConversionReport
-    piece_difference: float  # mean difference of the worst piece, in standard deviations of what it makes
+    subgraph_difference: float  # mean difference of the worst piece, in standard deviations of what it makes
     mean_difference: float  # of the worst output at positions that are not padding, likewise
     max_difference: float  # the largest of all outputs there
 
@@ -64,14 +64,14 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
         with tempfile.TemporaryDirectory(prefix=EXPORTING, dir=source.parent, ignore_cleanup_errors=True) as scratch:
             path = Path(scratch) / SPARSE_FILE
             conversion = rewrite_sparse(source, path)
-            pieces = _worst(source, piece_differences(source, path, row), PIECE_LIMIT)
+            subgraphs = _worst(source, subgraph_differences(source, path, row), SUBGRAPH_LIMIT)
             means, largest = output_differences(source, path, batches)
             outputs = _worst(source, means, MEAN_LIMIT)
             target = source.with_name(SPARSE_FILE)
             atomic_replace(path, target)
     except OSError as error:
         raise ExportError(f"cannot export to {source.parent}: {error}") from error
-    report = SparseReport(replace(conversion, path=target), pieces, outputs, largest)
+    report = SparseReport(replace(conversion, path=target), subgraphs, outputs, largest)
     logger.info(
         "%s: %.1f MB, %d of %d layers are sparse; differs from %s by %.1e standard deviations in the worst piece, by "
         "%.1e at the outputs",
@@ -80,7 +80,7 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
         len(conversion.sparse),
         len(conversion.sparse) + len(conversion.dense),
         source.name,
-        pieces,
+        subgraphs,
         outputs,
     )
     return report
@@ -98,7 +98,7 @@ def _worst(source: Path, differences: Mapping[str, float], limit: float) -> floa
     return differences[name]
 
 
-def piece_differences(int8: Path, sparse: Path, row: Mapping[str, Tensor]) -> dict[str, float]:
+def subgraph_differences(int8: Path, sparse: Path, row: Mapping[str, Tensor]) -> dict[str, float]:
     """How far what our operators make is from what the int8 graph makes of the same inputs.
 
     Args:

@@ -131,8 +131,8 @@ def compare(
 def cpu_note(model: PreTrainedModel) -> str:
     """A sentence on what this CPU cannot do with a quantized model, or nothing."""
     right_factors = ("weight_quantizer", "matmul_quantizers.key", "matmul_quantizers.value")
-    grids = [quantizer.grid for name, quantizer in quantizers(model).items() if name.endswith(right_factors)]
-    if has_vnni() is not False or all(grid.bits < 8 for grid in grids):
+    qargs = [quantizer.qargs for name, quantizer in quantizers(model).items() if name.endswith(right_factors)]
+    if has_vnni() is not False or all(qargs.bits < 8 for qargs in qargs):
         return ""
     return (
         " This CPU has no VNNI: sums of 8-bit products overflow on it, outputs can be wrong. Run the model on another, "

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.masked_weights import first_moments
 
@@ -34,24 +34,24 @@ class ACDCPruningModifier(GradualPruning):
 
     def sparsity_at(self, x: float, init: float, final: float) -> float:
         """Sparsity at progress ``x`` in [0, 1] of the window."""
-        phases = (self.end_epoch - self.window[0]) / self.update_frequency
+        phases = (self.end_epoch - self.active_range[0]) / self.update_frequency
         return init if x < 1 and _is_dense(int(x * phases + 1e-6), phases - 1e-6) else final
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        start, end = (clock.step_at(epoch) for epoch in self.window)
-        if not start <= clock.step <= end:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (now.step_at(epoch) for epoch in self.active_range)
+        if not start <= now.step <= end:
             return
-        length = max(clock.step_at(self.update_frequency), 1)
-        phase, since = divmod(clock.step - start, length)
-        if clock.step < end and since == 0 and _is_dense(phase, (end - start) / length):
-            if self.momentum_buffer_reset and any(self._goals.values()):
+        length = max(now.step_at(self.update_frequency), 1)
+        phase, since = divmod(now.step - start, length)
+        if now.step < end and since == 0 and _is_dense(phase, (end - start) / length):
+            if self.momentum_buffer_reset and any(self._target_sparsity.values()):
                 self._forget_momentum(optimizer)
-            self.masked.release()
-            self._goals = dict.fromkeys(self._final, 0.0)
-        elif since == 0 or clock.step == end:
-            self._mask(dict(self._final), clock.step)
-        if clock.step == end and not self.leave_enabled:
-            self.masked.release()
+            self.masked.remove_masks()
+            self._target_sparsity = dict.fromkeys(self._final, 0.0)
+        elif since == 0 or now.step == end:
+            self._update_masks(dict(self._final), now.step)
+        if now.step == end and not self.leave_enabled:
+            self.masked.remove_masks()
 
     def _forget_momentum(self, optimizer: torch.optim.Optimizer) -> None:
         """Momentum of the compressed phase would decide where the pruned weights' neighbours go first."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
 from sparsification.targets import Targets
 
@@ -26,22 +26,22 @@ class ConstantPruningModifier(PruningBase):
 
     @property
     def mask_end(self) -> float:
-        return self.window[1]
+        return self.active_range[1]
 
     def initialize(self, targets: Targets) -> None:
         self.masked = MaskedWeights(targets.parameters(self.params))
 
-    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+    def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
         weights = self.masked.weights
         return {name: max(before.get(name, 0), int((weight == 0).sum())) for name, weight in weights.items()}
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        start, end = (clock.step_at(epoch) for epoch in self.window)
-        if clock.step == start:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (now.step_at(epoch) for epoch in self.active_range)
+        if now.step == start:
             for name, weight in self.masked.weights.items():
                 self.masked.set_mask(name, weight.detach() != 0)
-        elif clock.step == end:
-            self.masked.release()
+        elif now.step == end:
+            self.masked.remove_masks()
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.masked.state_dict()
@@ -49,5 +49,5 @@ class ConstantPruningModifier(PruningBase):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.masked.load_state_dict(state)
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         return {"sparsity": self.masked.sparsity()}

@@ -49,7 +49,7 @@ def add_gradient_(inverse: Tensor, gradient: Tensor, num_gradients: int) -> None
     inverse.addcmul_(step[:, :, None], step[:, None, :], value=-1)
 
 
-def multipliers(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
+def lagrange_multipliers(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
     """How hard the loss resists that each group of weights becomes zero: the Lagrange multipliers of that constraint.
 
     Args:
@@ -83,14 +83,14 @@ def saliency(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
     Returns:
         1/2 w_Q' ([F^-1]_QQ)^-1 w_Q, the same for all members of a group, shaped like ``weight``.
     """
-    scores = 0.5 * weight * multipliers(weight, inverse, group)
+    scores = 0.5 * weight * lagrange_multipliers(weight, inverse, group)
     if group > 1:
         scores = scores.view(-1, group).sum(dim=1, keepdim=True).expand(-1, group).reshape(weight.shape)
         scores = scores.masked_fill(~(scores >= 0), torch.inf)  # rounding, as above
     return scores
 
 
-def surgery(weight: Tensor, inverse: Tensor, keep: Tensor, group: int = 1) -> Tensor:
+def obs_update(weight: Tensor, inverse: Tensor, keep: Tensor, group: int = 1) -> Tensor:
     """How the weights move when some of them are pruned, so that the loss rises least.
 
     As in oBERT the moves for all pruned groups of a block are added up, as if each were pruned alone.
@@ -104,7 +104,7 @@ def surgery(weight: Tensor, inverse: Tensor, keep: Tensor, group: int = 1) -> Te
     Returns:
         What to add to ``weight``; the pruned ones have to be set to zero besides.
     """
-    pull = multipliers(weight, inverse, group).masked_fill(keep, 0.0)
+    pull = lagrange_multipliers(weight, inverse, group).masked_fill(keep, 0.0)
     return -_times(inverse, _in_blocks(pull, inverse)).flatten()[: weight.numel()].view_as(weight)
 
 

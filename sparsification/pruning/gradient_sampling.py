@@ -37,7 +37,7 @@ class GradientSampledPruning(GradualPruning):
     def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
         """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""
         if self.sampler is None:
-            raise ValueError("gradients are needed: give the manager a sampler, ScheduledModifierManager.sample_with")
+            raise ValueError("gradients are needed: call ScheduledModifierManager.set_gradient_sampler")
         weights = self.masked.weights
         for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
             yield dict(zip(weights, gradients, strict=True))

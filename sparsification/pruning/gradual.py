@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning import masks
 from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
 from sparsification.schedule import curves
@@ -36,7 +36,7 @@ class GradualPruning(PruningBase):
     global_sparsity: bool = False  # one ranking over all weights instead of one for each
     leave_enabled: bool = True  # whether the last mask holds until the end of training
 
-    changes_model: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class GradualPruning(PruningBase):
 
     def _check_shape(self, weight: Tensor, final: float) -> None:
         """Raise a ValueError for a weight to which the pattern cannot be applied with its final sparsity."""
-        masks.keep_mask(weight.abs(), final, self.mask_type)
+        masks.compute_mask(weight.abs(), final, self.mask_type)
 
     def groups(self) -> list[tuple[float, list[str]]]:
         """The final sparsities, each with the patterns that it is for."""
@@ -92,10 +92,10 @@ class GradualPruning(PruningBase):
 
     @property
     def mask_end(self) -> float:
-        return math.inf if self.leave_enabled else self.window[1]
+        return math.inf if self.leave_enabled else self.active_range[1]
 
     def target_sparsity(self, final: float, epoch: float, init: float | None = None) -> float:
-        start, end = self.window
+        start, end = self.active_range
         if epoch >= end:
             return final if self.leave_enabled else 0.0
         own = self.init_sparsity == FROM_PARAM
@@ -108,7 +108,7 @@ class GradualPruning(PruningBase):
         return self.sparsity_at(curves.progress(epoch, start, end), init, final)
 
     def warnings(self, length: float | None) -> Iterator[str]:
-        start, end = self.window
+        start, end = self.active_range
         if start == end:
             yield f"it prunes all at once at epoch {start:g}: gradual pruning needs a window"
         elif self.update_frequency > end - start:
@@ -143,81 +143,83 @@ class GradualPruning(PruningBase):
             self._init = self.masked.sparsities()
         else:
             self._init = dict.fromkeys(weights, self.init_sparsity)
-        self._goals: dict[str, float] = {}  # the sparsities of the last masks, by weight
+        self._target_sparsity: dict[str, float] = {}  # the sparsities of the last masks, by weight
         for name, weight in weights.items():
             try:
                 self._check_shape(weight.detach(), self._final[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
-    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
-        zeros, end = {}, self.window[1]
+    def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+        zeros, end = {}, self.active_range[1]
         for name, final in self._final.items():
             # From the end on it counts as pruned, whether or not the masks hold any longer: see ``mask_end``.
-            goal = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
-            zeros[name] = masks.num_pruned(self.masked.weights[name].shape, goal, self.mask_type)
+            target = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
+            zeros[name] = masks.num_pruned(self.masked.weights[name].shape, target, self.mask_type)
         return zeros
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        start, end = (clock.step_at(epoch) for epoch in self.window)
-        if not start <= clock.step <= end:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (now.step_at(epoch) for epoch in self.active_range)
+        if not start <= now.step <= end:
             return
-        stride = max(clock.step_at(self.update_frequency), 1)
-        if (clock.step - start) % stride == 0 or clock.step == end:
-            self._prune(curves.progress(clock.epoch, *self.window), clock.step)
-        if clock.step == end and not self.leave_enabled:
-            self.masked.release()
+        stride = max(now.step_at(self.update_frequency), 1)
+        if (now.step - start) % stride == 0 or now.step == end:
+            self._step_schedule(curves.progress(now.epoch, *self.active_range), now.step)
+        if now.step == end and not self.leave_enabled:
+            self.masked.remove_masks()
 
-    def apply_once(self) -> None:
-        self._prune(1.0, 0)
+    def apply_one_shot(self) -> None:
+        self._step_schedule(1.0, 0)
 
     def _score(self, name: str) -> Tensor:
         """The importance of each member of a weight, shaped like it."""
         raise NotImplementedError
 
-    def _prune(self, x: float, step: int) -> None:
+    def _step_schedule(self, x: float, step: int) -> None:
         """Make new masks for progress ``x`` in [0, 1] of the window, at optimizer step ``step``."""
-        self._mask({name: self.sparsity_at(x, self._init[name], self._final[name]) for name in self._final}, step)
+        self._update_masks(
+            {name: self.sparsity_at(x, self._init[name], self._final[name]) for name in self._final}, step
+        )
 
-    def _mask(self, goals: dict[str, float], step: int) -> None:
+    def _update_masks(self, targets: dict[str, float], step: int) -> None:
         """Make new masks of these sparsities."""
-        self._set_masks(self._keeps(goals))
-        self._goals = goals
+        self._apply_masks(self._compute_masks(targets))
+        self._target_sparsity = targets
 
-    def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
+    def _compute_masks(self, targets: dict[str, float]) -> dict[str, Tensor]:
         """Bool masks of these sparsities."""
         if self.global_sparsity:
-            scores = [self._score(name) for name in goals]
-            return dict(zip(goals, masks.global_masks(scores, self._mean(goals), self.mask_type), strict=True))
-        return {name: masks.keep_mask(self._score(name), goal, self.mask_type) for name, goal in goals.items()}
+            scores = [self._score(name) for name in targets]
+            return dict(zip(targets, masks.global_masks(scores, self._mean(targets), self.mask_type), strict=True))
+        return {name: masks.compute_mask(self._score(name), target, self.mask_type) for name, target in targets.items()}
 
-    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
+    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
         """Zero what the bool masks leave out, and hold it there."""
         for name, keep in keeps.items():
             self.masked.set_mask(name, keep)
 
-    def _mean(self, goals: dict[str, float]) -> float:
-        different = set(goals.values())
+    def _mean(self, targets: dict[str, float]) -> float:
+        different = set(targets.values())
         if len(different) == 1:
             return different.pop()
-        return statistics.fmean(goals.values(), weights=[self.masked.weights[name].numel() for name in goals])
+        return statistics.fmean(targets.values(), weights=[self.masked.weights[name].numel() for name in targets])
 
     def state_dict(self) -> dict[str, Tensor]:
-        numbers = {"init_sparsity": self._init, "goals": self._goals}
+        numbers = {"init_sparsity": self._init, "goals": self._target_sparsity}
         return {name: torch.tensor(list(values.values()), dtype=torch.float64) for name, values in numbers.items()} | {
             f"mask.{name}": mask for name, mask in self.masked.state_dict().items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._init = dict(zip(self.masked.weights, state["init_sparsity"].tolist(), strict=True))
-        goals = state["goals"].tolist()
-        self._goals = dict(zip(self.masked.weights, goals, strict=True)) if goals else {}
+        targets = state["goals"].tolist()
+        self._target_sparsity = dict(zip(self.masked.weights, targets, strict=True)) if targets else {}
         self.masked.load_state_dict({k.removeprefix("mask."): v for k, v in state.items() if k.startswith("mask.")})
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
-        target = self._mean(self._goals) if self._goals else 0.0
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
+        target = self._mean(self._target_sparsity) if self._target_sparsity else 0.0
         series = {"sparsity": self.masked.sparsity(), "target_sparsity": target}
-        series["mask_changes"] = self.masked.take_changes()
+        series["mask_changes"] = self.masked.pop_change_ratio()
         if self.log_types == "__ALL__":
             series |= {f"ParamPruning/{name}": value for name, value in self.masked.sparsities().items()}
         return series

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.targets import Targets
 
 
@@ -25,15 +25,15 @@ class LayerPruningModifier(Modifier):
 
     layers: list[str] | str  # e.g. bert.encoder.layer.1, numbered as in the model that is loaded; or "re:" patterns
 
-    changes_model: ClassVar[bool] = True
-    layers_first: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
+    initialize_first: ClassVar[bool] = True
 
     @property
     def layer_patterns(self) -> list[str]:
         return [self.layers] if isinstance(self.layers, str) else self.layers
 
     def warnings(self, length: float | None) -> Iterator[str]:
-        end = self.window[1]
+        end = self.active_range[1]
         if end <= (length or math.inf) and math.isfinite(end):
             yield f"the layers come back at epoch {end:g}: the saved model has all of them"
 
@@ -46,15 +46,15 @@ class LayerPruningModifier(Modifier):
                 raise ValueError(f"all {len(layers)} layers of {path} would go")
             self._lists[path] = layers, indices
         self._dropped = False
-        start, end = self.window
+        start, end = self.active_range
         if start == 0 and end == math.inf:
             self._drop()
 
-    def begin(self, clock: Clock) -> None:
-        self._be(self.was_active(clock))
+    def on_train_begin(self, now: TrainingStep) -> None:
+        self._set_active(self.was_active(now))
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self._be(self.is_active(clock))
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        self._set_active(self.is_active(now))
 
     def after_optimizer_step(self) -> None:
         """Forget the gradients of the step in which layers went: the optimizer would go on with them.
@@ -66,14 +66,14 @@ class LayerPruningModifier(Modifier):
                 for index in indices:
                     layers[index].zero_grad()
 
-    def _be(self, dropped: bool) -> None:
+    def _set_active(self, dropped: bool) -> None:
         if dropped and not self._dropped:
             self._drop()
         elif self._dropped and not dropped:
             self._restore()
 
-    def apply_once(self) -> None:
-        if self.window[1] == math.inf:
+    def apply_one_shot(self) -> None:
+        if self.active_range[1] == math.inf:
             self._drop()
 
     def _drop(self) -> None:
@@ -100,7 +100,7 @@ class LayerPruningModifier(Modifier):
         They may come back; and what prunes them ranks and counts their weights to the end.
         """
         state = {"dropped": torch.tensor(self._dropped)}
-        if self._dropped and self.window != (0.0, math.inf):
+        if self._dropped and self.active_range != (0.0, math.inf):
             for path, (layers, indices) in self._lists.items():
                 for index in indices:
                     weights = layers[index].state_dict()
@@ -112,7 +112,7 @@ class LayerPruningModifier(Modifier):
             self._drop()
 
     def end_loading(self) -> None:
-        start, end = self.window
+        start, end = self.active_range
         if self._dropped and (start > 0 or end < math.inf):
             self._restore()
 
@@ -124,5 +124,5 @@ class LayerPruningModifier(Modifier):
                 if own:
                     layers[index].load_state_dict(own)
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         return {f"LayerPruning/{path}": float(len(i)) if self._dropped else 0.0 for path, (_, i) in self._lists.items()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsification.base import Modifier
 from sparsification.quantization.fake_quantize import FakeQuantize
-from sparsification.quantization.modules import QuantizedLinear
+from sparsification.quantization.modules import FakeQuantizedLinear
 from sparsification.targets import ALL, Targets, match_names
 
 logger = logging.getLogger(__name__)
@@ -152,6 +152,6 @@ class LayerThinningModifier(Modifier):
         for module in self._model.modules():
             if isinstance(module, nn.Linear) and module.weight is weight:
                 module.out_features, module.in_features = weight.shape
-                quantizer = module.weight_quantizer if isinstance(module, QuantizedLinear) else None
+                quantizer = module.weight_quantizer if isinstance(module, FakeQuantizedLinear) else None
                 if isinstance(quantizer, FakeQuantize) and dimension == 0:
                     quantizer.select(keep)

@@ -26,18 +26,18 @@ class MaskedWeights:
         self.weights = dict(weights)
         self._masks: dict[str, Tensor] = {}
         self._empty: dict[str, bool] = {}  # weights of which a mask has left nothing, and whether that has been told
-        self._changes: Tensor | int = 0  # members of masks that were set anew, see ``take_changes``
+        self._changes: Tensor | int = 0  # members of masks that were set anew, see ``pop_change_ratio``
 
     def set_mask(self, name: str, keep: Tensor) -> None:
         """Zero what ``keep``, a bool tensor shaped like the weight, leaves out, and hold it there from now on."""
         weight = self.weights[name]
         if not keep.any():
             self._empty.setdefault(name, False)
-        self._changes = self._changes + (keep != self.kept(name)).count_nonzero()
+        self._changes = self._changes + (keep != self.mask(name)).count_nonzero()
         self._masks[name] = keep.to(weight.dtype)
         weight.detach().masked_fill_(~keep, 0.0)
 
-    def newly_empty(self) -> list[str]:
+    def pop_fully_pruned(self) -> list[str]:
         """Weights of which a mask has left nothing, each told once."""
         new = [name for name, told in self._empty.items() if not told]
         self._empty |= dict.fromkeys(new, True)
@@ -47,7 +47,7 @@ class MaskedWeights:
         """``values``, shaped like a weight, with zeros where it is pruned."""
         return values * self._masks[name] if name in self._masks else values
 
-    def kept(self, name: str) -> Tensor:
+    def mask(self, name: str) -> Tensor:
         """Bool mask of a weight, False where pruned."""
         if name in self._masks:
             return self._masks[name].bool()
@@ -65,12 +65,12 @@ class MaskedWeights:
             weights = [self.weights[name].detach() for name in self._masks]
             torch._foreach_mul_(weights, list(self._masks.values()))
 
-    def unsign_zeros(self) -> None:
+    def canonicalize_zeros(self) -> None:
         """Make every pruned weight +0.0: a negative weight times zero is -0.0, and random signs do not compress."""
         for name in self._masks:
             self.weights[name].detach().add_(0.0)
 
-    def release(self) -> None:
+    def remove_masks(self) -> None:
         """Let every weight learn again."""
         self._changes = self._changes + sum(count_zeros(list(self._masks.values())))
         self._masks.clear()
@@ -84,7 +84,7 @@ class MaskedWeights:
         zeros = count_zeros(list(self.weights.values()))
         return {name: count / weight.numel() for count, (name, weight) in zip(zeros, self.weights.items(), strict=True)}
 
-    def take_changes(self) -> float:
+    def pop_change_ratio(self) -> float:
         """Share of the weights that masks have let go or taken back since the last call."""
         changes, self._changes = float(self._changes), 0
         return changes / max(self._size(), 1)
@@ -124,11 +124,11 @@ class PruningBase(Modifier):
         super().__post_init__()
         self.masked = MaskedWeights({})
 
-    def pruned(self) -> Iterable[str]:
+    def pruned_names(self) -> Iterable[str]:
         return self.masked.weights
 
-    def newly_empty(self) -> list[str]:
-        return self.masked.newly_empty()
+    def pop_fully_pruned(self) -> list[str]:
+        return self.masked.pop_fully_pruned()
 
     def after_backward(self) -> None:
         self.masked.mask_gradients()
@@ -137,4 +137,4 @@ class PruningBase(Modifier):
         self.masked.mask_weights()
 
     def before_save(self) -> None:
-        self.masked.unsign_zeros()
+        self.masked.canonicalize_zeros()

@@ -79,7 +79,7 @@ def global_masks(scores: Sequence[Tensor], sparsity: float, mask_type: MaskType 
     masks = [part.view_as(score) for part, score in zip(parts, ranked, strict=True)]
     if pattern == "unstructured":
         return masks
-    return [_spread(mask, score.shape, pattern) for mask, score in zip(masks, scores, strict=True)]
+    return [_expand_block_mask(mask, score.shape, pattern) for mask, score in zip(masks, scores, strict=True)]
 
 
 def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tensor:
@@ -97,7 +97,7 @@ def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tenso
     Raises:
         ValueError: the blocks do not tile the tensor.
     """
-    return _spread(unstructured_mask(_block_means(scores, block), sparsity), scores.shape, block)
+    return _expand_block_mask(unstructured_mask(_block_means(scores, block), sparsity), scores.shape, block)
 
 
 def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
@@ -113,7 +113,7 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
     Returns:
         Bool mask shaped like ``scores``.
     """
-    return _spread(unstructured_mask(_block_means(scores, "block4"), sparsity), scores.shape, "block4")
+    return _expand_block_mask(unstructured_mask(_block_means(scores, "block4"), sparsity), scores.shape, "block4")
 
 
 def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
@@ -135,7 +135,7 @@ def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
     return scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).mean(dim=(1, 3))
 
 
-def _spread(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
+def _expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
     """The mask of the weights, of ``shape``, from the mask of their blocks."""
     if pattern == "block4":
         mask = keep.repeat_interleave(4, dim=1)[:, : shape[1]]
@@ -209,7 +209,7 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     raise ValueError(f"mask_type {mask_type!r} is none of 'unstructured', 'block4', [rows, columns], 'N:M' with N < M")
 
 
-def keep_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
+def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
     """Mask one weight by its scores in the pattern that a recipe names.
 
     Args:

@@ -69,25 +69,25 @@ class MFACPruningModifier(GradientSampledPruning):
         self._sampled = torch.empty(0, 0)  # (gradients, weights that are not pruned, padded to whole blocks)
         self._diagonals: dict[str, Tensor] = {}  # of the inverse, 1.0 where pruned
 
-    def _mask(self, goals: dict[str, float], step: int) -> None:
+    def _update_masks(self, targets: dict[str, float], step: int) -> None:
         self._sample(step)
-        live = [self.masked.kept(name) for name in goals]
+        live = [self.masked.mask(name) for name in targets]
         diagonal = torch.cat([inverse_diagonal(factor, self.damp).flatten() for factor, _ in self._factors()])
         parts = diagonal.split(self._sizes(live, len(diagonal)))
         self._diagonals = {
             name: torch.ones(keep.shape, device=keep.device).masked_scatter_(keep, part)
-            for name, keep, part in zip(goals, live, parts, strict=False)  # the last part is padding
+            for name, keep, part in zip(targets, live, parts, strict=False)  # the last part is padding
         }
-        super()._mask(goals, step)
+        super()._update_masks(targets, step)
         self._sampled = torch.empty(0, 0)
         self._diagonals.clear()
 
     def _sample(self, step: int) -> None:
         """Take the gradients of the weights that are not pruned."""
-        reached = self._mean(self._goals) if self._goals else 0.0
+        reached = self._mean(self._target_sparsity) if self._target_sparsity else 0.0
         first = next(iter(self._counts.values()))
         count = ([count for sparsity, count in self._counts.items() if sparsity <= reached] or [first])[-1]
-        live = {name: self.masked.kept(name) for name in self.masked.weights}
+        live = {name: self.masked.mask(name) for name in self.masked.weights}
         total = sum(int(keep.sum()) for keep in live.values())
         size = self.fisher_block_size
         self._sampled = torch.zeros(count, max(-(-total // size), 1) * size, device=self.grads_device)
@@ -115,8 +115,8 @@ class MFACPruningModifier(GradientSampledPruning):
         weight = self.masked.weights[name].detach().float()
         return from_first_process(weight.square() / (2 * self._diagonals[name]))
 
-    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
-        live = [self.masked.kept(name) for name in keeps]
+    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
+        live = [self.masked.mask(name) for name in keeps]
         pulls = [
             (self.masked.weights[name].detach().float() / self._diagonals[name]).masked_fill(keep, 0.0)[alive]
             for (name, keep), alive in zip(keeps.items(), live, strict=True)
@@ -129,6 +129,6 @@ class MFACPruningModifier(GradientSampledPruning):
         for name, alive, move in zip(keeps, live, moves, strict=False):
             weight = self.masked.weights[name].detach()
             weight[alive] -= move.to(weight.dtype)
-        super()._set_masks(keeps)
+        super()._apply_masks(keeps)
         for name in keeps:
             from_first_process(self.masked.weights[name].detach())

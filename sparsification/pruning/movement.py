@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.targets import Targets
 
@@ -27,13 +27,13 @@ class MovementPruningModifier(GradualPruning):
         super().initialize(targets)
         self._scores = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         for name, weight in self.masked.weights.items():
             if weight.grad is not None and weight.grad.isfinite().all():
                 self._scores[name].addcmul_(weight.detach(), weight.grad, value=-RATE)
-        super().update(clock, optimizer)
+        super().update(now, optimizer)
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         raise ValueError("without training no weight moves: movement pruning cannot be done in one shot")
 
     def _score(self, name: str) -> Tensor:

@@ -52,13 +52,13 @@ class OBSPruningModifier(GradientSampledPruning):
             if weight.shape[-1] % self._group:
                 raise ValueError(f"{name}: rows of {weight.shape[-1]} are not made of blocks of {self._group}")
 
-    def _mask(self, goals: dict[str, float], step: int) -> None:
-        before = self._goals or dict.fromkeys(goals, 0.0)
+    def _update_masks(self, targets: dict[str, float], step: int) -> None:
+        before = self._target_sparsity or dict.fromkeys(targets, 0.0)
         for part in range(1, self.num_recomputations + 1):
             share = part / self.num_recomputations
-            between = {name: before[name] + (goal - before[name]) * share for name, goal in goals.items()}
+            between = {name: before[name] + (target - before[name]) * share for name, target in targets.items()}
             self._estimate((step, part))
-            super()._mask(goals if part == self.num_recomputations else between, step)
+            super()._update_masks(targets if part == self.num_recomputations else between, step)
             self._inverses.clear()
 
     def _estimate(self, moment: tuple[int, int]) -> None:
@@ -81,10 +81,10 @@ class OBSPruningModifier(GradientSampledPruning):
         weight = self.masked.weights[name].detach().float()
         return from_first_process(fisher.saliency(weight, self._inverses[name], self._group))
 
-    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
+    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
         for name, keep in keeps.items():
             weight = self.masked.weights[name].detach()
-            weight += fisher.surgery(weight, self._inverses[name], keep, self._group)
-        super()._set_masks(keeps)
+            weight += fisher.obs_update(weight, self._inverses[name], keep, self._group)
+        super()._apply_masks(keeps)
         for name in keeps:
             from_first_process(self.masked.weights[name].detach())

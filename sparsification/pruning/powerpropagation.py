@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.targets import Targets
 
 
@@ -35,7 +35,7 @@ class PowerpropagationModifier(Modifier):
     alpha: float = 1.0  # 1.0 changes nothing; 2.0 to 4.0 in the paper
     strict: bool = True  # whether a pattern that matches nothing is an error
 
-    around_optimizer: ClassVar[bool] = True
+    update_last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,20 +47,20 @@ class PowerpropagationModifier(Modifier):
         self._active = False  # in this step
         self._rooted: list[nn.Parameter] = []  # the weights in whose place their roots stand
 
-    def begin(self, clock: Clock) -> None:
-        self._active = self.is_active(clock)
+    def on_train_begin(self, now: TrainingStep) -> None:
+        self._active = self.is_active(now)
 
     def after_backward(self) -> None:
         if self._active:
             for weight in self._trained():
                 weight.grad.mul_(slope(weight.detach(), self.alpha))
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         if self._active:
             self._rooted = self._trained()
             for weight in self._rooted:
                 weight.detach().copy_(power(weight.detach(), 1 / self.alpha))
-        self._active = self.is_active(Clock(clock.step + 1, clock.steps_per_epoch))
+        self._active = self.is_active(TrainingStep(now.step + 1, now.steps_per_epoch))
 
     def after_optimizer_step(self) -> None:
         for weight in self._rooted:
@@ -70,5 +70,5 @@ class PowerpropagationModifier(Modifier):
     def _trained(self) -> list[nn.Parameter]:
         return [weight for weight in self._weights if weight.grad is not None]
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
-        return {"alpha": self.alpha if self.is_active(clock) else 1.0}
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
+        return {"alpha": self.alpha if self.is_active(now) else 1.0}

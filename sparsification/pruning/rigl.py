@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning import masks
 from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
 from sparsification.pruning.masked_weights import first_moments
@@ -17,7 +17,7 @@ from sparsification.targets import Targets
 Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
 
 
-def share_out(shapes: Mapping[str, torch.Size], sparsity: float, strategy: Strategy) -> dict[str, float]:
+def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strategy: Strategy) -> dict[str, float]:
     """Share a sparsity out among weights, so that all of them together have it.
 
     Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. By Erdos and Renyi's rule the
@@ -110,24 +110,24 @@ class RigLPruningModifier(GradientSampledPruning):
         super().initialize(targets)
         for final, patterns in self.groups():
             shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
-            self._final |= share_out(shapes, final, self.sparsity_strategy)
+            self._final |= allocate_sparsity(shapes, final, self.sparsity_strategy)
 
     def sparsity_at(self, x: float, init: float, final: float) -> float:
         return final
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        super().update(clock, optimizer)
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        super().update(now, optimizer)
         for name, grown in self._grown.items():
             if self.momentum_buffer_reset:
                 for moment in first_moments(optimizer, self.masked.weights[name]):
                     moment.masked_fill_(grown, 0.0)
         self._grown.clear()
 
-    def _prune(self, x: float, step: int) -> None:
+    def _step_schedule(self, x: float, step: int) -> None:
         self._fraction = self.init_update_fraction * (1 + math.cos(math.pi * x)) / 2
         if self._fraction > 0:  # the last masks need no gradients
             self._sample(step)
-        super()._prune(x, step)
+        super()._step_schedule(x, step)
         self._growth.clear()
 
     def _sample(self, step: int) -> None:
@@ -145,6 +145,6 @@ class RigLPruningModifier(GradientSampledPruning):
             return weight.abs()
         return regrowth_scores(weight, self._growth[name], self._final[name], self._fraction)
 
-    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
-        self._grown = {name: keep & ~self.masked.kept(name) for name, keep in keeps.items()}
-        super()._set_masks(keeps)
+    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
+        self._grown = {name: keep & ~self.masked.mask(name) for name, keep in keeps.items()}
+        super()._apply_masks(keeps)

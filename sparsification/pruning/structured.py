@@ -83,9 +83,11 @@ class StructuredPruningModifier(GradualPruning):
         self._final = {name: self._final[matrix] for name, matrix in self._units_of.items()}
         self._init = {name: self._init[matrix] for name, matrix in self._units_of.items()}
 
-    def zeros_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
+    def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
         """Those of the matrices; the biases are few, and may be zero anyway."""
-        return {name: count for name, count in super().zeros_at(epoch, before).items() if name == self._units_of[name]}
+        return {
+            name: count for name, count in super().zero_counts_at(epoch, before).items() if name == self._units_of[name]
+        }
 
     def _grouped(self, matrices: list[str], targets: Targets) -> list[list[str]]:
         """The weights that lose the same units."""
@@ -113,12 +115,12 @@ class StructuredPruningModifier(GradualPruning):
                     )
         return groups
 
-    def _keeps(self, goals: dict[str, float]) -> dict[str, Tensor]:
+    def _compute_masks(self, targets: dict[str, float]) -> dict[str, Tensor]:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
         keeps = {}
         for group in self._groups:
             norms = sum(unit_norms(self.masked.weights[name].detach(), dimension, self._size) for name in group)
-            keeps |= dict.fromkeys(group, masks.unstructured_mask(norms, goals[group[0]]))
+            keeps |= dict.fromkeys(group, masks.unstructured_mask(norms, targets[group[0]]))
         return {
             name: spread(keeps[matrix], self.masked.weights[name].shape, dimension, self._size)
             for name, matrix in self._units_of.items()

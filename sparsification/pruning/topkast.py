@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsification.base import Clock
+from sparsification.base import TrainingStep
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.masked_weights import MaskedWeights
 from sparsification.targets import Targets
@@ -48,22 +48,22 @@ class TopKASTPruningModifier(GradualPruning):
     def after_backward(self) -> None:
         (self._learning if self._outside else self.masked).mask_gradients()
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        super().update(clock, optimizer)
-        if clock.step < clock.step_at(self.window[1]):
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        super().update(now, optimizer)
+        if now.step < now.step_at(self.active_range[1]):
             self._decay_and_join(optimizer)
             return
         for name, outside in self._outside.items():
             if not self.leave_enabled:
                 self.masked.weights[name].detach().add_(outside)
         self._outside.clear()
-        self._learning.release()
+        self._learning.remove_masks()
 
     def after_optimizer_step(self) -> None:
         for name, outside in self._outside.items():
             # Momentum and the optimizer's own weight decay have moved those that do not learn, too.
-            moved = torch.where(self._learning.kept(name), self.masked.weights[name].detach(), outside)
-            self._outside[name] = moved.masked_fill_(self.masked.kept(name), 0.0)
+            moved = torch.where(self._learning.mask(name), self.masked.weights[name].detach(), outside)
+            self._outside[name] = moved.masked_fill_(self.masked.mask(name), 0.0)
         super().after_optimizer_step()
 
     def _decay_and_join(self, optimizer: torch.optim.Optimizer) -> None:
@@ -83,14 +83,14 @@ class TopKASTPruningModifier(GradualPruning):
     def _score(self, name: str) -> Tensor:
         return self._all_of(name).abs()
 
-    def _set_masks(self, keeps: dict[str, Tensor]) -> None:
-        learning = self._keeps(dict.fromkeys(keeps, self.backward_sparsity))
+    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
+        learning = self._compute_masks(dict.fromkeys(keeps, self.backward_sparsity))
         for name, keep in keeps.items():
             whole = self._all_of(name)
             self._learning.set_mask(name, learning[name])
             self._outside[name] = whole.masked_fill(keep, 0.0)
             self.masked.weights[name].detach().copy_(whole)
-        super()._set_masks(keeps)
+        super()._apply_masks(keeps)
 
     def state_dict(self) -> dict[str, Tensor]:
         return (

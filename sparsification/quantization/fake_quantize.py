@@ -15,7 +15,7 @@ AVERAGING_CONSTANT = 0.01  # share of the newest batch in a range; SparseML's, w
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantizationArgs:
     """The integers that a tensor is rounded to."""
 
     bits: int = 8
@@ -36,7 +36,7 @@ class Grid:
         return self.quant_min + 2**self.bits - 1
 
 
-def quantization_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def calculate_qparams(low: Tensor, high: Tensor, qargs: QuantizationArgs) -> tuple[Tensor, Tensor]:
     """Place a grid over a range of numbers.
 
     0 is always on it, so that what is pruned stays 0.
@@ -51,12 +51,12 @@ def quantization_parameters(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tens
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     smallest = torch.finfo(torch.float32).eps
-    if grid.symmetric:
-        scale = torch.maximum(-low, high) / ((grid.quant_max - grid.quant_min) / 2)
+    if qargs.symmetric:
+        scale = torch.maximum(-low, high) / ((qargs.quant_max - qargs.quant_min) / 2)
         return scale.clamp(min=smallest), torch.zeros_like(scale, dtype=torch.int32)
-    scale = ((high - low) / (grid.quant_max - grid.quant_min)).clamp(min=smallest)
-    zero_point = grid.quant_min - torch.round(low / scale).to(torch.int32)
-    return scale, zero_point.clamp(grid.quant_min, grid.quant_max)
+    scale = ((high - low) / (qargs.quant_max - qargs.quant_min)).clamp(min=smallest)
+    zero_point = qargs.quant_min - torch.round(low / scale).to(torch.int32)
+    return scale, zero_point.clamp(qargs.quant_min, qargs.quant_max)
 
 
 class _RoundOnCpu(torch.autograd.Function):
@@ -86,7 +86,7 @@ class _RoundOnCpu(torch.autograd.Function):
 
 
 class FakeQuantize(nn.Module):
-    """Rounds what passes to a grid, whose range follows what passes while ``observing`` in training mode.
+    """Fake quantization of one tensor; its range follows the tensor while ``observer_enabled`` in training mode.
 
     The range is no part of ``state_dict``: a quantized model's checkpoint is a plain one. Until something has been
     observed there is no range, and tensors pass as they are.
@@ -96,75 +96,75 @@ class FakeQuantize(nn.Module):
         num_channels: size of dimension 0 of what will pass, where the grid is one per channel.
     """
 
-    def __init__(self, grid: Grid, num_channels: int = 1):
+    def __init__(self, qargs: QuantizationArgs, num_channels: int = 1):
         super().__init__()
-        self.grid = grid
-        self.observing = False
+        self.qargs = qargs
+        self.observer_enabled = False
         self.observed = False
         self.divides = False  # by the scale, as engines do; torch multiplies by its inverse, which differs at ties
-        shape = (num_channels,) if grid.per_channel else ()
-        for name in ("low", "high", "scale"):
+        shape = (num_channels,) if qargs.per_channel else ()
+        for name in ("min_val", "max_val", "scale"):
             self.register_buffer(name, torch.zeros(shape), persistent=False)
         self.register_buffer("zero_point", torch.zeros(shape, dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.watch(x)
-        return self.round(x)
+        self.observe_in_training(x)
+        return self.fake_quantize(x)
 
-    def watch(self, x: Tensor) -> None:
+    def observe_in_training(self, x: Tensor) -> None:
         """Observe, if this is the time for it."""
-        if self.observing and self.training:
+        if self.observer_enabled and self.training:
             self.observe(x)
 
-    def round(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """Round to the grid as it lies."""
         if not self.observed:
             return x
-        ends = self.grid.quant_min, self.grid.quant_max
+        ends = self.qargs.quant_min, self.qargs.quant_max
         if self.divides:
             integers = (torch.round(x / self.scale) + self.zero_point).clamp(*ends)
             return (integers - self.zero_point) * self.scale
         if x.device.type == "cpu":
             return _RoundOnCpu.apply(x, self.scale, self.zero_point, *ends)
-        if self.grid.per_channel:
+        if self.qargs.per_channel:
             return torch.fake_quantize_per_channel_affine(x, self.scale, self.zero_point, 0, *ends)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *ends)
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         """Let the range follow: the first tensor's at first, then a moving average."""
-        low, high = torch.aminmax(x.flatten(1), dim=1) if self.grid.per_channel else torch.aminmax(x)
+        low, high = torch.aminmax(x.flatten(1), dim=1) if self.qargs.per_channel else torch.aminmax(x)
         low, high = _of_all_processes(low, high)
         if self.observed:
-            low = self.low + AVERAGING_CONSTANT * (low - self.low)
-            high = self.high + AVERAGING_CONSTANT * (high - self.high)
+            low = self.min_val + AVERAGING_CONSTANT * (low - self.min_val)
+            high = self.max_val + AVERAGING_CONSTANT * (high - self.max_val)
         self.set_range(low, high)
 
     def set_range(self, low: Tensor, high: Tensor) -> None:
         """Place the grid over a range, float32 of the buffers' shape."""
         self.observed = True
-        self.low.copy_(low)
-        self.high.copy_(high)
-        scale, zero_point = quantization_parameters(self.low, self.high, self.grid)
+        self.min_val.copy_(low)
+        self.max_val.copy_(high)
+        scale, zero_point = calculate_qparams(self.min_val, self.max_val, self.qargs)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
     def select(self, channels: Tensor) -> None:
         """Go on with some channels, given by their indices; a range of the whole tensor stays as it is."""
-        if self.grid.per_channel:
-            self.low, self.high = self.low[channels], self.high[channels]
+        if self.qargs.per_channel:
+            self.min_val, self.max_val = self.min_val[channels], self.max_val[channels]
             self.scale, self.zero_point = self.scale[channels], self.zero_point[channels]
 
-    def integers(self, x: Tensor) -> Tensor:
+    def quantize(self, x: Tensor) -> Tensor:
         """The integers that ``x`` is rounded to, int8 (symmetric) or uint8."""
-        shape = (-1, *[1] * (x.dim() - 1)) if self.grid.per_channel else ()
+        shape = (-1, *[1] * (x.dim() - 1)) if self.qargs.per_channel else ()
         # torch's fake_quantize multiplies by the inverse, too.
         integers = torch.round(x * (1 / self.scale).reshape(shape)) + self.zero_point.reshape(shape)
-        dtype = torch.int8 if self.grid.symmetric else torch.uint8
-        return integers.clamp(self.grid.quant_min, self.grid.quant_max).to(dtype)
+        dtype = torch.int8 if self.qargs.symmetric else torch.uint8
+        return integers.clamp(self.qargs.quant_min, self.qargs.quant_max).to(dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.grid}, observing={self.observing}, observed={self.observed}"
+        return f"{self.qargs}, observing={self.observer_enabled}, observed={self.observed}"
 
 
 def _of_all_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

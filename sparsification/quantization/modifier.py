@@ -14,16 +14,16 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparsification.base import Clock, Modifier
-from sparsification.quantization.fake_quantize import Grid
+from sparsification.base import Modifier, TrainingStep
+from sparsification.quantization.fake_quantize import QuantizationArgs
 from sparsification.quantization.modules import (
     Scheme,
     attention_modules,
+    enable_fake_quant,
+    fake_quantized_modules,
+    insert_fake_quantizers,
     is_replaceable,
-    quantize_modules,
-    quantized_modules,
     quantizers,
-    set_quantizing,
     uncalled_modules,
 )
 from sparsification.quantization.scheme import ACTIVATIONS, WEIGHTS, check_bits, read_scheme
@@ -85,7 +85,7 @@ class QuantizationModifier(Modifier):
     ignore: list[str] | None = None  # module types or names
     strict: bool = True  # what ignore and scheme_overrides name must be there
 
-    changes_model: ClassVar[bool] = True
+    changes_weights: ClassVar[bool] = True
     quantizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -93,9 +93,9 @@ class QuantizationModifier(Modifier):
         if self.end_epoch != -1:
             raise ValueError(f"end_epoch {self.end_epoch:g}: quantization has no end, leave it out or give -1")
         frozen = self.disable_quantization_observer_epoch
-        if frozen is not None and 0 <= frozen < self.window[0]:
+        if frozen is not None and 0 <= frozen < self.active_range[0]:
             raise ValueError(
-                f"disable_quantization_observer_epoch {frozen:g} is before start_epoch {self.window[0]:g}: "
+                f"disable_quantization_observer_epoch {frozen:g} is before start_epoch {self.active_range[0]:g}: "
                 "the observers would see no data"
             )
         if self.num_calibration_steps is not None and self.num_calibration_steps < 1:
@@ -125,9 +125,9 @@ class QuantizationModifier(Modifier):
         return Scheme(replace(ACTIVATIONS, symmetric=self.tensorrt), weights)
 
     @property
-    def last_change_epoch(self) -> float:
+    def final_epoch(self) -> float:
         """Epoch from which a saved model can be exported: its ranges stand still."""
-        return max(self.window[0], self.disable_quantization_observer_epoch or 0.0)
+        return max(self.active_range[0], self.disable_quantization_observer_epoch or 0.0)
 
     @property
     def calibration_steps(self) -> int | None:
@@ -158,8 +158,8 @@ class QuantizationModifier(Modifier):
         if not schemes:
             raise ValueError("nothing is to be quantized: no Linear, Embedding or attention module is named")
         self._model = model
-        targets.replace(quantize_modules(model, schemes))
-        set_quantizing(model, False)
+        targets.replace(insert_fake_quantizers(model, schemes))
+        enable_fake_quant(model, False)
         self._quantizers = quantizers(model)
 
     def _schemes(self, model: nn.Module) -> dict[str, Scheme]:
@@ -199,7 +199,7 @@ class QuantizationModifier(Modifier):
                 self._subclassed.append(name)
         return schemes
 
-    def passed_over(self, example: Mapping[str, Tensor] | None) -> list[str]:
+    def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
         texts = []
         if self._subclassed:
             kinds = {type(self._model.get_submodule(name)).__name__ for name in self._subclassed}
@@ -220,7 +220,7 @@ class QuantizationModifier(Modifier):
     def _factor_bits(self) -> int:
         return 7 if self.reduce_range else 8
 
-    def _outputs(self, scheme: Scheme, asked: bool | None) -> Grid | None:
+    def _outputs(self, scheme: Scheme, asked: bool | None) -> QuantizationArgs | None:
         if self._uses_schemes and not (asked and self.quantize_outputs):
             return scheme.outputs
         return scheme.inputs if (self.quantize_outputs if asked is None else asked) else None
@@ -261,25 +261,25 @@ class QuantizationModifier(Modifier):
 
     # Time
 
-    def _switch(self, step: float, clock: Clock) -> None:
+    def _switch(self, step: float, now: TrainingStep) -> None:
         """Be as it is in the forward pass of optimizer step ``step``."""
-        start, frozen = self.window[0], self.disable_quantization_observer_epoch
-        quantizing = start == 0 or step > clock.step_at(start)
+        start, frozen = self.active_range[0], self.disable_quantization_observer_epoch
+        quantizing = start == 0 or step > now.step_at(start)
         # The first step at least, or there would be no ranges.
-        last = math.inf if frozen is None or frozen < 0 else max(clock.step_at(frozen), clock.step_at(start) + 1)
+        last = math.inf if frozen is None or frozen < 0 else max(now.step_at(frozen), now.step_at(start) + 1)
         observing = quantizing and step <= last
-        set_quantizing(self._model, quantizing)
+        enable_fake_quant(self._model, quantizing)
         self._observe(observing)
 
     def _observe(self, observing: bool) -> None:
         for quantizer in self._quantizers.values():
-            quantizer.observing = observing
+            quantizer.observer_enabled = observing
 
-    def begin(self, clock: Clock) -> None:
-        self._switch(clock.step, clock)
+    def on_train_begin(self, now: TrainingStep) -> None:
+        self._switch(now.step, now)
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self._switch(clock.step + 1, clock)
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        self._switch(now.step + 1, now)
 
     def finalize(self) -> None:
         self._observe(False)
@@ -287,9 +287,9 @@ class QuantizationModifier(Modifier):
     def preview(self) -> None:
         self.start_epoch, self.disable_quantization_observer_epoch = -1.0, None
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         """Quantize, and let the batches that come next set the ranges, in evaluation mode too."""
-        set_quantizing(self._model, True)
+        enable_fake_quant(self._model, True)
         self._observe(True)
         for quantizer in self._quantizers.values():
             quantizer.train()
@@ -298,31 +298,32 @@ class QuantizationModifier(Modifier):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The ranges of what has been observed."""
-        return {
-            f"{name}.{end}": getattr(quantizer, end)
-            for name, quantizer in self._quantizers.items()
-            if quantizer.observed
-            for end in ("low", "high")
-        }
+        state = {}
+        for name, quantizer in self._quantizers.items():
+            if quantizer.observed:
+                state |= {f"{name}.low": quantizer.min_val, f"{name}.high": quantizer.max_val}
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, quantizer in self._quantizers.items():
             if f"{name}.low" in state:
                 quantizer.set_range(state[f"{name}.low"], state[f"{name}.high"])
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
-        modules = list(quantized_modules(self._model))
-        active = [(name, module) for name, module in modules if module.quantizing]
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
+        modules = list(fake_quantized_modules(self._model))
+        active = [(name, module) for name, module in modules if module.fake_quant_enabled]
         series = {
             "num_fake_quantize_global": float(len(self._quantizers) if active else 0),
-            "qat_observers_disabled": float(not any(q.observing for q in self._quantizers.values())),
+            "qat_observers_disabled": float(not any(q.observer_enabled for q in self._quantizers.values())),
         }
         # 0: not yet begun; 1: the ranges follow what they see; 2: they are frozen
         series["phase"] = 0.0 if not active else 1.0 + series["qat_observers_disabled"]
         if self.log_types == "__ALL__":
             for name, module in modules:
-                grid = module.scheme.weights or module.scheme.inputs or module.scheme.outputs
-                series[f"QuantizationModifier/{name}/num_bits"] = float(grid.bits if module.quantizing and grid else 32)
+                qargs = module.scheme.weights or module.scheme.inputs or module.scheme.outputs
+                series[f"QuantizationModifier/{name}/num_bits"] = float(
+                    qargs.bits if module.fake_quant_enabled and qargs else 32
+                )
         return series
 
 
@@ -336,4 +337,4 @@ def _is_inside(name: str, parent: str) -> bool:
 
 
 def _type_name(module: nn.Module) -> str:
-    return type(module).__name__.removeprefix("Quantized")
+    return type(module).__name__.removeprefix("FakeQuantized")

@@ -5,7 +5,7 @@ part of ``state_dict``: so the checkpoint of a quantized model is the plain chec
 go into a file beside it, from which ``load_quantization`` makes the quantized model again, bit by bit.
 
 Attention's two matrix products are quantized by an attention function of our own, which Transformers calls while the
-model is quantized. Until ``set_quantizing`` says so, every module is the one that it replaced.
+model is quantized. Until ``enable_fake_quant`` says so, every module is the one that it replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
-from sparsification.quantization.fake_quantize import FakeQuantize, Grid
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,16 +43,16 @@ class QuantizationError(SparsificationError, ValueError):
 class Scheme:
     """The grids of one module's tensors; None: left as it is."""
 
-    inputs: Grid | None = None
-    weights: Grid | None = None
-    outputs: Grid | None = None
+    inputs: QuantizationArgs | None = None
+    weights: QuantizationArgs | None = None
+    outputs: QuantizationArgs | None = None
 
 
-def _quantizer(grid: Grid | None, num_channels: int = 1) -> nn.Module:
-    return nn.Identity() if grid is None else FakeQuantize(grid, num_channels)
+def _quantizer(qargs: QuantizationArgs | None, num_channels: int = 1) -> nn.Module:
+    return nn.Identity() if qargs is None else FakeQuantize(qargs, num_channels)
 
 
-class QuantizedLinear(nn.Linear):
+class FakeQuantizedLinear(nn.Linear):
     """A Linear layer on the Parameters of another, with its input, weight and output on grids."""
 
     def __init__(self, linear: nn.Linear, scheme: Scheme):
@@ -60,13 +60,13 @@ class QuantizedLinear(nn.Linear):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.scheme = scheme
-        self.quantizing = False
+        self.fake_quant_enabled = False
         self.input_quantizer = _quantizer(scheme.inputs)
         self.weight_quantizer = _quantizer(scheme.weights, linear.out_features)
         self.output_quantizer = _quantizer(scheme.outputs)
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.quantizing:
+        if not self.fake_quant_enabled:
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):  # 16 bits would spoil the ranges
             output = nn.functional.linear(
@@ -75,7 +75,7 @@ class QuantizedLinear(nn.Linear):
             return self.output_quantizer(output)
 
 
-class QuantizedEmbedding(nn.Embedding):
+class FakeQuantizedEmbedding(nn.Embedding):
     """An embedding on the Parameter of another, its table on one grid; rows are rounded after they are looked up."""
 
     def __init__(self, embedding: nn.Embedding, scheme: Scheme):
@@ -91,33 +91,33 @@ class QuantizedEmbedding(nn.Embedding):
         )
         self.weight = embedding.weight
         self.scheme = scheme
-        self.quantizing = False
+        self.fake_quant_enabled = False
         self.weight_quantizer = _quantizer(scheme.weights)
         self.output_quantizer = _quantizer(scheme.outputs)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = super().forward(input)
-        if not self.quantizing:
+        if not self.fake_quant_enabled:
             return rows
         if isinstance(self.weight_quantizer, FakeQuantize):
-            self.weight_quantizer.watch(self.weight)
-            rows = self.weight_quantizer.round(rows)
+            self.weight_quantizer.observe_in_training(self.weight)
+            rows = self.weight_quantizer.fake_quantize(rows)
         return self.output_quantizer(rows)
 
 
-class QuantizedLayerNorm(nn.LayerNorm):
+class FakeQuantizedLayerNorm(nn.LayerNorm):
     """A LayerNorm on the Parameters of another, with its output on a grid."""
 
     def __init__(self, norm: nn.LayerNorm, scheme: Scheme):
         super().__init__(norm.normalized_shape, norm.eps, norm.elementwise_affine, norm.bias is not None, "meta")
         self.weight, self.bias = norm.weight, norm.bias
         self.scheme = scheme
-        self.quantizing = False
+        self.fake_quant_enabled = False
         self.output_quantizer = _quantizer(scheme.outputs)
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
-        return self.output_quantizer(output.float()) if self.quantizing else output
+        return self.output_quantizer(output.float()) if self.fake_quant_enabled else output
 
 
 class AttentionQuantizers(nn.Module):
@@ -126,7 +126,7 @@ class AttentionQuantizers(nn.Module):
     def __init__(self, scheme: Scheme):
         super().__init__()
         self.scheme = scheme
-        self.quantizing = False
+        self.fake_quant_enabled = False
         # The second factor is what a weight is in a Linear layer: engines want it symmetric.
         self.query, self.key = _quantizer(scheme.inputs), _quantizer(scheme.weights)
         self.probabilities, self.value = _quantizer(scheme.inputs), _quantizer(scheme.weights)
@@ -186,7 +186,11 @@ def _register_attention() -> None:
     AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 
-_QUANTIZED = {nn.Linear: QuantizedLinear, nn.Embedding: QuantizedEmbedding, nn.LayerNorm: QuantizedLayerNorm}
+_QUANTIZED = {
+    nn.Linear: FakeQuantizedLinear,
+    nn.Embedding: FakeQuantizedEmbedding,
+    nn.LayerNorm: FakeQuantizedLayerNorm,
+}
 QUANTIZED_MODULES = (*_QUANTIZED.values(), AttentionQuantizers)
 
 
@@ -212,7 +216,7 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
         model.set_submodule(path, new)
 
 
-def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> dict[nn.Module, nn.Module]:
+def insert_fake_quantizers(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> dict[nn.Module, nn.Module]:
     """Swap modules for ones that can fake-quantize, and do not yet.
 
     Args:
@@ -244,7 +248,7 @@ def quantize_modules(model: PreTrainedModel, schemes: Mapping[str, Scheme]) -> d
     return replaced
 
 
-def quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def fake_quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules that can fake-quantize, by the name of what they replaced or belong to."""
     for name, module in model.named_modules():
         if isinstance(module, QUANTIZED_MODULES):
@@ -271,7 +275,7 @@ def uncalled_modules(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> li
         model: runs once, in evaluation mode, and is as it was afterwards.
         inputs: by name, on the model's device.
     """
-    uncalled = dict.fromkeys(name for name, _ in quantized_modules(model))
+    uncalled = dict.fromkeys(name for name, _ in fake_quantized_modules(model))
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: uncalled.pop(name, None))
         for name in list(uncalled)
@@ -290,7 +294,7 @@ def uncalled_modules(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> li
 
 def leave_in_fp32(model: PreTrainedModel, names: Iterable[str]) -> None:
     """Take the quantizers out of modules, given by their names, which then compute as what they replaced."""
-    modules = dict(quantized_modules(model))
+    modules = dict(fake_quantized_modules(model))
     for name in names:
         modules[name].scheme = Scheme()
         for part, quantizer in list(modules[name].named_children()):
@@ -298,16 +302,16 @@ def leave_in_fp32(model: PreTrainedModel, names: Iterable[str]) -> None:
                 setattr(modules[name], part, nn.Identity())
 
 
-def is_quantizing(model: nn.Module) -> bool:
+def fake_quant_enabled(model: nn.Module) -> bool:
     """Whether the model computes as its int8 self will."""
-    return any(module.quantizing for _, module in quantized_modules(model))
+    return any(module.fake_quant_enabled for _, module in fake_quantized_modules(model))
 
 
-def set_quantizing(model: PreTrainedModel, quantizing: bool) -> None:
+def enable_fake_quant(model: PreTrainedModel, quantizing: bool) -> None:
     """Let the swapped modules quantize, or be what they replaced."""
     matmuls = False
-    for _, module in quantized_modules(model):
-        module.quantizing = quantizing
+    for _, module in fake_quantized_modules(model):
+        module.fake_quant_enabled = quantizing
         matmuls |= isinstance(module, AttentionQuantizers)
     if not matmuls:
         return
@@ -327,15 +331,15 @@ def save_quantization(model: nn.Module, directory: str | Path) -> None:
         directory: where its weights are saved.
     """
     path = Path(directory) / QUANTIZATION_FILE
-    if not is_quantizing(model):
+    if not fake_quant_enabled(model):
         path.unlink(missing_ok=True)
         return
     tensors, frozen = {}, True
     for name, quantizer in quantizers(model).items():
-        frozen &= not quantizer.observing
+        frozen &= not quantizer.observer_enabled
         if quantizer.observed:
-            tensors |= {f"{name}.low": quantizer.low, f"{name}.high": quantizer.high}
-    schemes = {name: asdict(module.scheme) for name, module in quantized_modules(model)}
+            tensors |= {f"{name}.low": quantizer.min_val, f"{name}.high": quantizer.max_val}
+    schemes = {name: asdict(module.scheme) for name, module in fake_quantized_modules(model)}
     with atomic_path(path) as partial:
         save_file(tensors, partial, {"schemes": json.dumps(schemes), "frozen": json.dumps(frozen)})
 
@@ -363,7 +367,7 @@ def load_quantization(model: PreTrainedModel, directory: str | Path) -> bool:
         ranges = load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise QuantizationError(f"{path} does not hold the ranges of a quantized model: {error}") from error
-    there = {name: module.scheme for name, module in quantized_modules(model)}
+    there = {name: module.scheme for name, module in fake_quantized_modules(model)}
     differing = [name for name in there.keys() | schemes.keys() if there.get(name) != schemes.get(name)]
     if there and differing:
         raise QuantizationError(
@@ -371,16 +375,16 @@ def load_quantization(model: PreTrainedModel, directory: str | Path) -> bool:
             "remove the file to start from the model's fp32 weights"
         )
     try:
-        quantize_modules(model, {} if there else schemes)
+        insert_fake_quantizers(model, {} if there else schemes)
         for name, quantizer in quantizers(model).items():
-            quantizer.observing = not frozen
+            quantizer.observer_enabled = not frozen
             if f"{name}.low" in ranges:
                 quantizer.set_range(ranges[f"{name}.low"], ranges[f"{name}.high"])
     except (AttributeError, StopIteration, RuntimeError) as error:
         raise QuantizationError(f"{path} was not saved with this model: {error}") from error
-    set_quantizing(model, True)
+    enable_fake_quant(model, True)
     return True
 
 
 def _scheme(grids: Mapping[str, Mapping | None]) -> Scheme:
-    return Scheme(**{name: None if grid is None else Grid(**grid) for name, grid in grids.items()})
+    return Scheme(**{name: None if qargs is None else QuantizationArgs(**qargs) for name, qargs in grids.items()})

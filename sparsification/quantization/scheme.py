@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from sparsification.quantization.fake_quantize import Grid
+from sparsification.quantization.fake_quantize import QuantizationArgs
 from sparsification.quantization.modules import Scheme
 
-ACTIVATIONS = Grid(symmetric=False)
-WEIGHTS = Grid(symmetric=True)
+ACTIVATIONS = QuantizationArgs(symmetric=False)
+WEIGHTS = QuantizationArgs(symmetric=True)
 SCHEMES = {
     "default": Scheme(ACTIVATIONS, WEIGHTS),
     "deepsparse": Scheme(ACTIVATIONS, WEIGHTS),
@@ -45,10 +45,10 @@ def read_scheme(value: object, where: str) -> Scheme:
     unknown = [key for key in value if key not in (*_TENSORS, "target_hardware")]
     if unknown:
         raise ValueError(f"{where} has no key '{unknown[0]}'; it has {', '.join(_TENSORS)}")
-    return Scheme(**{field: _read_grid(value.get(key), f"{where}: {key}", field) for key, field in _TENSORS.items()})
+    return Scheme(**{field: _read_qargs(value.get(key), f"{where}: {key}", field) for key, field in _TENSORS.items()})
 
 
-def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
+def _read_qargs(value: object, where: str, tensor: str) -> QuantizationArgs | None:
     """Read ``{num_bits: 8, symmetric: true, strategy: tensor}``."""
     if value in (None, "null", "None"):  # SparseML writes the words into its own recipes
         return None
@@ -64,4 +64,4 @@ def _read_grid(value: object, where: str, tensor: str) -> Grid | None:
     per_channel = args["strategy"] == "channel"
     if per_channel and tensor != "weights":
         raise ValueError(f"{where}: activations have one scale, strategy must be tensor")
-    return Grid(bits=args["num_bits"], symmetric=bool(args["symmetric"]), per_channel=per_channel)
+    return QuantizationArgs(bits=args["num_bits"], symmetric=bool(args["symmetric"]), per_channel=per_channel)

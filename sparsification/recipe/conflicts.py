@@ -17,7 +17,7 @@ def learning_rate_conflicts(modifiers: Sequence[Modifier]) -> Iterator[tuple[int
     """
     rates = [(index, modifier) for index, modifier in enumerate(modifiers) if modifier.sets_learning_rate]
     for (i, one), (j, other) in itertools.combinations(rates, 2):
-        (start, end), (other_start, other_end) = one.window, other.window
+        (start, end), (other_start, other_end) = one.active_range, other.active_range
         match one.acts_at_start, other.acts_at_start:
             case True, True:
                 at_once = start == other_start
@@ -35,8 +35,8 @@ def learning_rate_conflicts(modifiers: Sequence[Modifier]) -> Iterator[tuple[int
 def mask_conflicts(modifiers: Iterable[Modifier]) -> Iterator[str]:
     """Say which initialized modifiers would mask one weight at the same time, one sentence for each two."""
     for one, other in itertools.combinations(modifiers, 2):
-        shared = [name for name in one.pruned() if name in set(other.pruned())]
-        start, end = max(one.window[0], other.window[0]), min(one.window[1], other.window[1])
+        shared = [name for name in one.pruned_names() if name in set(other.pruned_names())]
+        start, end = max(one.active_range[0], other.active_range[0]), min(one.active_range[1], other.active_range[1])
         if shared and start < end:
             yield (
                 f"{type(one).__name__} and {type(other).__name__} both prune {shared[0]}"

@@ -35,8 +35,8 @@ from sparsification.recipe.document import (
     plain_scalar,
     read_text,
 )
-from sparsification.recipe.resolver import ARGUMENTS, BAD, Reported, Scope, ValueReader, hint
-from sparsification.recipe.types import fit, show
+from sparsification.recipe.resolver import ARGUMENTS, INVALID, AlreadyReported, Scope, ValueReader, hint
+from sparsification.recipe.types import coerce, show
 
 __all__ = ["RECIPE_FILE", "Recipe", "RecipeError", "load_recipe"]
 
@@ -52,9 +52,9 @@ class Recipe:
     metadata: dict | None
     source: str  # file name, or "<recipe>"
     stages: list[str]
-    given: list[list[str]] = field(default_factory=list, repr=False)  # for each modifier, the keys that were written
+    explicit_keys: list[list[str]] = field(default_factory=list, repr=False)  # of each modifier: as written
     lines: list[int] = field(default_factory=list, repr=False, compare=False)  # for each modifier, where it stands
-    unread: list[str] = field(default_factory=list, repr=False, compare=False)  # variables that nothing in it reads
+    unused_variables: list[str] = field(default_factory=list, repr=False, compare=False)  # nothing reads them
 
     def to_yaml(self) -> str:
         """Write the recipe as it was resolved; what is loaded from this text has equal modifiers.
@@ -66,7 +66,7 @@ class Recipe:
         document: dict[str, object] = {"__metadata__": metadata} if metadata else {}
         tagged = [
             Tagged(type(modifier).__name__, _values(modifier, given))
-            for modifier, given in itertools.zip_longest(self.modifiers, self.given, fillvalue=())
+            for modifier, given in itertools.zip_longest(self.modifiers, self.explicit_keys, fillvalue=())
         ]
         return dump(document | {"modifiers": tagged})
 
@@ -133,17 +133,17 @@ class _Reader(ValueReader):
                     self.stages.append(name)
                     self.scopes.append(Scope(self.scopes[0]))
                     for inner in self.pairs(node):
-                        self.place(*inner, self.scopes[-1], stage=name)
+                        self.classify_key(*inner, self.scopes[-1], stage=name)
                 else:
-                    self.place(name, key, node, self.scopes[0], stage=None)
+                    self.classify_key(name, key, node, self.scopes[0], stage=None)
         known = [name for scope in self.scopes for name in scope.nodes]
         for name, node in self.overrides.items():
             if name not in known:
                 self.problem(node, f"the recipe has no variable {show(name)}{hint(name, known)}")
         for scope in self.scopes:
             for name in scope.nodes:
-                with contextlib.suppress(Reported):
-                    self.work_out(scope, name)
+                with contextlib.suppress(AlreadyReported):
+                    self.resolve(scope, name)
         metadata = self.read_metadata()
         for node, scope in self.lists:
             self.read_modifiers(node, scope)
@@ -151,16 +151,16 @@ class _Reader(ValueReader):
             self.problem(root, "there is no list of modifiers, such as 'modifiers:' with '  - !EpochRangeModifier'")
         self.check_learning_rates()
         if self.problems:
-            raise RecipeError(*self.told())
+            raise RecipeError(*self.sorted_errors())
         return Recipe(
             modifiers=[modifier for modifier, _, _ in self.built],
             variables=self.scopes[0].values,
             metadata=metadata or None,
             source=self.name,
             stages=self.stages,
-            given=[given for _, _, given in self.built],
+            explicit_keys=[given for _, _, given in self.built],
             lines=[node.start_mark.line + 1 for _, node, _ in self.built],
-            unread=list(self.unread_variables()),
+            unused_variables=list(self.unused_variables()),
         )
 
     def read_arguments(self, recipe_args: str | Mapping | None) -> dict[str, Node]:
@@ -188,7 +188,7 @@ class _Reader(ValueReader):
                 overrides[name] = node
         return overrides
 
-    def place(self, name: str, key: Node, node: Node, scope: Scope, stage: str | None) -> None:
+    def classify_key(self, name: str, key: Node, node: Node, scope: Scope, stage: str | None) -> None:
         """Put a key of the recipe or of a stage where it belongs: metadata, modifiers or variables."""
         if name in ("__metadata__", "framework_metadata"):
             self.metadata.append((stage, name, node))
@@ -208,7 +208,7 @@ class _Reader(ValueReader):
         metadata: dict[str, object] = {}
         for stage, name, node in self.metadata:
             value = self.value(node, None)
-            if value in (None, "None", BAD):  # SparseML writes "None" for none
+            if value in (None, "None", INVALID):  # SparseML writes "None" for none
                 continue
             if not isinstance(value, dict):
                 self.problem(node, f"{name} must be a mapping, not {show(value)}")
@@ -242,9 +242,9 @@ class _Reader(ValueReader):
             if key not in keys:
                 near = did_you_mean(key, keys, f"; it has {', '.join(keys)}")
                 self.problem(key_node, f"{name} has no key {show(key)}{near}")
-            elif value is not BAD:
+            elif value is not INVALID:
                 try:
-                    values[key] = fit(value, hints[key])
+                    values[key] = coerce(value, hints[key])
                 except ValueError as error:
                     self.problem(key_node, f"{name}: {key} {error}")
         if any(key not in keys for key, _, _ in pairs):
@@ -260,7 +260,7 @@ class _Reader(ValueReader):
             except ValueError as error:
                 self.problem(node, f"{name}: {error}")
 
-    def unread_variables(self) -> Iterator[str]:
+    def unused_variables(self) -> Iterator[str]:
         """Variables, of stages too, that no ``eval`` and no alias reads."""
         own_visits = Counter(id(node) for scope in self.scopes for node in scope.nodes.values())
         for scope in self.scopes:
@@ -279,7 +279,7 @@ class _Reader(ValueReader):
 
 
 def _epochs(modifier: Modifier) -> str:
-    start, end = modifier.window
+    start, end = modifier.active_range
     return f"from {start:g} on" if end == float("inf") else f"{start:g} to {end:g}"
 
 

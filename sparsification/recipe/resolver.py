@@ -2,7 +2,7 @@
 
 Numbers, strings, booleans, null, lists and mappings: nothing else is ever made of a node, whatever its tag says.
 ``eval(...)`` is worked out over the variables in sight. A problem is noted with the line of its node, and from then on
-``BAD`` stands for the value, so that one reading finds every problem and tells none twice.
+``INVALID`` stands for the value, so that one reading finds every problem and tells none twice.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from sparsification.recipe.types import show
 MAX_SCALAR = 100_000  # characters
 MAX_PROBLEMS = 50  # told at once
 ARGUMENTS = "recipe_args"  # where overrides come from, in messages
-BAD = object()  # stands for a value whose problem has been told
+INVALID = object()  # stands for a value whose problem has been told
 
 _BUSY = object()  # stands for the value of a variable while it is worked out
 _KINDS = {ScalarNode: ("null", "bool", "int", "float", "str"), SequenceNode: ("seq",), MappingNode: ("map",)}
@@ -32,7 +32,7 @@ def hint(name: str, known: list[str]) -> str:
     return did_you_mean(name, known, f"; there are {', '.join(map(show, known[:20]))}" if known else "; there are none")
 
 
-class Reported(Exception):
+class AlreadyReported(Exception):
     """A variable has no value, and its problem has been told."""
 
 
@@ -85,14 +85,14 @@ class ValueReader:
         if entry not in self.problems:  # one node may be read through many aliases
             self.problems.append(entry)
         if len(self.problems) > MAX_PROBLEMS:
-            raise RecipeError(*self.told()[:MAX_PROBLEMS], f"{self.name}: and there are more problems")
+            raise RecipeError(*self.sorted_errors()[:MAX_PROBLEMS], f"{self.name}: and there are more problems")
 
     def stop(self, node: Node, message: str) -> NoReturn:
         """Note a problem that leaves no sense, or no safe way, to read on."""
         self.problem(node, message)
-        raise RecipeError(*self.told())
+        raise RecipeError(*self.sorted_errors())
 
-    def told(self) -> list[str]:
+    def sorted_errors(self) -> list[str]:
         """All problems, by line."""
         return [message for _, message in sorted(self.problems, key=lambda entry: entry[0])]
 
@@ -124,14 +124,14 @@ class ValueReader:
         return False
 
     def variable(self, scope: Scope, name: str) -> object:
-        """A variable that an ``eval`` reads; ``ExpressionError`` or ``Reported`` where it has no value."""
+        """A variable that an ``eval`` reads; ``ExpressionError`` or ``AlreadyReported`` where it has no value."""
         owner = scope.owner(name)
         if owner is None:
             raise ExpressionError(f"there is no variable {show(name)}{hint(name, scope.names())}")
         owner.read.add(name)
-        return self.work_out(owner, name)
+        return self.resolve(owner, name)
 
-    def work_out(self, owner: Scope, name: str) -> object:
+    def resolve(self, owner: Scope, name: str) -> object:
         """Work out a variable of this very scope, and those that it needs; errors as above."""
         if name not in owner.values:
             owner.values[name] = _BUSY
@@ -139,12 +139,12 @@ class ValueReader:
             owner.values[name] = self.value(owner.nodes[name], _Sight(owner, name) if hides else owner)
         if owner.values[name] is _BUSY:
             raise ExpressionError(f"the variable {show(name)} needs itself")
-        if owner.values[name] is BAD:
-            raise Reported
+        if owner.values[name] is INVALID:
+            raise AlreadyReported
         return owner.values[name]
 
     def value(self, node: Node, scope: Scope | None) -> object:
-        """Make plain values of a node; ``BAD`` after a problem. Without a scope ``eval(...)`` is text."""
+        """Make plain values of a node; ``INVALID`` after a problem. Without a scope ``eval(...)`` is text."""
         node = self.replaced.get(id(node), node)
         self.visits[id(node)] += 1
         self.depth += 1
@@ -152,12 +152,12 @@ class ValueReader:
         if node.tag not in [CORE + kind for kind in _KINDS[type(node)]]:
             tag = node.tag.replace(CORE, "!!")[:60]
             self.problem(node, f"the tag '{tag}' is not allowed here; modifiers stand in lists, below '...modifiers:'")
-            value = BAD
+            value = INVALID
         elif isinstance(node, ScalarNode):
             value = self.scalar(node, scope)
         elif isinstance(node, SequenceNode):
             value = [self.value(item, scope) for item in node.value]
-            value = BAD if BAD in value else value
+            value = INVALID if INVALID in value else value
         else:
             value = self.mapping(node, scope)
         self.depth -= 1
@@ -169,9 +169,9 @@ class ValueReader:
             key, value = self.value(key_node, scope), self.value(value_node, scope)
             if isinstance(key, list | dict):
                 self.problem(key_node, "a key is a number or a string, not a list or mapping")
-            elif key is not BAD and self.is_new(key, key_node, values):
+            elif key is not INVALID and self.is_new(key, key_node, values):
                 values[key] = value
-        return BAD if BAD in values.values() or len(values) < len(node.value) else values
+        return INVALID if INVALID in values.values() or len(values) < len(node.value) else values
 
     def scalar(self, node: ScalarNode, scope: Scope | None) -> object:
         text = node.value
@@ -188,14 +188,14 @@ class ValueReader:
                 return self.evaluated(node, text, scope)
             case "str" if text.startswith(_QUOTES) != text.endswith(_QUOTES):
                 self.problem(node, f"{show(text)} has a quote at one end only: no name of a layer or parameter has any")
-                return BAD
+                return INVALID
             case "str":
                 return text
         try:
             return parse_number(text)
         except ExpressionError as error:
             self.problem(node, str(error))
-            return BAD
+            return INVALID
 
     def evaluated(self, node: Node, text: str, scope: Scope) -> object:
         expression = text[5:-1].strip()
@@ -209,9 +209,9 @@ class ValueReader:
             return evaluate(expression, lambda name: self.variable(scope, name))
         except ExpressionError as error:
             self.problem(node, f"{show(text)}: {error}")
-        except Reported:
+        except AlreadyReported:
             pass
-        return BAD
+        return INVALID
 
     def count_values(self, node: Node, value: object) -> None:
         self.depth += 1

@@ -2,7 +2,7 @@
 
 import math
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.recipe.loader import Recipe
 
 
@@ -20,9 +20,9 @@ class RecipeSummary:
         self.modifiers: list[Modifier] = sorted(
             modifiers,
             key=lambda modifier: (
-                modifier.around_optimizer,
-                modifier.window[1],
-                modifier.window[0],
+                modifier.update_last,
+                modifier.active_range[1],
+                modifier.active_range[0],
                 type(modifier).__name__,
             ),
         )
@@ -38,13 +38,13 @@ class RecipeSummary:
         return any(modifier.sets_learning_rate for modifier in self.modifiers)
 
     @property
-    def last_change_epoch(self) -> float:
+    def final_epoch(self) -> float:
         """Epoch of the last change of the model's structure or masks: no earlier checkpoint is what was asked for."""
         return max(
             (
-                modifier.last_change_epoch
+                modifier.final_epoch
                 for modifier in self.modifiers
-                if modifier.changes_model and modifier.start_epoch <= (self.max_epochs or math.inf)
+                if modifier.changes_weights and modifier.start_epoch <= (self.max_epochs or math.inf)
             ),
             default=-1.0,
         )
@@ -61,7 +61,7 @@ class RecipeSummary:
 
     @property
     def quantizes(self) -> bool:
-        """Whether the recipe asks for int8: in one shot, ``apply_once`` has to be followed by calibration batches."""
+        """Whether the recipe quantizes: in one shot, calibration batches have to follow ``apply_one_shot``."""
         return any(modifier.quantizes for modifier in self.modifiers)
 
     @property
@@ -74,27 +74,27 @@ class RecipeSummary:
             most = max(most, modifier.calibration_steps)
         return most
 
-    def changes_loss_at(self, clock: Clock, has_teacher: bool = True) -> bool:
+    def changes_loss_at(self, now: TrainingStep, has_teacher: bool = True) -> bool:
         """Whether a modifier adds a term to the loss of this step; without a teacher, one that needs none."""
         return any(
-            modifier.changes_loss(clock) and (has_teacher or not modifier.needs_teacher) for modifier in self.modifiers
+            modifier.changes_loss(now) and (has_teacher or not modifier.needs_teacher) for modifier in self.modifiers
         )
 
-    def distills_at(self, clock: Clock) -> bool:
+    def distills_at(self, now: TrainingStep) -> bool:
         """Whether this step needs the teacher's outputs."""
-        return any(modifier.needs_teacher and modifier.changes_loss(clock) for modifier in self.modifiers)
+        return any(modifier.needs_teacher and modifier.changes_loss(now) for modifier in self.modifiers)
 
-    def learning_rate(self, clock: Clock, group: int, base: float) -> float:
+    def learning_rate(self, now: TrainingStep, group: int, base: float) -> float:
         """Learning rate of a step: of the modifiers that set it, the one that started last decides.
 
         Args:
-            clock: the step.
+            now: the step.
             group: index of the optimizer's parameter group.
             base: the group's learning rate where the recipe does not say.
         """
         latest = -1.0
         for modifier in self.modifiers:
-            rate = modifier.lr_at(clock, group)
-            if rate is not None and modifier.window[0] > latest:
-                latest, base = modifier.window[0], rate
+            rate = modifier.lr_at(now, group)
+            if rate is not None and modifier.active_range[0] > latest:
+                latest, base = modifier.active_range[0], rate
         return base

@@ -26,7 +26,7 @@ _shortener = reprlib.Repr()
 _shortener.maxstring = 60
 
 
-class _Misfit(Exception):
+class _TypeMismatch(Exception):
     pass
 
 
@@ -37,7 +37,7 @@ def show(value: object) -> str:
     return _shortener.repr(value)
 
 
-def fit(value: object, annotation: Any) -> object:
+def coerce(value: object, annotation: Any) -> object:
     """Turn a value into what an annotation asks for.
 
     Whole numbers become floats where floats are asked for; 64.0 becomes a whole number, a text such as ``5e-5`` a
@@ -55,8 +55,8 @@ def fit(value: object, annotation: Any) -> object:
     """
     for lenient in (False, True):
         try:
-            return _fit(value, annotation, lenient)
-        except _Misfit:
+            return _coerce(value, annotation, lenient)
+        except _TypeMismatch:
             pass
     quote = " (YAML reads yes, no, on and off as true and false: quote them)" if isinstance(value, bool) else ""
     raise ValueError(f"must be {describe(annotation)}, not {show(value)}{quote}")
@@ -78,22 +78,24 @@ def describe(annotation: Any) -> str:
     raise TypeError(f"a recipe has no values of type {annotation}")
 
 
-def _fit(value: object, annotation: Any, lenient: bool) -> object:
+def _coerce(value: object, annotation: Any, lenient: bool) -> object:
     origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if origin in (Any, object):
         return value
     if origin in (Union, types.UnionType):
         for argument in arguments:
             try:
-                return _fit(value, argument, lenient)
-            except _Misfit:
+                return _coerce(value, argument, lenient)
+            except _TypeMismatch:
                 pass
     elif origin is list and isinstance(value, list):
         item = arguments[0] if arguments else object
-        return [_fit(element, item, lenient) for element in value]
+        return [_coerce(element, item, lenient) for element in value]
     elif origin is dict and isinstance(value, dict):
         key_type, value_type = arguments or (object, object)
-        return {_fit(key, key_type, lenient): _fit(element, value_type, lenient) for key, element in value.items()}
+        return {
+            _coerce(key, key_type, lenient): _coerce(element, value_type, lenient) for key, element in value.items()
+        }
     elif origin is Literal and value in arguments:
         return value
     elif origin in (None, types.NoneType) and value is None:
@@ -103,17 +105,17 @@ def _fit(value: object, annotation: Any, lenient: bool) -> object:
     elif origin is bool and lenient and type(value) is int and value in (0, 1):
         return bool(value)
     elif origin in (int, float):
-        return _fit_number(value, origin, lenient)
-    raise _Misfit
+        return _coerce_number(value, origin, lenient)
+    raise _TypeMismatch
 
 
-def _fit_number(value: object, kind: type, lenient: bool) -> int | float:
+def _coerce_number(value: object, kind: type, lenient: bool) -> int | float:
     if lenient and isinstance(value, str):
         try:
             value = parse_number(value)
         except ExpressionError as error:
-            raise _Misfit from error
+            raise _TypeMismatch from error
     # Not isinstance: True is an int, and means something else.
     if type(value) is int or type(value) is float and (kind is float or lenient and value.is_integer()):
         return kind(value)
-    raise _Misfit
+    raise _TypeMismatch

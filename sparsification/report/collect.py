@@ -10,15 +10,15 @@ from sparsification.check.timeline import name_of
 from sparsification.manager import ScheduledModifierManager
 from sparsification.pruning.sparsity import encoder_sparsity
 from sparsification.report.profiling import gzipped_size, one_thread, speed
-from sparsification.report.results import ModelFacts, Window
+from sparsification.report.results import ModelResult, Window
 
 WEIGHTS_FILE = "model.safetensors"
 
 
 def windows(manager: ScheduledModifierManager) -> list[Window]:
     """The time of each modifier, by its start."""
-    modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.window)
-    return [Window(label=name_of(m), start=m.window[0], end=m.window[1]) for m in modifiers]
+    modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.active_range)
+    return [Window(label=name_of(m), start=m.active_range[0], end=m.active_range[1]) for m in modifiers]
 
 
 def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str) -> dict[str, float]:
@@ -35,9 +35,9 @@ def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str
     return {label: results[f"{prefix}_{name}"] for name, label in metrics.items() if f"{prefix}_{name}" in results}
 
 
-def torch_facts(
+def torch_result(
     name: str, model: nn.Module, folder: Path | None, found: dict[str, float], batch: Mapping[str, Tensor] | None
-) -> ModelFacts:
+) -> ModelResult:
     """Measure a PyTorch model.
 
     Args:
@@ -55,24 +55,24 @@ def torch_facts(
 
     with one_thread():
         timing = _speed(run, batch)
-    return ModelFacts(
+    return ModelResult(
         name=name,
         scores=found,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         sparsity=encoder_sparsity(model).get("sparsity/encoder"),
         **timing,
-        **_file_facts(folder / WEIGHTS_FILE if folder else None),
+        **_file_result(folder / WEIGHTS_FILE if folder else None),
     )
 
 
-def onnx_facts(
+def onnx_result(
     name: str,
     path: Path,
     run: Callable[[Mapping[str, Tensor]], object],
-    student: ModelFacts,
+    student: ModelResult,
     found: dict[str, float],
     batch: Mapping[str, Tensor] | None,
-) -> ModelFacts:
+) -> ModelResult:
     """Measure an exported model.
 
     Args:
@@ -83,13 +83,13 @@ def onnx_facts(
         found: its scores.
         batch: features to time it on, None for no timing.
     """
-    return ModelFacts(
+    return ModelResult(
         name=name,
         scores=found,
         parameters=student.parameters,
         sparsity=student.sparsity,
         **_speed(run, batch),
-        **_file_facts(path),
+        **_file_result(path),
     )
 
 
@@ -97,13 +97,13 @@ def _speed(run: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Te
     return dict(zip(("latency", "throughput"), speed(run, batch), strict=True)) if batch else {}
 
 
-def _file_facts(path: Path | None) -> dict[str, str | int]:
+def _file_result(path: Path | None) -> dict[str, str | int]:
     if path is None or not path.is_file():
         return {}
     return {"file": str(path), "size": path.stat().st_size, "gzipped": gzipped_size(path)}
 
 
-def dashboard_figures(models: Iterable[ModelFacts]) -> dict[str, float]:
+def dashboard_figures(models: Iterable[ModelResult]) -> dict[str, float]:
     """What the log has not seen yet: sizes and speeds, named so that dashboards put them to the evaluation."""
     figures = {}
     for model in models:

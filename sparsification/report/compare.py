@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsification.report.results import ReportError, load_facts
+from sparsification.report.results import ReportError, load_result
 from sparsification.report.tables import Entry, model_table, plain
 
 
@@ -20,18 +20,18 @@ def compare(folders: Sequence[Path], plot: Path | None = None) -> str:
     Raises:
         ReportError: a folder has no report, or the picture cannot be drawn.
     """
-    runs = [load_facts(folder) for folder in folders]
+    runs = [load_result(folder) for folder in folders]
     entries = [
-        (f"{facts.name}, {model.name}", facts, model)
-        for facts in runs
-        for model in facts.models
+        (f"{result.name}, {model.name}", result, model)
+        for result in runs
+        for model in result.models
         if model.name != "teacher"
     ]
     entries.sort(key=lambda entry: entry[2].sparsity or 0.0)
     lines = [plain(model_table(entries))]
-    if len({facts.data.get("evaluation") for facts in runs}) > 1:
+    if len({result.data.get("evaluation") for result in runs}) > 1:
         lines.append("The scores are of different data: they do not compare.")
-    if len({(facts.machine, facts.tokens) for facts in runs}) > 1:
+    if len({(result.machine, result.tokens) for result in runs}) > 1:
         lines.append("Speed was measured on different machines, or on features of different lengths.")
     if plot is not None:
         draw(entries, plot)

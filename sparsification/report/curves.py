@@ -5,7 +5,7 @@ The log goes with each checkpoint, in trainer_state.json, so that a resumed run 
 
 from collections.abc import Mapping, Sequence
 
-from sparsification.report.results import RunFacts
+from sparsification.report.results import RunResult
 from sparsification.report.svg import COLORS, Line, line_chart, shades, windows_chart
 from sparsification.report.tables import Table
 
@@ -26,7 +26,7 @@ def logged_names(history: History) -> list[str]:
     return sorted({name for row in history for name in row})
 
 
-def charts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
+def charts(result: RunResult, history: History) -> list[tuple[str, str]]:
     """Draw what the log holds.
 
     Returns:
@@ -40,7 +40,7 @@ def charts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
     losses = [name for loss in _LOSSES for name in logged if name.endswith(f"/{loss}")] or ["loss"]
     panels = {
         "Scores and zeros in the encoder, percent": [
-            *((label, curve(history, f"eval_{name}")) for name, label in facts.metrics.items()),
+            *((label, curve(history, f"eval_{name}")) for name, label in result.metrics.items()),
             ("zeros", _percent(curve(history, "sparsity/encoder", "eval_sparsity"))),
             *((f"goal of {name.partition('/')[0]}", _percent(curve(history, name))) for name in targets),
         ],
@@ -53,7 +53,7 @@ def charts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
         ],
         "Learning rate": [("", curve(history, "learning_rate"))],
     }
-    end = max([facts.epochs, *(row.get("epoch", 0.0) for row in history)])
+    end = max([result.epochs, *(row.get("epoch", 0.0) for row in history)])
     drawn = []
     for title, curves in panels.items():
         found = [(label, points) for label, points in curves if points]
@@ -64,15 +64,15 @@ def charts(facts: RunFacts, history: History) -> list[tuple[str, str]]:
                 for index, (label, points) in enumerate(found)
             ]
             drawn.append((title, line_chart(lines, end, y_end=100.0 if "percent" in title else None)))
-    if facts.windows:
-        windows = [(window.label, window.start, window.end) for window in facts.windows]
+    if result.windows:
+        windows = [(window.label, window.start, window.end) for window in result.windows]
         drawn.append(("The recipe's modifiers and their time", windows_chart(windows, end)))
     return drawn
 
 
-def evaluations(facts: RunFacts, history: History) -> Table:
+def evaluations(result: RunResult, history: History) -> Table:
     """The evaluations of a run: epoch, scores, zeros."""
-    scores = {f"eval_{name}": label for name, label in facts.metrics.items()}
+    scores = {f"eval_{name}": label for name, label in result.metrics.items()}
     rows = [
         [f"{row.get('epoch', 0.0):.2f}", *(f"{row[name]:.2f}" if name in row else "" for name in scores)]
         + [f"{row['eval_sparsity']:.1%}" if "eval_sparsity" in row else ""]

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from sparsification.atomic_io import atomic_write_text
 from sparsification.report.curves import History
-from sparsification.report.results import RunFacts
+from sparsification.report.results import RunResult
 from sparsification.report.tables import Table, markdown, result_table
 
 _BEFORE = "## Model description\n\n"  # where Trainer's card waits for somebody to describe the model
@@ -29,7 +29,7 @@ def complete_card(
     history: History,
     task: str | None,
     dataset: str | None,
-    facts: RunFacts | None = None,
+    result: RunResult | None = None,
     hyperparameters: Mapping[str, str] | None = None,
 ) -> None:
     """Put a run's figures into the card that Trainer has written, as text and as metadata.
@@ -53,23 +53,23 @@ def complete_card(
         data.base_model = None  # the hub takes names only
         text = text.replace(f"[{base}](https://huggingface.co/{base})", Path(base).name, 1)
     data.pipeline_tag = task
-    text = _with_hyperparameters(text, hyperparameters, facts)
+    text = _with_hyperparameters(text, hyperparameters, result)
     if not has_losses(history):
         given = [] if dataset is None or os.path.isdir(dataset) else [dataset]
         data.datasets = list(dict.fromkeys([*(data.datasets or []), *given])) or None
-        labels = facts.metrics if facts else _labels(history)
+        labels = result.metrics if result else _labels(history)
         data.metrics = list(labels) or None
         table = training_results(history, labels)
         said = markdown(table) + "\n" if table[1] else "No evaluation during training.\n"
         text = text.replace(f"{_RESULTS}\n", f"{_RESULTS}{said}", 1)
         scores = _last_scores(history, labels)
-        if facts is None and scores:
+        if result is None and scores:
             lines = "".join(f"- {label}: {value:.4g}\n" for label, value in scores.items())
             said = f"It achieves the following results on the evaluation set:\n{lines}\n"
             text = text.replace(_BEFORE, f"{said}{_BEFORE}", 1)
-        rows = [(model.name, model.scores) for model in facts.models] if facts else [("student", scores)]
+        rows = [(model.name, model.scores) for model in result.models] if result else [("student", scores)]
         names = {label: name for name, label in labels.items()}
-        data.model_name = facts.name if facts else data.model_name or path.resolve().parent.name
+        data.model_name = result.name if result else data.model_name or path.resolve().parent.name
         data.eval_results = [
             EvalResult(
                 task_type=task or "other",
@@ -83,8 +83,8 @@ def complete_card(
             if name != "teacher"
             for label, value in found.items()
         ] or None
-    if facts:
-        text = text.replace(_BEFORE + _EMPTY, _BEFORE + _description(facts, trained=hyperparameters is not None), 1)
+    if result:
+        text = text.replace(_BEFORE + _EMPTY, _BEFORE + _description(result, trained=hyperparameters is not None), 1)
     atomic_write_text(path, f"---\n{data.to_yaml()}\n---\n{text}")
 
 
@@ -118,29 +118,29 @@ def _last_scores(history: History, labels: Mapping[str, str]) -> dict[str, float
     return {label: last[f"eval_{name}"] for name, label in labels.items() if f"eval_{name}" in last}
 
 
-def _with_hyperparameters(text: str, changed: Mapping[str, str] | None, facts: RunFacts | None) -> str:
+def _with_hyperparameters(text: str, changed: Mapping[str, str] | None, result: RunResult | None) -> str:
     """The card with what was used in the place of what was given."""
     if changed is None:
         start = text.find(_HYPERPARAMETERS)
         end = text.find("\n### ", start)
-        how = "the recipe was applied to the weights as they were" if facts else "this run trained nothing"
+        how = "the recipe was applied to the weights as they were" if result else "this run trained nothing"
         return text if start < 0 or end < 0 else f"{text[:start]}None: {how}.\n{text[end:]}"
     for name, value in changed.items():
         text = re.sub(rf"^- {name}: .*\n", f"- {name}: {value}\n" if value else "", text, count=1, flags=re.MULTILINE)
     return text
 
 
-def _description(facts: RunFacts, trained: bool) -> str:
-    student = facts.model("student")
+def _description(result: RunResult, trained: bool) -> str:
+    student = result.model("student")
     zeros = f", with {student.sparsity:.1%} of its encoder's weights at zero" if student and student.sparsity else ""
     return "\n\n".join(
         [
             f"Made smaller {'while it was trained' if trained else 'without training'}, by the recipe below{zeros}. "
             "`report.html` shows the run.",
-            markdown(result_table(facts)),
-            f"Measured on {facts.machine}; one feature of {facts.tokens} tokens, one thread."
-            if facts.tokens
-            else f"Run on {facts.machine}.",
-            f"```yaml\n{facts.recipe.rstrip()}\n```\n",
+            markdown(result_table(result)),
+            f"Measured on {result.machine}; one feature of {result.tokens} tokens, one thread."
+            if result.tokens
+            else f"Run on {result.machine}.",
+            f"```yaml\n{result.recipe.rstrip()}\n```\n",
         ]
     )

@@ -12,12 +12,12 @@ from transformers import ProgressCallback
 _SPEED = ("runtime", "samples_per_second", "steps_per_second")  # of an evaluation; its files have them
 
 
-def is_watched() -> bool:
+def is_interactive() -> bool:
     """Whether there is a terminal for bars to move on."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def in_short(logs: Mapping[str, float]) -> str:
+def format_log_line(logs: Mapping[str, float]) -> str:
     """One line for an entry of Trainer's log: where training is, all metrics of an evaluation, nothing for others."""
     words = {}
     if "loss" in logs:
@@ -35,7 +35,7 @@ class TerminalCallback(ProgressCallback):
     """Stands in for Trainer's ProgressCallback, which writes the whole log across its bar."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if is_watched():
+        if is_interactive():
             super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -43,11 +43,11 @@ class TerminalCallback(ProgressCallback):
             super().on_step_end(args, state, control, **kwargs)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        if is_watched():
+        if is_interactive():
             super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        line = in_short(logs)
+        line = format_log_line(logs)
         if not state.is_world_process_zero or not line:
             return
         if self.training_bar is None:

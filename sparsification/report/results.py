@@ -21,7 +21,7 @@ class ReportError(SparsificationError, ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelResult:
     """One model. What is not known is None."""
 
     name: str  # teacher, student, ONNX
@@ -45,7 +45,7 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
+class RunResult:
     """A run, as its report tells it."""
 
     name: str
@@ -53,7 +53,7 @@ class RunFacts:
     recipe_source: str
     recipe: str
     metrics: dict[str, str]  # names in the log, with their labels; the last one is what recovery is about
-    models: list[ModelFacts]
+    models: list[ModelResult]
     tokens: int | None  # length of the features that speed was measured on
     machine: str
     versions: dict[str, str]
@@ -61,28 +61,28 @@ class RunFacts:
     epochs: float
     windows: list[Window]
 
-    def recovery(self, model: ModelFacts) -> float | None:
+    def recovery(self, model: ModelResult) -> float | None:
         """Share of the teacher's score that a model keeps, None where one of the two is not known."""
         teacher, score = self.model("teacher"), next(reversed(self.metrics.values()), None)
         if teacher is None or score is None or not teacher.scores.get(score) or score not in model.scores:
             return None
         return model.scores[score] / teacher.scores[score]
 
-    def model(self, name: str) -> ModelFacts | None:
+    def model(self, name: str) -> ModelResult | None:
         """The model of that name, if the run has one."""
         return next((model for model in self.models if model.name == name), None)
 
 
-def save_facts(facts: RunFacts, folder: Path) -> None:
+def save_result(result: RunResult, folder: Path) -> None:
     """Write ``report.json``."""
-    values = dataclasses.asdict(facts)
+    values = dataclasses.asdict(result)
     for window in values["windows"]:
         window["end"] = None if math.isinf(window["end"]) else window["end"]
     atomic_write_text(folder / REPORT_FILE, json.dumps(values, indent=2) + "\n")
 
 
-def load_facts(folder: Path) -> RunFacts:
-    """Read what ``save_facts`` wrote.
+def load_result(folder: Path) -> RunResult:
+    """Read what ``save_result`` wrote.
 
     Raises:
         ReportError: there is none, or it is not one of this version.
@@ -90,19 +90,19 @@ def load_facts(folder: Path) -> RunFacts:
     path = folder / REPORT_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        models = [ModelFacts(**model) for model in values.pop("models")]
+        models = [ModelResult(**model) for model in values.pop("models")]
         windows = [
             Window(**window | {"end": math.inf if window["end"] is None else window["end"]})
             for window in values.pop("windows")
         ]
-        return RunFacts(**values, models=models, windows=windows)
+        return RunResult(**values, models=models, windows=windows)
     except FileNotFoundError as error:
         raise ReportError(f"{path}: not there; a run with --recipe writes it at its end") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: no report of a run: {error}") from error
 
 
-def hide_secrets(argv: list[str]) -> list[str]:
+def redact_secrets(argv: list[str]) -> list[str]:
     """The command line without tokens."""
     shown = list(argv)
     for index, word in enumerate(argv):

@@ -3,30 +3,30 @@
 from collections.abc import Sequence
 from html import escape
 
-from sparsification.report.results import ModelFacts, RunFacts
+from sparsification.report.results import ModelResult, RunResult
 
 Table = tuple[list[str], list[list[str]]]  # the head, and the rows under it
-Entry = tuple[str, RunFacts, ModelFacts]  # what a row is called, and what it is about
+Entry = tuple[str, RunResult, ModelResult]  # what a row is called, and what it is about
 
 
-def result_table(facts: RunFacts) -> Table:
+def result_table(result: RunResult) -> Table:
     """The models of a run."""
-    return model_table([(model.name, facts, model) for model in facts.models])
+    return model_table([(model.name, result, model) for model in result.models])
 
 
 def model_table(entries: Sequence[Entry]) -> Table:
     """Models, without the columns of which nothing is known."""
-    labels = list(dict.fromkeys(label for _, facts, _ in entries for label in facts.metrics.values()))
+    labels = list(dict.fromkeys(label for _, result, _ in entries for label in result.metrics.values()))
     kept = f"{labels[-1]} kept" if labels else "kept"  # of no score: the column is left out
     head = ["", *labels, kept, "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
     return _known(head, [_row(*entry, labels) for entry in entries])
 
 
-def _row(name: str, facts: RunFacts, model: ModelFacts, labels: Sequence[str]) -> list[str]:
+def _row(name: str, result: RunResult, model: ModelResult, labels: Sequence[str]) -> list[str]:
     return [
         name,
         *(_text(model.scores.get(label), "{:.2f}") for label in labels),
-        _text(facts.recovery(model), "{:.1%}"),
+        _text(result.recovery(model), "{:.1%}"),
         _text(model.parameters, "{:,}"),
         _text(model.sparsity, "{:.1%}"),
         _text(model.size, "{:.1f} MB", 1e-6),

@@ -49,7 +49,7 @@ class ConversionReport:
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _QuantParams:
     """A QuantizeLinear's or DequantizeLinear's parameters, one for the whole tensor."""
 
     scale: np.float32
@@ -63,7 +63,7 @@ class _Linear:
 
     name: str  # its weight's
     input: str  # the tensor of uint8
-    grid: _Grid  # of the input
+    qparams: _QuantParams  # of the input
     weight: np.ndarray  # int8 [out, in]
     scale: np.ndarray  # of the weight, fp32 [out]
     bias: np.ndarray  # fp32 [out]
@@ -104,7 +104,7 @@ def rewrite_sparse(
     done = _fuse_attention(graph, linears, sparse)
     for name in sparse - done:
         _replace_linear(graph, linears[name])
-    graph.sweep()
+    graph.remove_unused()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     with atomic_path(target) as partial:
         onnx.save(model, partial)
@@ -121,13 +121,13 @@ def rewrite_sparse(
 # Patterns
 
 
-def _grid(graph: Graph, node: NodeProto) -> _Grid | None:
+def _qparams(graph: Graph, node: NodeProto) -> _QuantParams | None:
     """The grid of a node, if it is one for the whole tensor."""
     scale = graph.scalar(node.input[1])
     zero_point = graph.scalar(node.input[2]) if len(node.input) > 2 else np.uint8(0)
     if scale is None or zero_point is None or zero_point.dtype not in (np.uint8, np.int8):
         return None
-    return _Grid(np.float32(scale), int(zero_point), zero_point.dtype == np.int8)
+    return _QuantParams(np.float32(scale), int(zero_point), zero_point.dtype == np.int8)
 
 
 def _perm(node: NodeProto) -> list[int]:
@@ -144,19 +144,19 @@ def _find_linears(graph: Graph) -> dict[str, _Linear]:
     for node in graph.model.graph.node:
         if node.op_type != "MatMul":
             continue
-        left, right = (graph.made_by(name, "DequantizeLinear") for name in node.input)
+        left, right = (graph.producer(name, "DequantizeLinear") for name in node.input)
         if left is None or right is None:
             continue
-        grid, weight, scale = _grid(graph, left), graph.constant(right.input[0]), graph.constant(right.input[1])
+        qparams, weight, scale = _qparams(graph, left), graph.constant(right.input[0]), graph.constant(right.input[1])
         zero_points = graph.constant(right.input[2]) if len(right.input) > 2 else np.zeros(1, np.int8)
-        if grid is None or grid.signed or weight is None or weight.dtype != np.int8 or weight.ndim != 2:
+        if qparams is None or qparams.signed or weight is None or weight.dtype != np.int8 or weight.ndim != 2:
             continue
         # A zero of an asymmetric weight is not an integer of 0.
         if scale is None or zero_points is None or zero_points.any() or weight.shape[0] > 2**16:
             continue
         width = weight.shape[1]
         bias, output = np.zeros(width, np.float32), node.output[0]
-        add = graph.only_user(output, "Add")
+        add = graph.single_consumer(output, "Add")
         if add is not None:
             constant = graph.constant(graph.other_input(add, output))
             if constant is not None and constant.shape == (width,):
@@ -164,7 +164,7 @@ def _find_linears(graph: Graph) -> dict[str, _Linear]:
         found[output] = _Linear(
             name=right.input[0],
             input=left.input[0],
-            grid=grid,
+            qparams=qparams,
             weight=weight.T,
             scale=np.broadcast_to(scale.astype(np.float32).reshape(-1), (width,)),
             bias=bias,
@@ -191,31 +191,31 @@ def _replace_linear(graph: Graph, linear: _Linear) -> None:
     after = _gelu_of(graph, output)
     gelu = after is not None
     output = after or output
-    quantize = graph.only_user(output, "QuantizeLinear")
-    grid = _grid(graph, quantize) if quantize is not None else None
-    if grid is None or grid.signed:
+    quantize = graph.single_consumer(output, "QuantizeLinear")
+    qparams = _qparams(graph, quantize) if quantize is not None else None
+    if qparams is None or qparams.signed:
         _add_linear(graph, [linear], output, None, gelu)
     else:
-        _add_linear(graph, [linear], quantize.output[0], [grid], gelu)
+        _add_linear(graph, [linear], quantize.output[0], [qparams], gelu)
 
 
 def _gelu_of(graph: Graph, name: str) -> str | None:
     """The tensor that is the GELU of another one, if that goes nowhere else."""
-    gelu = graph.only_user(name, "Gelu")
+    gelu = graph.single_consumer(name, "Gelu")
     if gelu is not None:
         exact = all(attribute.s != b"tanh" for attribute in gelu.attribute)
         return gelu.output[0] if exact else None
     # x * (1 + erf(x / sqrt 2)) * 0.5, the factors in any order
-    for divide in graph.users(name, "Div", "Mul"):
+    for divide in graph.consumers(name, "Div", "Mul"):
         split = graph.split_constant(divide)
         root = 2**0.5 if divide.op_type == "Div" else 0.5**0.5
         if split is None or split[0] != name or not _close(split[1], root):
             continue
-        erf = graph.only_user(divide.output[0], "Erf")
-        add = graph.only_user(erf.output[0], "Add") if erf is not None else None
-        product = graph.only_user(add.output[0], "Mul") if add is not None else None
-        half = graph.only_user(product.output[0], "Mul") if product is not None else None
-        if half is None or graph.other_input(product, add.output[0]) != name or len(graph.users(name)) != 2:
+        erf = graph.single_consumer(divide.output[0], "Erf")
+        add = graph.single_consumer(erf.output[0], "Add") if erf is not None else None
+        product = graph.single_consumer(add.output[0], "Mul") if add is not None else None
+        half = graph.single_consumer(product.output[0], "Mul") if product is not None else None
+        if half is None or graph.other_input(product, add.output[0]) != name or len(graph.consumers(name)) != 2:
             continue
         one, factor = graph.split_constant(add), graph.split_constant(half)
         if one is not None and factor is not None and _close(one[1], 1.0) and _close(factor[1], 0.5):
@@ -224,14 +224,14 @@ def _gelu_of(graph: Graph, name: str) -> str | None:
 
 
 def _add_linear(
-    graph: Graph, linears: Sequence[_Linear], output: str, grids: Sequence[_Grid] | None, gelu: bool
+    graph: Graph, linears: Sequence[_Linear], output: str, qparams: Sequence[_QuantParams] | None, gelu: bool
 ) -> None:
     """Add one node for layers on the same input, their outputs beside each other; ``grids`` if they are integers."""
     name = linears[0].name
     blocks = np.concatenate([_blocks(linear.weight) for linear in linears])
     kept = blocks.any(-1)
     # As the engine does it: the product of the two scales first.
-    scale = np.concatenate([linear.scale * linear.grid.scale for linear in linears])
+    scale = np.concatenate([linear.scale * linear.qparams.scale for linear in linears])
     arrays = {
         "counts": kept.sum(-1).astype(np.uint16),
         "indices": np.nonzero(kept)[1].astype(np.uint16),
@@ -239,19 +239,19 @@ def _add_linear(
         "scale": scale,
         "bias": np.concatenate([linear.bias for linear in linears]).astype(np.float32),
     }
-    if grids is not None:
+    if qparams is not None:
         widths = [len(linear.weight) for linear in linears]
-        arrays["output_scale"] = np.repeat([grid.scale for grid in grids], widths).astype(np.float32)
+        arrays["output_scale"] = np.repeat([qparams.scale for qparams in qparams], widths).astype(np.float32)
         # An int8 grid as uint8: all of it moves by 128.
-        zero_points = [grid.zero_point + 128 * grid.signed for grid in grids]
+        zero_points = [qparams.zero_point + 128 * qparams.signed for qparams in qparams]
         arrays["output_zero_point"] = np.repeat(zero_points, widths).astype(np.uint8)
     graph.add_node(
-        "SparseLinear" if grids is None else "SparseLinearQuantized",
+        "SparseLinear" if qparams is None else "SparseLinearQuantized",
         [linears[0].input, *(graph.add_constant(f"{name}.{key}", array) for key, array in arrays.items())],
         [output],
         DOMAIN,
         inputs=linears[0].weight.shape[1],
-        zero_point=linears[0].grid.zero_point,
+        zero_point=linears[0].qparams.zero_point,
         gelu=int(gelu),
     )
 
@@ -265,22 +265,24 @@ def _fuse_norms(graph: Graph) -> None:
         if found is None:
             continue
         name, gamma, beta, epsilon = found
-        add = graph.made_by(name, "Add")
-        quantizes = [user for user in graph.users(node.output[0], "QuantizeLinear") if _grid(graph, user) is not None]
-        quantizes = [user for user in quantizes if not _grid(graph, user).signed]
+        add = graph.producer(name, "Add")
+        quantizes = [
+            user for user in graph.consumers(node.output[0], "QuantizeLinear") if _qparams(graph, user) is not None
+        ]
+        quantizes = [user for user in quantizes if not _qparams(graph, user).signed]
         if add is None or not quantizes or any(graph.constant(term) is not None for term in add.input):
             continue
-        if len(graph.users(name)) > (1 if node.op_type == "LayerNormalization" else 2) or name in graph.outputs:
+        if len(graph.consumers(name)) > (1 if node.op_type == "LayerNormalization" else 2) or name in graph.outputs:
             continue
-        grid = _grid(graph, quantizes[0])
+        qparams = _qparams(graph, quantizes[0])
         graph.add_node(
             "AddNormQuantize",
             [*add.input, gamma, beta],
             [node.output[0], quantizes[0].output[0]],
             DOMAIN,
             epsilon=float(epsilon),
-            scale=float(grid.scale),
-            zero_point=grid.zero_point,
+            scale=float(qparams.scale),
+            zero_point=qparams.zero_point,
         )
 
 
@@ -294,16 +296,16 @@ def _norm(graph: Graph, node: NodeProto) -> tuple[str, str, str, float] | None:
     # (x - mean) / sqrt(mean((x - mean) ** 2) + epsilon) * gamma + beta, as PyTorch's exporter writes it
     if node.op_type != "Add":
         return None
-    multiply = graph.made_by(node.input[0], "Mul")
-    divide = graph.made_by(multiply.input[0], "Div") if multiply is not None else None
-    subtract = graph.made_by(divide.input[0], "Sub") if divide is not None else None
-    root = graph.made_by(divide.input[1], "Sqrt") if subtract is not None else None
-    sum_ = graph.made_by(root.input[0], "Add") if root is not None else None
-    variance = graph.made_by(sum_.input[0], "ReduceMean") if sum_ is not None else None
-    power = graph.made_by(variance.input[0], "Pow") if variance is not None else None
+    multiply = graph.producer(node.input[0], "Mul")
+    divide = graph.producer(multiply.input[0], "Div") if multiply is not None else None
+    subtract = graph.producer(divide.input[0], "Sub") if divide is not None else None
+    root = graph.producer(divide.input[1], "Sqrt") if subtract is not None else None
+    sum_ = graph.producer(root.input[0], "Add") if root is not None else None
+    variance = graph.producer(sum_.input[0], "ReduceMean") if sum_ is not None else None
+    power = graph.producer(variance.input[0], "Pow") if variance is not None else None
     if power is None or power.input[0] != divide.input[0]:
         return None
-    mean = graph.made_by(subtract.input[1], "ReduceMean")
+    mean = graph.producer(subtract.input[1], "ReduceMean")
     if mean is None or mean.input[0] != subtract.input[0] or not all(_over_last(graph, x) for x in (mean, variance)):
         return None
     exponent, epsilon = graph.scalar(power.input[1]), graph.scalar(sum_.input[1])
@@ -331,7 +333,7 @@ class _Factor:
 
     source: str  # fp32 [batch, length, width], a Linear layer's output
     head_size: int
-    grid: _Grid  # with which it becomes integers
+    qparams: _QuantParams  # with which it becomes integers
     scale: np.float32  # with which these become numbers again
 
 
@@ -348,28 +350,28 @@ def _fuse_attention(graph: Graph, linears: dict[str, _Linear], sparse: set[str])
 def _fuse_one_attention(
     graph: Graph, softmax: NodeProto, linears: dict[str, _Linear], sparse: set[str], masks: dict[str, str]
 ) -> set[str]:
-    add = graph.made_by(softmax.input[0], "Add")
+    add = graph.producer(softmax.input[0], "Add")
     if add is None:
         return set()
-    scores = next((graph.made_by(name, "MatMul") for name in add.input if graph.made_by(name, "MatMul")), None)
-    quantize = graph.only_user(softmax.output[0], "QuantizeLinear")
-    dequantize = graph.only_user(quantize.output[0], "DequantizeLinear") if quantize is not None else None
-    product = graph.only_user(dequantize.output[0], "MatMul") if dequantize is not None else None
-    transpose = graph.only_user(product.output[0], "Transpose") if product is not None else None
-    reshape = graph.only_user(transpose.output[0], "Reshape") if transpose is not None else None
-    end = graph.only_user(reshape.output[0], "QuantizeLinear") if reshape is not None else None
+    scores = next((graph.producer(name, "MatMul") for name in add.input if graph.producer(name, "MatMul")), None)
+    quantize = graph.single_consumer(softmax.output[0], "QuantizeLinear")
+    dequantize = graph.single_consumer(quantize.output[0], "DequantizeLinear") if quantize is not None else None
+    product = graph.single_consumer(dequantize.output[0], "MatMul") if dequantize is not None else None
+    transpose = graph.single_consumer(product.output[0], "Transpose") if product is not None else None
+    reshape = graph.single_consumer(transpose.output[0], "Reshape") if transpose is not None else None
+    end = graph.single_consumer(reshape.output[0], "QuantizeLinear") if reshape is not None else None
     if scores is None or end is None or _perm(transpose) != [0, 2, 1, 3]:
         return set()
-    swap = graph.made_by(scores.input[1], "Transpose")
+    swap = graph.producer(scores.input[1], "Transpose")
     if swap is None or _perm(swap) != [0, 1, 3, 2]:
         return set()
     factors = [_factor(graph, name) for name in (scores.input[0], swap.input[0], product.input[1])]
-    grids = [_grid(graph, x) for x in (quantize, dequantize, end)]
-    if None in factors or None in grids or grids[0] != grids[1] or grids[0].signed or grids[2].signed:
+    qparams = [_qparams(graph, x) for x in (quantize, dequantize, end)]
+    if None in factors or None in qparams or qparams[0] != qparams[1] or qparams[0].signed or qparams[2].signed:
         return set()
     query, key, value = factors
     layers = [linears.get(factor.source) for factor in factors]
-    if query.grid.signed or not (key.grid.signed and value.grid.signed) or None in layers:
+    if query.qparams.signed or not (key.qparams.signed and value.qparams.signed) or None in layers:
         return set()
     widths = {len(layer.weight) for layer in layers}
     sizes = {factor.head_size for factor in factors}
@@ -390,66 +392,72 @@ def _fuse_one_attention(
         query_offset=0,
         key_offset=width if inputs[0] == inputs[1] else 0,
         value_offset=2 * width if inputs[0] == inputs[1] else 0,
-        query_zero_point=query.grid.zero_point,
-        key_zero_point=key.grid.zero_point,
-        value_zero_point=value.grid.zero_point,
+        query_zero_point=query.qparams.zero_point,
+        key_zero_point=key.qparams.zero_point,
+        value_zero_point=value.qparams.zero_point,
         score_scale=float(query.scale * key.scale),
-        probability_scale=float(grids[0].scale),
-        probability_zero_point=grids[0].zero_point,
-        context_scale=float(grids[0].scale * value.scale),
-        output_scale=float(grids[2].scale),
-        output_zero_point=grids[2].zero_point,
+        probability_scale=float(qparams[0].scale),
+        probability_zero_point=qparams[0].zero_point,
+        context_scale=float(qparams[0].scale * value.scale),
+        output_scale=float(qparams[2].scale),
+        output_zero_point=qparams[2].zero_point,
     )
     return sparse & {layer.output for layer in layers}
 
 
 def _factor(graph: Graph, name: str) -> _Factor | None:
     """Query, key or value, seen from where it is a number again."""
-    dequantize = graph.made_by(name, "DequantizeLinear")
-    quantize = graph.made_by(dequantize.input[0], "QuantizeLinear") if dequantize is not None else None
-    transpose = graph.made_by(quantize.input[0], "Transpose") if quantize is not None else None
-    reshape = graph.made_by(transpose.input[0], "Reshape") if transpose is not None else None
+    dequantize = graph.producer(name, "DequantizeLinear")
+    quantize = graph.producer(dequantize.input[0], "QuantizeLinear") if dequantize is not None else None
+    transpose = graph.producer(quantize.input[0], "Transpose") if quantize is not None else None
+    reshape = graph.producer(transpose.input[0], "Reshape") if transpose is not None else None
     if reshape is None or _perm(transpose) != [0, 2, 1, 3]:
         return None
     # Nobody else may want the numbers.
     if any(
-        graph.only_user(x, y.op_type) is None for x, y in ((reshape.input[0], reshape), (reshape.output[0], transpose))
+        graph.single_consumer(x, y.op_type) is None
+        for x, y in ((reshape.input[0], reshape), (reshape.output[0], transpose))
     ):
         return None
-    if graph.only_user(transpose.output[0], "QuantizeLinear") is None:
+    if graph.single_consumer(transpose.output[0], "QuantizeLinear") is None:
         return None
-    grid, back = _grid(graph, quantize), _grid(graph, dequantize)
+    qparams, back = _qparams(graph, quantize), _qparams(graph, dequantize)
     size = _last_dimension(graph, reshape.input[1])
-    if grid is None or back is None or size is None or (grid.zero_point, grid.signed) != (back.zero_point, back.signed):
+    if (
+        qparams is None
+        or back is None
+        or size is None
+        or (qparams.zero_point, qparams.signed) != (back.zero_point, back.signed)
+    ):
         return None
-    return _Factor(reshape.input[0], size, grid, back.scale)
+    return _Factor(reshape.input[0], size, qparams, back.scale)
 
 
 def _last_dimension(graph: Graph, shape: str) -> int | None:
     """The last number of a shape, constant or put together from numbers of which the last one is."""
     array = graph.constant(shape)
     if array is None:
-        concat = graph.made_by(shape, "Concat")
+        concat = graph.producer(shape, "Concat")
         array = graph.constant(concat.input[-1]) if concat is not None else None
     return int(array.ravel()[-1]) if array is not None and array.size and array.ravel()[-1] > 0 else None
 
 
 def _integers(graph: Graph, factors: Sequence[_Factor], layers: Sequence[_Linear], sparse: set[str]) -> list[str]:
     """The tensors of integers of query, key and value, before they are cut into heads; one three times if it is one."""
-    together = len({(layer.input, layer.grid) for layer in layers}) == 1
+    together = len({(layer.input, layer.qparams) for layer in layers}) == 1
     if together and all(layer.output in sparse for layer in layers):
         output = f"{layers[0].output}.key.value"
-        _add_linear(graph, layers, output, [factor.grid for factor in factors], gelu=False)
+        _add_linear(graph, layers, output, [factor.qparams for factor in factors], gelu=False)
         return [output] * 3
     names = []
     for factor, layer in zip(factors, layers, strict=True):
         name = f"{layer.output}.integers"
         if layer.output in sparse:
-            _add_linear(graph, [layer], name, [factor.grid], gelu=False)
+            _add_linear(graph, [layer], name, [factor.qparams], gelu=False)
         else:
-            dtype = np.int8 if factor.grid.signed else np.uint8
-            scale = graph.add_constant(f"{name}.scale", np.array(factor.grid.scale, np.float32))
-            zero_point = graph.add_constant(f"{name}.zero_point", np.array(factor.grid.zero_point, dtype))
+            dtype = np.int8 if factor.qparams.signed else np.uint8
+            scale = graph.add_constant(f"{name}.scale", np.array(factor.qparams.scale, np.float32))
+            zero_point = graph.add_constant(f"{name}.zero_point", np.array(factor.qparams.zero_point, dtype))
             graph.add_node("QuantizeLinear", [layer.output, scale, zero_point], [name])
         names.append(name)
     return names
@@ -482,7 +490,7 @@ def _hides_padding_only(graph: Graph, mask: str) -> bool:
     cut.outputs = [mask]
     del part.graph.output[:]
     part.graph.output.append(onnx.helper.make_tensor_value_info(mask, onnx.TensorProto.FLOAT, None))
-    cut.sweep()
+    cut.remove_unused()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
 """What is behind a tensor of an ONNX graph? Constants, makers and users by name, and patterns to walk along.
 
 A rewrite adds a node that makes the tensor which a pattern ends in, takes the old maker out, and leaves the rest of the
-pattern to ``sweep``: what nobody uses any more goes, and what somebody does stays.
+pattern to ``remove_unused``: what nobody uses any more goes, and what somebody does stays.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ class Graph:
     """A model's graph, with look-ups that rewrites keep right.
 
     Args:
-        model: its graph is changed in place by ``sweep``.
+        model: its graph is changed in place by ``remove_unused``.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -48,16 +48,16 @@ class Graph:
         array = self.constant(name)
         return array.ravel()[0] if array is not None and array.size == 1 else None
 
-    def made_by(self, name: str, *op_types: str) -> NodeProto | None:
+    def producer(self, name: str, *op_types: str) -> NodeProto | None:
         """The node that makes a tensor, if it is of one of these types."""
         node = self.maker.get(name)
         return node if node is not None and node.op_type in op_types else None
 
-    def users(self, name: str, *op_types: str) -> list[NodeProto]:
+    def consumers(self, name: str, *op_types: str) -> list[NodeProto]:
         """The nodes that a tensor goes into, of these types if any are named."""
         return [node for node in self._users[name] if not op_types or node.op_type in op_types]
 
-    def only_user(self, name: str, *op_types: str) -> NodeProto | None:
+    def single_consumer(self, name: str, *op_types: str) -> NodeProto | None:
         """The node of one of these types that alone a tensor goes into."""
         users = self._users[name]
         if len(users) != 1 or name in self.outputs or users[0].op_type not in op_types:
@@ -98,7 +98,7 @@ class Graph:
             self._users[name].append(node)
         return node
 
-    def sweep(self, outputs: Iterable[str] | None = None) -> None:
+    def remove_unused(self, outputs: Iterable[str] | None = None) -> None:
         """Write into the model what its outputs need, each node after those that it needs, and nothing else.
 
         Args:

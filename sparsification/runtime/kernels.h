@@ -22,11 +22,11 @@ constexpr int64_t kMaxInputs = 65536;          // 255 * 128 * 65536 fits in an i
 constexpr int64_t kMaxKeys = 32768;            // 255 * 255 * 32768, too
 
 // Integers 0..255 of step `scale`, of which `zero` means 0.
-struct Grid {
+struct QuantParams {
   float scale, reciprocal, low, high;  // low and high: the numbers at its ends
   int32_t zero;
 };
-static inline Grid make_grid(float scale, int zero) {
+static inline QuantParams make_quant_params(float scale, int zero) {
   return {scale, 1.0f / scale, (float)-zero * scale, (float)(255 - zero) * scale, zero};
 }
 
@@ -35,7 +35,7 @@ struct Epilogue {
   const float* scale;  // of the sums
   const float* bias;
   bool gelu;
-  const Grid* grids;   // null: the output stays in fp32
+  const QuantParams* grids;   // null: the output stays in fp32
 };
 
 // A sparse weight as the kernels read it. Parts of kPartRows outputs, slices of slice_groups groups of inputs; in each,
@@ -66,7 +66,7 @@ struct Attention {
   int64_t length, heads, head_size;
   int query_zero, key_zero, value_zero;
   float score_scale, context_scale;
-  Grid probability_grid, output_grid;
+  QuantParams probability_grid, output_grid;
   uint8_t* output;                     // [batch, length, heads * head_size]
 };
 
@@ -78,7 +78,7 @@ struct AddNorm {
   float epsilon;
   float* output;                       // [rows, size]
   uint8_t* integers;                   // the same on a grid
-  Grid grid;
+  QuantParams grid;
 };
 
 // The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.

@@ -151,11 +151,11 @@ struct Node {
     check(std::isfinite(value), std::string(name) + " is not finite");
     return value;
   }
-  Grid grid(const std::string& prefix) const {
+  QuantParams grid(const std::string& prefix) const {
     std::string name = prefix + "scale";
     float scale = number(name.c_str());
     check_scale(scale, name.c_str());
-    return make_grid(scale, (int)integer((prefix + "zero_point").c_str(), 0, 255));
+    return make_quant_params(scale, (int)integer((prefix + "zero_point").c_str(), 0, 255));
   }
   static void check_scale(float value, const char* name) {
     // Its reciprocal and 255 times it have to be numbers, too.
@@ -186,7 +186,7 @@ struct SparseLinear {
 
   std::unique_ptr<PackedWeight> weight;
   std::vector<float> scale, bias;
-  std::vector<Grid> grids;
+  std::vector<QuantParams> grids;
   Linear linear;
 
   explicit SparseLinear(const Node& node) {
@@ -212,9 +212,9 @@ struct SparseLinear {
     if (quantized) {
       for (int64_t row = 0; row < outputs; row++) {
         Node::check_scale(grid[0].as<float>()[row], "output_scale");
-        grids.push_back(make_grid(grid[0].as<float>()[row], grid[1].as<uint8_t>()[row]));
+        grids.push_back(make_quant_params(grid[0].as<float>()[row], grid[1].as<uint8_t>()[row]));
       }
-      grids.resize(size, make_grid(1.0f, 0));
+      grids.resize(size, make_quant_params(1.0f, 0));
     }
     linear = {weight->view(),
               {scale.data(), bias.data(), node.integer("gelu", 0, 1) == 1, quantized ? grids.data() : nullptr},

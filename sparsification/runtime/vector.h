@@ -137,7 +137,7 @@ struct Quantizer {
   Floats scale, reciprocal, low, high;
   Ints zero;
 };
-INLINE Quantizer quantizer(const Grid& grid) {
+INLINE Quantizer quantizer(const QuantParams& grid) {
   return {all(grid.scale), all(grid.reciprocal), all(grid.low), all(grid.high), all(grid.zero - 0x4B400000)};
 }
 INLINE Ints quantize(Floats x, const Quantizer& grid) {

@@ -7,7 +7,7 @@ modifiers name one parameter group, the one that started last decides.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from sparsification.base import MAX_EPOCHS, MIN_FREQUENCY, Clock, Modifier
+from sparsification.base import MAX_EPOCHS, MIN_FREQUENCY, Modifier, TrainingStep
 from sparsification.recipe.types import show
 from sparsification.schedule import curves
 
@@ -52,18 +52,18 @@ class LearningRateBase(Modifier):
     def lr_groups(self) -> list[int] | None:
         return self.param_groups
 
-    def lr_at(self, clock: Clock, group: int = 0) -> float | None:
+    def lr_at(self, now: TrainingStep, group: int = 0) -> float | None:
         chosen = self.param_groups is None or group in self.param_groups
-        return self._rate_at(clock) if chosen and clock.step >= clock.step_at(self.window[0]) else None
+        return self._rate_at(now) if chosen and now.step >= now.step_at(self.active_range[0]) else None
 
-    def _rate_at(self, clock: Clock) -> float:
+    def _rate_at(self, now: TrainingStep) -> float:
         """Learning rate of a step that is not before the window's start."""
         raise NotImplementedError
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
-        if clock.step < clock.step_at(self.window[0]):
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
+        if now.step < now.step_at(self.active_range[0]):
             return {}
-        return {f"ParamGroup{group}": self._rate_at(clock) for group in self.param_groups or [0]}
+        return {f"ParamGroup{group}": self._rate_at(now) for group in self.param_groups or [0]}
 
 
 @dataclass(kw_only=True)
@@ -74,7 +74,7 @@ class SetLearningRateModifier(LearningRateBase):
 
     acts_at_start: ClassVar[bool] = True
 
-    def _rate_at(self, clock: Clock) -> float:
+    def _rate_at(self, now: TrainingStep) -> float:
         return self.learning_rate
 
 
@@ -98,19 +98,19 @@ class LearningRateFunctionModifier(LearningRateBase):
         if self.lr_func == "cyclic_linear" and not MIN_FREQUENCY <= self.cycle_epochs <= MAX_EPOCHS:
             raise ValueError(f"cycle_epochs is {self.cycle_epochs:g}; a cycle takes more than 0 epochs")
 
-    def _rate_at(self, clock: Clock) -> float:
-        start, end = self.window
+    def _rate_at(self, now: TrainingStep) -> float:
+        start, end = self.active_range
         if self.lr_func == "cyclic_linear":
-            if clock.step >= clock.step_at(end):
+            if now.step >= now.step_at(end):
                 return self.init_lr
-            steps_per_cycle = max(round(self.cycle_epochs * clock.steps_per_epoch), 1)
-            steps, window = clock.step - clock.step_at(start), clock.step_at(end) - clock.step_at(start)
+            steps_per_cycle = max(round(self.cycle_epochs * now.steps_per_epoch), 1)
+            steps, window = now.step - now.step_at(start), now.step_at(end) - now.step_at(start)
             shorter = window % steps_per_cycle
             if steps >= window - shorter:
                 steps, steps_per_cycle = steps - (window - shorter), shorter
             return curves.cyclic_linear_lr(steps, steps_per_cycle, self.init_lr, self.final_lr)
         curve = curves.linear_lr if self.lr_func == "linear" else curves.cosine_lr
-        return curve(curves.progress(clock.epoch, start, end), self.init_lr, self.final_lr)
+        return curve(curves.progress(now.epoch, start, end), self.init_lr, self.final_lr)
 
 
 @dataclass(kw_only=True)
@@ -143,7 +143,7 @@ class LearningRateModifier(LearningRateBase):
         if missing:
             raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {missing[0]} is missing")
         self._settings = defaults | given
-        start, end = self.window
+        start, end = self.active_range
         for milestone in self._settings.get("milestones", ()):
             if not start < milestone < end:
                 raise ValueError(
@@ -167,11 +167,11 @@ class LearningRateModifier(LearningRateBase):
             raise ValueError(f"lr_kwargs: {name} {show(value)} is not {what} from {low:g} to {high:g}")
         return value
 
-    def _rate_at(self, clock: Clock) -> float:
-        start, end = self.window
-        first = clock.step_at(start)
-        step = max(min(clock.step, clock.step_at(end) - 1), first)  # the last one that may move the rate
-        steps, per_epoch = int(step - first), clock.steps_per_epoch
+    def _rate_at(self, now: TrainingStep) -> float:
+        start, end = self.active_range
+        first = now.step_at(start)
+        step = max(min(now.step, now.step_at(end) - 1), first)  # the last one that may move the rate
+        steps, per_epoch = int(step - first), now.steps_per_epoch
         match self.lr_class, self._settings:
             case "StepLR", {"step_size": size, "gamma": gamma}:
                 return curves.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.schedule import curves
 from sparsification.targets import Targets
 
@@ -46,11 +46,11 @@ class SetParamModifier(ParamBase):
     def _values(self) -> list[float | list[float]]:
         return [self.val]
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        if clock.step == clock.step_at(self.window[0]):
-            self.apply_once()
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        if now.step == now.step_at(self.active_range[0]):
+            self.apply_one_shot()
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         self._fill(torch.tensor(self.val))
 
 
@@ -73,14 +73,14 @@ class GradualParamModifier(ParamBase):
     def _values(self) -> list[float | list[float]]:
         return [self.init_val, self.final_val]
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        start, end = (clock.step_at(epoch) for epoch in self.window)
-        if start <= clock.step <= end:
-            stride = max(clock.step_at(self.update_frequency), 1)
-            if (clock.step - start) % stride == 0 or clock.step == end:
-                self._set(curves.progress(clock.epoch, *self.window))
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        start, end = (now.step_at(epoch) for epoch in self.active_range)
+        if start <= now.step <= end:
+            stride = max(now.step_at(self.update_frequency), 1)
+            if (now.step - start) % stride == 0 or now.step == end:
+                self._set(curves.progress(now.epoch, *self.active_range))
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         self._set(1.0)
 
     def _set(self, x: float) -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 from sparsification.targets import Targets
 
 
@@ -27,19 +27,19 @@ class TrainableParamsModifier(Modifier):
         parameters = targets.parameters(self.params, strict=self.params_strict).values()
         self._before = [(param, param.requires_grad) for param in parameters]
 
-    def begin(self, clock: Clock) -> None:
-        self._be(self.was_active(clock))
+    def on_train_begin(self, now: TrainingStep) -> None:
+        self._set_active(self.was_active(now))
 
-    def _be(self, active: bool) -> None:
+    def _set_active(self, active: bool) -> None:
         for param, before in self._before:
             param.requires_grad_(self.trainable if active else before)
             if not param.requires_grad:
                 param.grad = None  # or the optimizer would take one more step with it
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        start, end = self.window
-        if clock.step in (clock.step_at(start), clock.step_at(end)):
-            self._be(self.is_active(clock))
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        start, end = self.active_range
+        if now.step in (now.step_at(start), now.step_at(end)):
+            self._set_active(self.is_active(now))
 
     def finalize(self) -> None:
         for param, before in self._before:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from sparsification.base import Clock, Modifier
+from sparsification.base import Modifier, TrainingStep
 
 
 @dataclass(kw_only=True)
@@ -23,12 +23,12 @@ class SetWeightDecayModifier(Modifier):
         self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
         self._is_set = False
 
-    def update(self, clock: Clock, optimizer: torch.optim.Optimizer) -> None:
-        self._is_set = clock.step >= clock.step_at(self.window[0])
+    def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
+        self._is_set = now.step >= now.step_at(self.active_range[0])
         if self._is_set:
             for index, group in enumerate(optimizer.param_groups):
                 if self.param_groups is None or index in self.param_groups:
                     group["weight_decay"] = self.weight_decay
 
-    def scalars(self, clock: Clock) -> dict[str, float]:
+    def metrics(self, now: TrainingStep) -> dict[str, float]:
         return {"Modifier Weight Decay": self.weight_decay} if self._is_set else {}

@@ -1,7 +1,7 @@
-"""How does a Trainer save, so that a crash leaves nothing half written under a final name?
+"""Atomic checkpoints of a Trainer: a crash leaves nothing half written under a final name.
 
-``WholeSavesMixin`` stands before any Trainer class. A checkpoint is written in a folder of another name, and renamed
-when all processes have written their part; the model and the results at the end of a run likewise, file by file.
+``AtomicCheckpointMixin`` stands before any Trainer class. A checkpoint is written in a staging folder and renamed when
+all processes have written their part. The model and the results at the end of a run are written so file by file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from sparsification.trainer.checkpoints import TRAINED, remove_old_checkpoints
 logger = logging.getLogger(__name__)
 
 
-class WholeSavesMixin:
-    """Saves as the Trainer does, but everything whole or not at all: ``class MyTrainer(WholeSavesMixin, Trainer)``."""
+class AtomicCheckpointMixin:
+    """Saves atomically what the Trainer saves: ``class MyTrainer(AtomicCheckpointMixin, Trainer)``."""
 
     _scratch: Path | None = None  # where a checkpoint lies while it is written
     keeps_end = False  # whether the end of training stays as a checkpoint until ``forget_end``

@@ -39,7 +39,7 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
         atomic_remove(path)
 
 
-def flaw_of(checkpoint: Path) -> str | None:
+def checkpoint_error(checkpoint: Path) -> str | None:
     """Say what is missing or cut short in a checkpoint, None where it is whole.
 
     Ours are whole by the way they are written; this is for those that were copied, or written by others.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from sparsification.distillation.teacher_cache import ROW, TeacherCache, cache_key, fingerprint, settings
+from sparsification.distillation.teacher_cache import SAMPLE_INDEX, TeacherCache, cache_key, fingerprint, settings
 
 
 class DistillationMixin:
@@ -25,9 +25,11 @@ class DistillationMixin:
         return {name: value for name, value in inputs.items() if name in self._teacher_inputs}
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
-        rows, given = inputs.pop(ROW, None), inputs
+        rows, given = inputs.pop(SAMPLE_INDEX, None), inputs
         inputs = self._for_student(given)
-        if not model.training or not self.manager.changes_loss_at(self.clock, has_teacher=self.teacher is not None):
+        if not model.training or not self.manager.changes_loss_at(
+            self.current_step, has_teacher=self.teacher is not None
+        ):
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
@@ -41,9 +43,11 @@ class DistillationMixin:
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        asks = self.teacher is not None and self.manager.distills_at(self.clock)
-        answers = self._ask_teacher(self._for_teacher(given), rows, outputs) if asks else None
-        loss = self.manager.update_loss(loss, outputs, answers, self.clock, inputs.get("attention_mask")) / batches
+        asks = self.teacher is not None and self.manager.distills_at(self.current_step)
+        answers = self._teacher_outputs(self._for_teacher(given), rows, outputs) if asks else None
+        loss = (
+            self.manager.update_loss(loss, outputs, answers, self.current_step, inputs.get("attention_mask")) / batches
+        )
         return (loss, outputs) if return_outputs else loss
 
     def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
@@ -60,7 +64,7 @@ class DistillationMixin:
             labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
         return int(labels.ne(-100).sum())
 
-    def _ask_teacher(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
+    def _teacher_outputs(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
         """The teacher's outputs, kept or computed."""
         # The student's outputs are as wide as the teacher's, which are not known yet.
         tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
@@ -90,6 +94,6 @@ class DistillationMixin:
         longest = max(len(ids) for ids in self.train_dataset.with_format("arrow")[:]["input_ids"])
         width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
         rows = range(len(self.train_dataset))
-        self.train_dataset = self.train_dataset.add_column(ROW, list(rows))
-        self._signature_columns.append(ROW)
+        self.train_dataset = self.train_dataset.add_column(SAMPLE_INDEX, list(rows))
+        self._signature_columns.append(SAMPLE_INDEX)
         return TeacherCache(folder, key, len(rows), width)

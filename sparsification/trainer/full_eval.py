@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from transformers import TrainingArguments
 
-from sparsification.quantization.modules import is_quantizing
+from sparsification.quantization.modules import fake_quant_enabled
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def full_eval(model: nn.Module, args: TrainingArguments) -> Iterator[None]:
     asked = {name: getattr(args, name) for name in ("fp16_full_eval", "bf16_full_eval")}
     if not any(asked.values()):
         yield
-    elif is_quantizing(model):
+    elif fake_quant_enabled(model):
         model.to(args.device)  # Trainer leaves it to the cast
         for name in asked:
             setattr(args, name, False)

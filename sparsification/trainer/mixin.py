@@ -20,15 +20,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from sparsification.distillation.teacher_cache import ROW
+from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.quantization.modules import load_quantization
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
-from sparsification.trainer.atomic_checkpoints import WholeSavesMixin
+from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
 from sparsification.trainer.distilling import DistillationMixin
 from sparsification.trainer.epoch_length import EpochLength
 from sparsification.trainer.evaluation import EvaluationMixin
@@ -54,8 +54,8 @@ class RecipeScheduler(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        clock = Clock(self.last_epoch, self._steps_per_epoch)  # torch calls its steps epochs
-        return [self._manager.learning_rate(clock, group, base) for group, base in enumerate(self.base_lrs)]
+        now = TrainingStep(self.last_epoch, self._steps_per_epoch)  # torch calls its steps epochs
+        return [self._manager.learning_rate(now, group, base) for group, base in enumerate(self.base_lrs)]
 
     def state_dict(self) -> dict[str, object]:
         return {name: value for name, value in super().state_dict().items() if name != "_manager"}
@@ -68,10 +68,10 @@ class _ManagerCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._trainer.manager.begin(self._trainer.clock)
+        self._trainer.manager.on_train_begin(self._trainer.current_step)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self._trainer.manager.update(self._trainer.clock, self._trainer.optimizer)
+        self._trainer.manager.update(self._trainer.current_step, self._trainer.optimizer)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer.manager.after_optimizer_step()
@@ -80,7 +80,7 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeSavesMixin, ReportMixin):
+class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, AtomicCheckpointMixin, ReportMixin):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -111,14 +111,14 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
         self.manager = manager or ScheduledModifierManager()
         self._refuse_split_weights()
         self.manager.initialize(self.model)
-        self.manager.sample_with(self._sample_gradients)
+        self.manager.set_gradient_sampler(self._sample_gradients)
         self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
         taken = () if teacher is None else teacher_inputs or forward_names(teacher)
         self._teacher_inputs = frozenset(taken) - set(self.label_names)
-        self._tell_what_is_passed_over()
+        self._warn_about_skipped_modules()
         load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
         self._steps_per_epoch = 1  # known when train() has seen the data
-        self._lost = 0  # losses in a row that were no number
+        self._nonfinite_losses = 0  # losses in a row that were no number
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
@@ -131,17 +131,17 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
             else:
                 self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
-            self.manager.last_change_epoch if best_model_after_epoch is None else best_model_after_epoch
+            self.manager.final_epoch if best_model_after_epoch is None else best_model_after_epoch
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
             self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
-            self._overrule_arguments()
+            self._apply_recipe_overrides()
 
     @property
-    def clock(self) -> Clock:
+    def current_step(self) -> TrainingStep:
         """The optimizer step that comes next."""
-        return Clock(self.state.global_step, self._steps_per_epoch)
+        return TrainingStep(self.state.global_step, self._steps_per_epoch)
 
     def _refuse_split_weights(self) -> None:
         """Raise ManagerError where a launcher would leave each process a part of each weight."""
@@ -152,7 +152,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
                     f"them whole: launch with torchrun or accelerate, without {name}"
                 )
 
-    def _tell_what_is_passed_over(self) -> None:
+    def _warn_about_skipped_modules(self) -> None:
         """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
         example, dataset = None, self.train_dataset
         if self.manager.quantizes and has_length(dataset):
@@ -162,10 +162,10 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
             tensors = {name: value for name, value in row.items() if isinstance(value, torch.Tensor)}
             example = {name: value.to(self.model.device) for name, value in self._for_student(tensors).items()}
         if self.is_world_process_zero():
-            for text in self.manager.passed_over(example):
+            for text in self.manager.skipped_modules(example):
                 logger.warning(text)
 
-    def _overrule_arguments(self) -> None:
+    def _apply_recipe_overrides(self) -> None:
         """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
         warn = logger.warning if self.is_world_process_zero() else logger.debug
         epochs = self.manager.max_epochs
@@ -223,11 +223,11 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
 
     def _check_loss(self, loss: torch.Tensor | float) -> None:
         """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
-        self._lost = 0 if math.isfinite(loss) else self._lost + 1
-        if self._lost >= (FP16_PATIENCE if self.args.fp16 else 1):
+        self._nonfinite_losses = 0 if math.isfinite(loss) else self._nonfinite_losses + 1
+        if self._nonfinite_losses >= (FP16_PATIENCE if self.args.fp16 else 1):
             raise LossError(
-                f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.clock.epoch:.3g}): the "
-                "weights would be lost with it. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
+                f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.current_step.epoch:.3g}): "
+                "the weights would be lost. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
                 "--bf16 in place of --fp16; the checkpoints stay as they are"
             )
 
@@ -260,7 +260,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
         model.eval()
         for _ in range(count):
             batch = self._prepare_inputs(collate([dataset[index] for index in itertools.islice(order, size)]))
-            batch.pop(ROW, None)
+            batch.pop(SAMPLE_INDEX, None)
             batch = self._for_student(batch)
             with torch.enable_grad():
                 # The class's forward, without Accelerate's autocast: 16 bits lose small gradients, and here they count.
@@ -272,7 +272,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
         if "loss" in logs:
             if not self.args.fp16:
                 self._check_loss(logs["loss"])
-            logs |= self.manager.scalars(Clock(self.state.global_step - 1, self._steps_per_epoch))
+            logs |= self.manager.metrics(TrainingStep(self.state.global_step - 1, self._steps_per_epoch))
         elif "eval_runtime" in logs:  # an evaluation of the model itself
             sparsity = self.manager.sparsity()
             logs |= {"eval_sparsity": sparsity["sparsity/encoder"]} if sparsity else {}
@@ -280,17 +280,17 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, WholeS
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
         """Compare only what is complete: a model that is still to be pruned is better than any pruned one."""
-        last_change = self.clock.step_at(self._best_model_after_epoch)
+        last_change = self.current_step.step_at(self._best_model_after_epoch)
         if self.state.global_step <= last_change:
             return False
         return super()._determine_best_metric(metrics, trial)
 
     # Without training
 
-    def apply_once(self) -> None:
+    def apply_one_shot(self) -> None:
         """Apply the recipe at one stroke, set the ranges of what it quantizes on training features, save the model."""
         model = self.accelerator.unwrap_model(self.model).eval()
-        self.manager.apply_once()
+        self.manager.apply_one_shot()
         if self.manager.quantizes:
             for batch in itertools.islice(self.get_train_dataloader(), self.manager.num_calibration_steps):
                 with torch.no_grad():

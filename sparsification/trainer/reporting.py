@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers.modelcard import TASK_MAPPING
 
-from sparsification.distillation.teacher_cache import ROW, fingerprint
+from sparsification.distillation.teacher_cache import SAMPLE_INDEX, fingerprint
 from sparsification.export.onnx import ONNX_FILE, OnnxModel
 from sparsification.model_io import input_names
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.report import collect
 from sparsification.report.dashboards import log_files
@@ -22,7 +22,7 @@ from sparsification.report.environment import machine_text, versions
 from sparsification.report.model_card import complete_card, has_losses
 from sparsification.report.profiling import BATCH
 from sparsification.report.render import write_documents
-from sparsification.report.results import RunFacts, hide_secrets
+from sparsification.report.results import RunResult, redact_secrets
 from sparsification.runtime.convert import SPARSE_FILE
 
 EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
@@ -31,7 +31,7 @@ EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_F
 class ReportMixin:
     """What a Trainer with a ``manager`` and a ``teacher`` says of its run when it is over."""
 
-    facts: RunFacts | None = None  # what write_report has found
+    result: RunResult | None = None  # what write_report has found
 
     def write_report(
         self,
@@ -63,17 +63,17 @@ class ReportMixin:
             where = Path(teacher_folder) if teacher_folder is not None else None
             found = collect.scores(results, metrics, "eval_teacher")
             timed = self._for_teacher(features) if on_cpu else None
-            models.append(collect.torch_facts("teacher", self.teacher, where, found, timed))
+            models.append(collect.torch_result("teacher", self.teacher, where, found, timed))
         found = collect.scores(results, metrics, "eval")
-        student = collect.torch_facts("student", model, folder, found, batch if on_cpu else None)
+        student = collect.torch_result("student", model, folder, found, batch if on_cpu else None)
         models.append(student)
         exported = _exported(onnx_folder)
         for prefix, (name, path) in exported.items():
             found = collect.scores(results, metrics, f"eval_{prefix}")
-            models.append(collect.onnx_facts(name, path, OnnxModel(path, threads=1), student, found, batch))
-        self.facts = RunFacts(
+            models.append(collect.onnx_result(name, path, OnnxModel(path, threads=1), student, found, batch))
+        self.result = RunResult(
             name=folder.resolve().name,
-            command=shlex.join(hide_secrets(list(command))),
+            command=shlex.join(redact_secrets(list(command))),
             recipe_source=self.manager.recipe.source,
             recipe=self.manager.recipe.to_yaml(),
             metrics=dict(metrics),
@@ -86,7 +86,7 @@ class ReportMixin:
             windows=collect.windows(self.manager),
         )
         self.log(collect.dashboard_figures(models))
-        write_documents(self.facts, self.state.log_history, folder)
+        write_documents(self.result, self.state.log_history, folder)
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
         log_files(self.args.report_to, files)
 
@@ -117,7 +117,9 @@ class ReportMixin:
         texts = {}
         for split, dataset in (("training", self.train_dataset), ("evaluation", self.eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
-                seen = sorted(name for name in dataset.column_names if name in self._signature_columns and name != ROW)
+                seen = sorted(
+                    name for name in dataset.column_names if name in self._signature_columns and name != SAMPLE_INDEX
+                )
                 texts[split] = f"{len(dataset):,} features, sha256 {fingerprint(dataset, seen)[:16]}"
         return texts
 
@@ -125,7 +127,7 @@ class ReportMixin:
         """Write Trainer's card of the model, with what was used and found; one that a training wrote stays."""
         path = Path(self.args.output_dir, "README.md")
         trained = self.state.global_step > 0
-        if not self.is_world_process_zero() or (not trained and self.facts is None and path.is_file()):
+        if not self.is_world_process_zero() or (not trained and self.result is None and path.is_file()):
             return
         task, dataset = (_first(kwargs.get(name)) for name in ("tasks", "dataset_tags"))
         if not has_losses(self.state.log_history):
@@ -135,15 +137,15 @@ class ReportMixin:
         if path.is_file():
             task = task or _task_of(self.accelerator.unwrap_model(self.model))
             changed = self._overruled() if trained else None
-            complete_card(path, self.state.log_history, task, dataset, self.facts, changed)
+            complete_card(path, self.state.log_history, task, dataset, self.result, changed)
 
     def _overruled(self) -> dict[str, str]:
         """What the card is to say of arguments that the recipe overruled; those without words are left out."""
         if not self.manager.sets_learning_rate:
             return {}
         steps = self._steps_per_epoch
-        clocks = Clock(0, steps), Clock(self.state.global_step - 1, steps)
-        first, last = (self.manager.learning_rate(clock, 0, self.args.learning_rate) for clock in clocks)
+        clocks = TrainingStep(0, steps), TrainingStep(self.state.global_step - 1, steps)
+        first, last = (self.manager.learning_rate(now, 0, self.args.learning_rate) for now in clocks)
         names = [type(modifier).__name__ for modifier in self.manager.modifiers if modifier.sets_learning_rate]
         return {
             "learning_rate": f"{first:.4g} in the first step, {last:.4g} in the last one, by the recipe",

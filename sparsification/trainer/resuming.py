@@ -15,7 +15,7 @@ from transformers.trainer import OPTIMIZER_NAME
 from sparsification.atomic_io import atomic_write_text
 from sparsification.errors import SparsificationError, printable
 from sparsification.manager import ManagerError
-from sparsification.quantization.modules import load_quantization, save_quantization, set_quantizing
+from sparsification.quantization.modules import enable_fake_quant, load_quantization, save_quantization
 from sparsification.recipe.loader import RECIPE_FILE
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
 
@@ -27,7 +27,7 @@ class CheckpointError(SparsificationError):
 
 
 @contextlib.contextmanager
-def _numbers_only(checkpoint: str | None) -> Iterator[None]:
+def _weights_only_errors(checkpoint: str | None) -> Iterator[None]:
     """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
     try:
         yield
@@ -88,7 +88,10 @@ class ResumeMixin:
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        with self.manager.loading(self._saved_state(resume_from_checkpoint)), _numbers_only(resume_from_checkpoint):
+        with (
+            self.manager.loading(self._saved_state(resume_from_checkpoint)),
+            _weights_only_errors(resume_from_checkpoint),
+        ):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -98,7 +101,7 @@ class ResumeMixin:
                 f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
                 f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
             )
-        with _numbers_only(checkpoint):
+        with _weights_only_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             try:
@@ -109,7 +112,7 @@ class ResumeMixin:
                 ) from error
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _numbers_only(checkpoint):
+        with _weights_only_errors(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
@@ -123,7 +126,7 @@ class ResumeMixin:
         super()._load_best_model()
         model = self.accelerator.unwrap_model(self.model)
         if not load_quantization(model, self.state.best_model_checkpoint):
-            set_quantizing(model, False)
+            enable_fake_quant(model, False)
 
     def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
         """The manager's state in a checkpoint, if it is one of the same recipe."""

@@ -28,7 +28,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402, F401
 
 with atheris.instrument_imports(include=["sparsification", "yaml"]):
-    from sparsification.check.report import find_doubts
+    from sparsification.check.report import lint
     from sparsification.check.timeline import Timeline, text_lines
     from sparsification.errors import SparsificationError
     from sparsification.manager import ScheduledModifierManager
@@ -70,9 +70,9 @@ def follow(text: str, arguments: str | None, guard: Guard) -> None:
     guard.armed = True
     targets = Targets(model)
     manager.initialize(model)
-    find_doubts(recipe, timeline, targets)
+    lint(recipe, timeline, targets)
     for step in (0, 1, 150):
-        manager.learning_rate(timeline.clock(step / 100), 0, 1e-3)
+        manager.learning_rate(timeline.training_step(step / 100), 0, 1e-3)
 
 
 def main() -> None:

@@ -359,11 +359,11 @@ def run_ours(recipe: str, steps_per_epoch: int, seed: int, weights: str) -> dict
     case = {"recipe": recipe, "optimizer": SGD, "steps_per_epoch": steps_per_epoch}
     case["steps"] = [{"step": step} for step in range(EPOCHS * steps_per_epoch)]
     replay = Replay(case, weights, with_teacher=True, backward=backward)
-    pruning = [modifier for modifier in replay.manager.modifiers if modifier.pruned()]
+    pruning = [modifier for modifier in replay.manager.modifiers if modifier.pruned_names()]
     steps = []
     for record, task_loss, total_loss in replay.steps():
         groups = replay.optimizer.param_groups
-        masks = [modifier.masked.kept(name).numpy() for modifier in pruning for name in modifier.masked.weights]
+        masks = [modifier.masked.mask(name).numpy() for modifier in pruning for name in modifier.masked.weights]
         steps.append(
             {
                 "step": record["step"],
@@ -442,9 +442,9 @@ def test_windows_that_end_before_the_run_end_alike(sparseml, kind, end, leave):
     lost = range(5, round(end * 10) + 1, 5) if kind in ("OBSPruning", "MFACPruning", "RigLPruning") else ()
     case = {"recipe": recipe, "optimizer": SGD, "steps_per_epoch": 10, "steps": theirs["steps"]}
     replay = Replay(case, lose_gradients=lambda step: step in lost)
-    pruning = [modifier for modifier in replay.manager.modifiers if modifier.pruned()]
+    pruning = [modifier for modifier in replay.manager.modifiers if modifier.pruned_names()]
     for record, task_loss, _ in replay.steps():
-        masks = [modifier.masked.kept(name).numpy() for modifier in pruning for name in modifier.masked.weights]
+        masks = [modifier.masked.mask(name).numpy() for modifier in pruning for name in modifier.masked.weights]
         assert hash_of(masks) == record["masks"], f"masks of step {record['step']}"
         # Top-KAST's weights are kept in two parts here, and put together: other roundings.
         tolerance = {"rel": 1e-3} if kind == "TopKASTPruning" else LOSS

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertForQuestionAnswering
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 STEPS_PER_EPOCH = 10
@@ -64,7 +64,7 @@ class Replay:
         self.teacher = load_model("model_teacher").eval() if with_teacher else None
         self.manager = ScheduledModifierManager.from_yaml(case["recipe"])
         self.manager.initialize(self.model)
-        self.manager.sample_with(self._sample_gradients)
+        self.manager.set_gradient_sampler(self._sample_gradients)
         if self.teacher is not None:
             self.manager.attach_teacher(self.teacher)
         settings = case["optimizer"]
@@ -92,26 +92,26 @@ class Replay:
     def steps(self) -> Iterator[tuple[dict, float, float]]:
         """Train, and yield after each step: SparseML's record of it, our task loss and our total loss."""
         base = self.case["optimizer"]["lr"]
-        self.manager.begin(Clock(0, self._steps_per_epoch))
+        self.manager.on_train_begin(TrainingStep(0, self._steps_per_epoch))
         for record in self.case["steps"]:
             step = record["step"]
-            clock = Clock(step, self._steps_per_epoch)
+            now = TrainingStep(step, self._steps_per_epoch)
             inputs = self._batch(step)
             self.optimizer.zero_grad()
             outputs = self.model(**inputs)
             loss = outputs.loss
-            if self.teacher is not None and self.manager.distills_at(clock):
+            if self.teacher is not None and self.manager.distills_at(now):
                 with torch.no_grad():
                     teacher_outputs = self.teacher(**{k: v for k, v in inputs.items() if "positions" not in k})
-                loss = self.manager.update_loss(loss, outputs, teacher_outputs, clock)
+                loss = self.manager.update_loss(loss, outputs, teacher_outputs, now)
             self._backward(loss, step)
             self.manager.after_backward()
             if not self._skip_update(step):
-                self.manager.update(clock, self.optimizer)
+                self.manager.update(now, self.optimizer)
             if self._lose_gradients(step):
                 self.optimizer.zero_grad()
             for index, group in enumerate(self.optimizer.param_groups):
-                group["lr"] = self.manager.learning_rate(clock, index, base)
+                group["lr"] = self.manager.learning_rate(now, index, base)
             self.optimizer.step()
             self.manager.after_optimizer_step()
             yield record, outputs.loss.item(), loss.item()

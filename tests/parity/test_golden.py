@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from sparsification.distillation.logits import distillation_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.modifiers import Clock
+from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError
 
 # fp32, another version of torch, another CPU: at most 5e-6 was seen.
@@ -63,7 +63,7 @@ def test_pruning_follows_sparseml_step_by_step(name):
     weights = "gmp/gmp_cubic_f0.5.final" if "from_sparse" in name else "model_student"
     lose = (lambda step: step in updates) if name in LOSING else (lambda step: False)
     replay = Replay(case, weights, skip_update=skip, lose_gradients=lose)
-    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_model]
+    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_weights]
     order = case["mask_param_order"]
     assert list(pruning.masked.weights) == order
     for record, task_loss, _ in replay.steps():
@@ -78,7 +78,9 @@ def test_pruning_follows_sparseml_step_by_step(name):
             targets = record["target"] if isinstance(record["target"], list) else [record["target"]] * len(order)
             sizes = [pruning.masked.weights[name].numel() for name in order]
             mean = sum(target * size for target, size in zip(targets, sizes, strict=True)) / sum(sizes)
-            assert pruning.scalars(Clock(record["step"], STEPS_PER_EPOCH))["target_sparsity"] == pytest.approx(mean)
+            assert pruning.metrics(TrainingStep(record["step"], STEPS_PER_EPOCH))["target_sparsity"] == pytest.approx(
+                mean
+            )
     if (GOLDEN / f"{name}.final.safetensors").exists():
         assert_same_weights(replay.model, name)
 
@@ -86,10 +88,10 @@ def test_pruning_follows_sparseml_step_by_step(name):
 @pytest.mark.parametrize("name", sorted(SKIPPING))
 def test_no_update_is_skipped_by_rounding(name):
     replay = Replay(load_case(name))
-    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_model]
+    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_weights]
     seen = []
     for _record, _, _ in replay.steps():
-        seen.append(pruning.scalars(Clock(0, STEPS_PER_EPOCH))["target_sparsity"])
+        seen.append(pruning.metrics(TrainingStep(0, STEPS_PER_EPOCH))["target_sparsity"])
     assert len(set(seen[20:61])) == 41  # a new target in each of the steps from epoch 2 to 6
     assert seen[60] == seen[79] == 0.8
 
@@ -98,7 +100,7 @@ def test_n_of_m_is_reached_step_by_step_where_sparseml_raised():
     case = load_case("gmp/gmp_nm24")
     assert "Sparsity must match N:M" in case["steps"][-1]["error"]
     replay = Replay(case | {"steps": [{"step": step} for step in range(62)]})
-    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_model]
+    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_weights]
     for _ in replay.steps():
         pass
     for weight in pruning.masked.weights.values():
@@ -116,8 +118,8 @@ def test_a_list_of_final_sparsities_is_one_for_each_pattern_where_sparseml_raise
     case = load_case("variants/final_list")
     assert "setup_error" in case
     replay = Replay(case | {"optimizer": {"type": "sgd", "lr": 0.05, "momentum": 0, "weight_decay": 0}, "steps": []})
-    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_model]
-    pruning.apply_once()
+    (pruning,) = [modifier for modifier in replay.manager.modifiers if modifier.changes_weights]
+    pruning.apply_one_shot()
     assert pruning.masked.sparsities() == pytest.approx(
         {
             "bert.encoder.layer.0.attention.self.query.weight": 0.7,
@@ -139,7 +141,7 @@ def test_a_pattern_without_a_match_is_an_error_here_too(name):
 def test_constant_pruning_holds_what_is_zero_at_its_start():
     case = load_case("variants/constant_from_sparse")
     replay = Replay(case, "gmp/gmp_cubic_f0.5.final")
-    (constant,) = [modifier for modifier in replay.manager.modifiers if modifier.pruned()]
+    (constant,) = [modifier for modifier in replay.manager.modifiers if modifier.pruned_names()]
     assert list(constant.masked.weights) == case["mask_param_order"]  # __ALL_PRUNABLE__
     for record, task_loss, _ in replay.steps():
         assert task_loss == pytest.approx(record["task_loss"], **LOSS)
@@ -213,7 +215,7 @@ def test_distillation_follows_sparseml_step_by_step(name):
     for record, task_loss, total_loss in replay.steps():
         assert task_loss == pytest.approx(record["task_loss"], **LOSS)
         assert total_loss == pytest.approx(record["total_loss"], **LOSS)
-        series = distillation.scalars(Clock(record["step"], STEPS_PER_EPOCH))
+        series = distillation.metrics(TrainingStep(record["step"], STEPS_PER_EPOCH))
         if distillation.hardness > 0:  # at 0 SparseML still runs the teacher; here it is not asked
             assert series["distillation_loss"] == pytest.approx(record["distill_loss"], **LOSS)
             assert series["total_loss"] == pytest.approx(record["total_loss"], **LOSS)

@@ -8,7 +8,7 @@ import torch
 from golden_run import GOLDEN
 from safetensors.torch import load_file
 
-from sparsification.pruning.masks import global_masks, keep_mask
+from sparsification.pruning.masks import compute_mask, global_masks
 
 CASES = json.loads((GOLDEN / "masks" / "cases.json").read_text())
 TENSORS = load_file(GOLDEN / "masks" / "tensors.safetensors")
@@ -40,20 +40,20 @@ def test_mask_is_bit_identical_to_sparseml(case):
         masks = global_masks([TENSORS[tensor] for tensor in case["tensor"]], case["target"])
         assert [bits(mask) for mask in masks] == case["bits"]
     else:
-        assert bits(keep_mask(TENSORS[case["tensor"]], case["target"], case["mask_type"])) == case["bits"]
+        assert bits(compute_mask(TENSORS[case["tensor"]], case["target"], case["mask_type"])) == case["bits"]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "error" in case], ids=name)
 def test_what_sparseml_refuses_is_refused_but_for_gradual_n_of_m(case):
     scores = TENSORS[case["tensor"]]
     if case["mask_type"] == GRADUAL and case["target"] <= 0.5 and scores.shape[1] % 4 == 0:
-        assert int((~keep_mask(scores, case["target"], GRADUAL)).sum()) == round(scores.numel() * case["target"])
+        assert int((~compute_mask(scores, case["target"], GRADUAL)).sum()) == round(scores.numel() * case["target"])
     else:
         with pytest.raises(ValueError, match="mask_type|tile|keeps"):
-            keep_mask(scores, case["target"], case["mask_type"])
+            compute_mask(scores, case["target"], case["mask_type"])
 
 
 def test_groups_that_straddle_rows_are_refused():
     case = next(case for case in CASES if case["key"] == STRADDLING)
     with pytest.raises(ValueError, match="groups of 4 do not tile"):
-        keep_mask(TENSORS[case["tensor"]], case["target"], case["mask_type"])
+        compute_mask(TENSORS[case["tensor"]], case["target"], case["mask_type"])

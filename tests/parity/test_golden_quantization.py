@@ -10,7 +10,7 @@ from sparsification.compat.sparseml_checkpoint import our_name
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import ConstantPruningModifier
 from sparsification.quantization.fake_quantize import FakeQuantize
-from sparsification.quantization.modules import is_quantizing, quantizers
+from sparsification.quantization.modules import fake_quant_enabled, quantizers
 
 # Rounding turns a difference in the last bit into one of a whole step of the grid, here and there: two runs of ours on
 # one thread and on two differ so, too. So losses and deep layers' ranges are compared loosely, what stands before the
@@ -40,7 +40,7 @@ def test_quantizers_follow_sparseml_step_by_step(name):
             continue
         ours = quantizers(replay.model)
         assert set(ours) == {our_name(theirs["name"]) for theirs in snapshot}
-        assert is_quantizing(replay.model)
+        assert fake_quant_enabled(replay.model)
         for theirs in snapshot:
             assert_same_quantizer(ours[our_name(theirs["name"])], theirs, record["step"])
     recorded = case["eval_batch0"]
@@ -66,20 +66,20 @@ def test_quantized_training_ends_where_sparseml_ended():
 
 def assert_same_quantizer(ours: FakeQuantize, theirs: dict, step: int) -> None:
     name = theirs["name"]
-    assert ours.grid.quant_max - ours.grid.quant_min == theirs["qmax"] - theirs["qmin"], name
-    assert ours.grid.symmetric == ("symmetric" in theirs["qscheme"]), name
-    assert ours.grid.per_channel == ("channel" in theirs["qscheme"]), name
-    if theirs["obs_enabled"] and not ours.observing:
+    assert ours.qargs.quant_max - ours.qargs.quant_min == theirs["qmax"] - theirs["qmin"], name
+    assert ours.qargs.symmetric == ("symmetric" in theirs["qscheme"]), name
+    assert ours.qargs.per_channel == ("channel" in theirs["qscheme"]), name
+    if theirs["obs_enabled"] and not ours.observer_enabled:
         assert "qa_outputs" in name  # SparseML forgot these three when it switched the observers off
         return
-    assert ours.observing == bool(theirs["obs_enabled"]), name
+    assert ours.observer_enabled == bool(theirs["obs_enabled"]), name
     exact = step == 0 and any(first in name for first in FIRST)
     steps = 1e-2 if exact else 0.1 if "weight" in name else 8.0  # of 255: how far the ends of a range may be apart
-    for mine, end in ((ours.low, "min_val"), (ours.high, "max_val")):
+    for mine, end in ((ours.min_val, "min_val"), (ours.max_val, "max_val")):
         difference = (mine - torch.tensor(theirs[end])).abs()
         assert (difference <= steps * torch.tensor(theirs["scale"])).all(), f"{name}: {end} at step {step}"
     # The offset between their signed and our unsigned integers changes no number.
-    offset = ours.grid.quant_min - theirs["qmin"]
+    offset = ours.qargs.quant_min - theirs["qmin"]
     assert (ours.zero_point - torch.tensor(theirs["zero_point"]) - offset).abs().max() <= steps, name
 
 
@@ -97,8 +97,8 @@ def test_masks_live_on_under_quantization_as_in_sparseml():
         zeros = sum(int((p == 0).sum()) for n, p in replay.model.named_parameters() if "encoder" in n and p.dim() == 2)
         assert zeros == record["weight_zero_total"]
         for module in replay.model.modules():
-            if isinstance(module, torch.nn.Linear) and is_quantizing(replay.model):
-                assert (module.weight_quantizer.round(module.weight)[module.weight == 0] == 0).all()
+            if isinstance(module, torch.nn.Linear) and fake_quant_enabled(replay.model):
+                assert (module.weight_quantizer.fake_quantize(module.weight)[module.weight == 0] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["quant/qat_new_scheme", "quant/qat_legacy_no_submodules"])

@@ -89,7 +89,7 @@ def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
         UsageError: the model or the teacher cannot take such features.
     """
     tokenizer, teacher = models.feature_tokenizer, models.teacher
-    length = usable_length(tokenizer, models.model, data_args.max_seq_length)
+    length = resolve_max_seq_length(tokenizer, models.model, data_args.max_seq_length)
     check_model(models.model, tokenizer, models.model.name_or_path, length)
     if teacher is not None:
         limit = position_limit(teacher)
@@ -102,7 +102,7 @@ def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer,
         "max_seq_length": length,
-        "doc_stride": usable_stride(tokenizer, data_args, length),
+        "doc_stride": resolve_doc_stride(tokenizer, data_args, length),
         "pad_to_max_length": pads_to_max_length(tokenizer, data_args),
     }
 
@@ -113,7 +113,7 @@ def length_column(training_args: TrainingArguments) -> str | None:
     return training_args.length_column_name if by_length else None
 
 
-def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
+def resolve_max_seq_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
     """Give ``max_seq_length``, or the length that tokenizer and model are made for where that is less."""
     # A tokenizer may promise more than the model has positions for, which would fail at the first long feature.
     limit = min(n for n in (asked, tokenizer_limit(tokenizer), position_limit(model)) if n is not None)
@@ -122,7 +122,7 @@ def usable_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, as
     return limit
 
 
-def usable_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, length: int) -> int:
+def resolve_doc_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, length: int) -> int:
     """Give ``doc_stride``, or a third of a window, as by default, where the default is too long for the windows."""
     default = type(data_args).doc_stride
     if data_args.doc_stride == default and default >= length - tokenizer.num_special_tokens_to_add(pair=True):
@@ -139,7 +139,7 @@ def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTraini
     return data_args.pad_to_max_length or tokenizer.padding_side == "left"
 
 
-def pick_collator(
+def build_collator(
     tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, training_args: TrainingArguments
 ) -> Callable:
     """Pad in the collator where the features are not padded yet."""

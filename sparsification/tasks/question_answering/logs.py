@@ -9,7 +9,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from sparsification.report.progress import is_watched
+from sparsification.report.progress import is_interactive
 
 logger = logging.getLogger(__package__)  # what all steps of the script log to
 
@@ -29,7 +29,7 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     transformers.utils.logging.set_verbosity(level)
     transformers.utils.logging.enable_default_handler()
     transformers.utils.logging.enable_explicit_format()
-    if not (training_args.should_log and is_watched()):
+    if not (training_args.should_log and is_interactive()):
         datasets.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
     logger.log(

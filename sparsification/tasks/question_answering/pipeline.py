@@ -21,7 +21,7 @@ from sparsification.runtime.convert import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
 from sparsification.tasks.question_answering.data import has_answer_text
-from sparsification.tasks.question_answering.feature_sets import pick_collator
+from sparsification.tasks.question_answering.feature_sets import build_collator
 from sparsification.tasks.question_answering.flag_checks import Flags
 from sparsification.tasks.question_answering.loading import Models
 from sparsification.tasks.question_answering.metrics import squad_metrics, squad_v2_metrics
@@ -52,7 +52,7 @@ def make_trainer(
         eval_dataset=eval_dataset,
         eval_examples=eval_examples,
         processing_class=models.tokenizer,
-        data_collator=pick_collator(models.tokenizer, flags.data, flags.training),
+        data_collator=build_collator(models.tokenizer, flags.data, flags.training),
         post_process_function=make_post_process_function(flags.data, flags.training),
         compute_metrics=make_compute_metrics(flags.data),
     )
@@ -64,7 +64,7 @@ def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -
         refuse_unrecordable(model)
 
 
-def pick_teacher_cache(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
+def teacher_cache_dir(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
     """Give the folder in which the teacher's logits are kept, None where they are not to be."""
     if sparse_args.teacher_cache == "off":
         return None
@@ -84,10 +84,10 @@ def evaluate_exported(
         metrics["eval_onnx_max_difference"] = exported.max_difference
         metrics["eval_onnx_mean_difference"] = exported.mean_difference
     limit = data_args.max_eval_samples
-    metrics = report(trainer, "eval_onnx", metrics, limit, trainer.eval_dataset)
+    metrics = save_metrics(trainer, "eval_onnx", metrics, limit, trainer.eval_dataset)
     if (folder / SPARSE_FILE).is_file():
         sparse = trainer.evaluate_onnx(folder, SPARSE_FILE, "eval_onnx_sparse")
-        metrics |= report(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
+        metrics |= save_metrics(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
     return metrics
 
 
@@ -97,7 +97,7 @@ def evaluate_teacher(
     """Evaluate the teacher once, write eval_teacher_results.json, and warn where it seems to know nothing."""
     metrics = trainer.evaluate_teacher()
     warn_of_weak_teacher(student, metrics)
-    return report(trainer, "eval_teacher", metrics, data_args.max_eval_samples, trainer.eval_dataset)
+    return save_metrics(trainer, "eval_teacher", metrics, data_args.max_eval_samples, trainer.eval_dataset)
 
 
 # F1 of an untrained method, the sliding window of Rajpurkar et al. 2016 (arXiv:1606.05250, table 5); guessing has 4.
@@ -138,8 +138,8 @@ def report_run(
     trainer.write_report(
         ["python", "run_qa.py", *argv], {exact: "EM", "f1": "F1"}, metrics, teacher, sparse_args.onnx_export_path
     )
-    if trainer.facts is not None:
-        print(f"\n{plain(result_table(trainer.facts))}\n\nThe report is in {trainer.args.output_dir}/report.html")
+    if trainer.result is not None:
+        print(f"\n{plain(result_table(trainer.result))}\n\nThe report is in {trainer.args.output_dir}/report.html")
 
 
 def make_post_process_function(
@@ -194,7 +194,7 @@ def train(
     if checkpoint is not None and trainer.made_no_step and former.is_file():
         metrics = json.loads(former.read_text(encoding="utf-8"))  # those of the training, not of its last moment
     trainer.save_model()
-    report(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
+    save_metrics(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
     trainer.save_state()
     return metrics
 
@@ -202,7 +202,7 @@ def train(
 def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments) -> dict[str, float]:
     """Evaluate and write eval_results.json."""
     logger.info("*** Evaluate ***")
-    return report(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
+    return save_metrics(trainer, "eval", trainer.evaluate(), data_args.max_eval_samples, trainer.eval_dataset)
 
 
 def predict(
@@ -218,10 +218,10 @@ def predict(
         metrics = trainer.predict(features, examples).metrics
     finally:
         trainer.compute_metrics = score
-    return report(trainer, "predict", metrics, data_args.max_predict_samples, features)
+    return save_metrics(trainer, "predict", metrics, data_args.max_predict_samples, features)
 
 
-def report(
+def save_metrics(
     trainer: QuestionAnsweringTrainer, stage: str, metrics: dict[str, float], limit: int | None, features: Dataset
 ) -> dict[str, float]:
     """Count the samples as the well-known script does (features, or the limit if that is less), log and save."""
@@ -231,7 +231,9 @@ def report(
     return metrics
 
 
-def describe(trainer: QuestionAnsweringTrainer, model_args: ModelArguments, data_args: DataTrainingArguments) -> None:
+def write_model_card(
+    trainer: QuestionAnsweringTrainer, model_args: ModelArguments, data_args: DataTrainingArguments
+) -> None:
     """Write the model card, or push model and card to the hub."""
     facts: dict[str, str] = {"finetuned_from": model_args.model_name_or_path, "tasks": "question-answering"}
     if data_args.dataset_name is not None:

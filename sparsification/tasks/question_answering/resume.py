@@ -18,7 +18,7 @@ from sparsification.tasks.question_answering.arguments import (
     DataTrainingArguments,
     UsageError,
 )
-from sparsification.trainer.checkpoints import TRAINED, checkpoints, flaw_of, is_leftover
+from sparsification.trainer.checkpoints import TRAINED, checkpoint_error, checkpoints, is_leftover
 from sparsification.trainer.run_lock import RunLock, locked
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def find_checkpoint(
             raise UsageError(f"--resume_from_checkpoint {named}: no complete checkpoint in {output_dir}")
         return found
     if named is not None:
-        if flaw := flaw_of(Path(named)):
+        if flaw := checkpoint_error(Path(named)):
             raise UsageError(f"--resume_from_checkpoint {named}: {flaw}")
         return named
     if data_args.overwrite_output_dir:
@@ -120,7 +120,7 @@ def last_complete_checkpoint(output_dir: Path) -> str | None:
     for path in (output_dir / TRAINED, *reversed(checkpoints(output_dir).values())):
         if path.name == TRAINED and not path.is_dir():
             continue
-        flaw = flaw_of(path)
+        flaw = checkpoint_error(path)
         if flaw is None:
             return os.fspath(path)
         logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
