@@ -36,6 +36,9 @@ COMMON = """
     --train_sampling_strategy group_by_length --per_device_train_batch_size 32 --per_device_eval_batch_size 64
     --save_strategy no --report_to none --use_cpu --overwrite_output_dir
 """.split()
+# Ten evaluations and fifty log entries, for curves in the report; they change no weight. The teacher's logits are
+# computed anew in each run: read from the cache of an earlier run, they differ by rounding.
+STUDENT = "--eval_strategy steps --eval_steps 0.1 --logging_steps 0.02 --teacher_cache off".split()
 TEACHER = "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 2.2".split()  # the student's are in recipe.yaml
 
 
@@ -194,7 +197,7 @@ def steps(data: Path, models: Path) -> list[tuple[str, str, list[str | Path]]]:
         (
             "student",
             "The student: the teacher's copy, pruned by the recipe while the teacher's answers teach it (a minute):",
-            ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON]
+            ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON, *STUDENT]
             + ["--recipe", data / "recipe.yaml", "--distill_teacher", models / "teacher"]
             + ["--output_dir", models / "student", "--onnx_export_path", models / "student/onnx"],
         ),

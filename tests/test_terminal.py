@@ -1,4 +1,4 @@
-"""Does a run say what is worth saying, on a terminal and into a file?"""
+"""Progress of a run, on a terminal and in a file."""
 
 import io
 import sys
@@ -24,8 +24,8 @@ TRAINING = {"loss": 2.5, "learning_rate": 3e-5, "sparsity/encoder": 0.5, "epoch"
 EVALUATION = {"eval_f1": 67.25, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, "epoch": 2.0}
 
 
-def test_log_entries_are_told_in_short():
-    assert format_log_line(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, zeros 50.0%"
+def test_log_entry_is_one_short_line():
+    assert format_log_line(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, sparsity 50.0%"
     assert format_log_line(EVALUATION) == "epoch 2.00, eval_f1 67.25"
     assert (
         format_log_line({"train_runtime": 5.0, "train_loss": 2.0})

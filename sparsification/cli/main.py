@@ -96,11 +96,16 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "compare",
-        help="put runs side by side: scores against zeros, size and speed",
-        description="Put runs by recipes side by side, from the reports that they left in their output folders.",
+        help="compare runs: score, sparsity, size and latency",
+        description="Compare runs by recipes, from the reports in their output folders.",
     )
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw it, too (needs matplotlib)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png|svg|html",
+        help="plot score against latency and size, with the Pareto front",
+    )
     parser.set_defaults(run=_compare)
 
 

@@ -1,7 +1,7 @@
-"""What does a run say while it runs?
+"""Progress of a run on the terminal and in files.
 
-At a terminal: Trainer's bar, with epoch, loss and zeros beside it, and a line for each evaluation. Where the output
-goes to a file: a line for each entry of the log, and no bars.
+On a terminal: Trainer's progress bar with epoch, loss and sparsity, and a line for each evaluation. In a file: a line
+for each log entry, and no progress bars.
 """
 
 import sys
@@ -9,21 +9,21 @@ from collections.abc import Mapping
 
 from transformers import ProgressCallback
 
-_SPEED = ("runtime", "samples_per_second", "steps_per_second")  # of an evaluation; its files have them
+_SPEED = ("runtime", "samples_per_second", "steps_per_second")  # of an evaluation; the files of its results have them
 
 
 def is_interactive() -> bool:
-    """Whether there is a terminal for bars to move on."""
+    """Whether standard error is a terminal, so that a progress bar can be shown."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def format_log_line(logs: Mapping[str, float]) -> str:
-    """One line for an entry of Trainer's log: where training is, all metrics of an evaluation, nothing for others."""
+    """One line for an entry of Trainer's log: of training or of an evaluation; an empty text for other entries."""
     words = {}
     if "loss" in logs:
         words = {"loss": f"{logs['loss']:.4g}", "rate": f"{logs.get('learning_rate', 0.0):.3g}"}
         if "sparsity/encoder" in logs:
-            words["zeros"] = f"{logs['sparsity/encoder']:.1%}"
+            words["sparsity"] = f"{logs['sparsity/encoder']:.1%}"
     if any(name.startswith("eval_") and name.endswith("_runtime") for name in logs):
         words = {n: f"{value:.4g}" for n, value in logs.items() if n.startswith("eval_") and not n.endswith(_SPEED)}
     if not words:
@@ -32,7 +32,7 @@ def format_log_line(logs: Mapping[str, float]) -> str:
 
 
 class TerminalCallback(ProgressCallback):
-    """Stands in for Trainer's ProgressCallback, which writes the whole log across its bar."""
+    """Replaces Trainer's ProgressCallback, which prints each log entry in full through its progress bar."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if is_interactive():

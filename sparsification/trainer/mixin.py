@@ -26,7 +26,7 @@ from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
 from sparsification.quantization.modules import load_quantization
-from sparsification.report.dashboards import DashboardCallback
+from sparsification.report.dashboards import add_dashboards
 from sparsification.report.progress import TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
 from sparsification.trainer.distilling import DistillationMixin
@@ -135,7 +135,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
-            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
+            add_dashboards(self, self.manager.recipe)
             self._apply_recipe_overrides()
 
     @property
