@@ -16,6 +16,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 from transformers.integrations.integration_utils import rewrite_logs
 
 from sparsification.recipe.loader import Recipe
+from sparsification.report.tables import Table
 
 # Results of the teacher, of exported models and of the last measurements: one value for each run.
 _RESULT = re.compile(r"eval_((teacher|onnx)_.*|parameters|megabytes|gzipped_megabytes|latency_ms|throughput)")
@@ -104,21 +105,23 @@ class RecipeTrackioCallback(TrackioCallback):
             super().on_log(args, state, control, model=model, logs=series, **kwargs)
         self._results |= results
 
-    def write_results(self, args, state, model, table: str) -> None:
-        """Store the results in the configuration of the run, and a table of them among its reports.
+    def write_results(self, args, state, model, table: Table) -> None:
+        """Store the results in the configuration of the run, and a table of them among its tables.
 
         Args:
             args: of the Trainer.
             state: of the Trainer.
             model: of the Trainer.
-            table: Markdown.
+            table: the models of the run.
         """
         if not state.is_world_process_zero:
             return
         if self._initialized:
             self._trackio.finish()
         self.setup(args, state, model)
-        self._trackio.log({"reports/results": self._trackio.Markdown(table), "train/global_step": state.global_step})
+        columns, rows = table
+        models = self._trackio.Table(columns=["model", *columns[1:]], data=rows)
+        self._trackio.log({"results/models": models, "train/global_step": state.global_step})
         self._trackio.finish()
         self._initialized = False
 
@@ -139,12 +142,12 @@ def _config(recipe: Recipe) -> dict[str, object]:
     return {"recipe": recipe.to_yaml(), "recipe_variables": dict(recipe.variables)}
 
 
-def log_results(trainer: Trainer, table: str) -> None:
+def log_results(trainer: Trainer, table: Table) -> None:
     """Store the results of a run where a dashboard has no summary: Trackio.
 
     Args:
         trainer: with the callbacks of ``add_dashboards``.
-        table: the results as Markdown.
+        table: the models of the run.
     """
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, RecipeTrackioCallback):

@@ -7,9 +7,14 @@ for each log entry, and no progress bars.
 import sys
 from collections.abc import Mapping
 
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 _SPEED = ("runtime", "samples_per_second", "steps_per_second")  # of an evaluation; the files of its results have them
+
+
+MIN_ENTRIES = 50  # of a run's log, so that its report has curves
+_DEFAULT_LOGGING_STEPS = TrainingArguments.__dataclass_fields__["logging_steps"].default
 
 
 def is_interactive() -> bool:
@@ -60,3 +65,16 @@ class TerminalCallback(ProgressCallback):
     def on_train_end(self, args, state, control, **kwargs):
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kwargs)
+
+
+class LogIntervalCallback(TrainerCallback):
+    """Logs at least 50 times in a run whose ``--logging_steps`` has Trainer's default, 500.
+
+    A run of fewer than 25,000 steps would otherwise log so rarely that its report has no curves, or none at all.
+    Logging changes no weight. Any other value of ``--logging_steps`` is used as it is.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if args.logging_strategy == IntervalStrategy.STEPS and args.logging_steps == _DEFAULT_LOGGING_STEPS:
+            interval = min(_DEFAULT_LOGGING_STEPS, max(1, state.max_steps // MIN_ENTRIES))
+            control.should_log |= state.global_step % interval == 0

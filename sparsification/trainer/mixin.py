@@ -27,7 +27,7 @@ from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
 from sparsification.quantization.modules import load_quantization
 from sparsification.report.dashboards import add_dashboards
-from sparsification.report.progress import TerminalCallback
+from sparsification.report.progress import LogIntervalCallback, TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
 from sparsification.trainer.distilling import DistillationMixin
 from sparsification.trainer.epoch_length import EpochLength
@@ -136,6 +136,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
             add_dashboards(self, self.manager.recipe)
+            self.add_callback(LogIntervalCallback)
             self._apply_recipe_overrides()
 
     @property

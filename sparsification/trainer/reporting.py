@@ -23,7 +23,7 @@ from sparsification.report.model_card import complete_card, has_losses
 from sparsification.report.profiling import BATCH
 from sparsification.report.render import write_documents
 from sparsification.report.results import RunResult, redact_secrets
-from sparsification.report.tables import markdown, result_table
+from sparsification.report.tables import result_table
 from sparsification.runtime.convert import SPARSE_FILE
 
 EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
@@ -88,7 +88,7 @@ class ReportMixin:
         )
         self.log(collect.dashboard_figures(models))
         write_documents(self.result, self.state.log_history, folder)
-        log_results(self, markdown(result_table(self.result)))
+        log_results(self, result_table(self.result))
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
         log_files(self.args.report_to, files)
 
