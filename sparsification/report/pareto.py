@@ -14,13 +14,13 @@ from matplotlib.transforms import Bbox
 from sparsification.report.plots import COLORS, GREY, style
 from sparsification.report.results import ModelResult, RunResult
 
-PANEL_SIZE = (5.4, 4.0)  # of one plot, inches
+PANEL_SIZE = (4.6, 3.5)  # of one plot, inches
 # name of a model in a report -> what runs it, and its marker
 ENGINES = {
     "teacher": ("PyTorch", "o"),
     "student": ("PyTorch", "o"),
     "ONNX": ("ONNX Runtime", "s"),
-    "ONNX sparse": ("ONNX Runtime, sparse operators", "D"),
+    "ONNX sparse": ("ONNX Runtime, sparse", "D"),
 }
 _LOG_FROM = 8  # ratio of the largest to the smallest value from which the axis is logarithmic
 POINT_RADIUS = 5  # room that a label leaves around each point, points of 1/72 inch
@@ -107,7 +107,11 @@ def draw_pareto(panels: Sequence[ParetoPanel]) -> Figure:
             if len(panels) > 1:  # one plot alone has its title where it is shown
                 axes.set_title(panel.title)
         figure.legend(
-            handles=_legend(panels), loc="outside upper left", ncols=3 if len(panels) == 1 else 5, columnspacing=1.4
+            handles=_legend(panels),
+            loc="outside upper left",
+            ncols=3 if len(panels) == 1 else 5,
+            columnspacing=1.2,
+            fontsize=8.5,
         )
         renderer = FigureCanvasAgg(figure).get_renderer()
         figure.draw_without_rendering()  # the layout that labels are placed in
@@ -162,9 +166,12 @@ def _draw_points(axes: Axes, panel: ParetoPanel, colors: dict[str, str]) -> None
     for point in panel.points:
         marker, size = ("*", 12) if point.is_dense else (markers[point.engine], 6)
         axes.plot(point.x, point.score, marker, color=colors[point.model], markersize=size, zorder=3)
-    front = pareto_front([(point.x, point.score) for point in panel.points])
-    axes.step(*zip(*front, strict=True), where="post", **_FRONT)
     axes.margins(x=0.12, y=0.15)
+    left, right = axes.get_xlim()
+    front = pareto_front([(point.x, point.score) for point in panel.points])
+    # To the right edge: a model below the line is beaten by one that is on it.
+    axes.step(*zip(*front, (right, front[-1][1]), strict=True), where="post", **_FRONT)
+    axes.set_xlim(left, right)
     axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
 
 
