@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 import torch
-from test_sparse_trainer import COMPRESS_NOW_AND_THEN, make_model, make_trainer
 
+from helpers.recipes import COMPRESS_NOW_AND_THEN
+from helpers.trainers import make_model, make_trainer
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from test_runtime import needs_compiler
 
 from benchmarks import break_even, sparse_runtime_report
 from benchmarks.break_even import SHARES, write_layer
+from helpers.exports import needs_compiler
 from sparsification.runtime.convert import BREAK_EVEN
 
 

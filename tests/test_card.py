@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import transformers
 from huggingface_hub import ModelCard
-from test_sparse_trainer import SparseTrainer, arguments, make_data, make_trainer
 
 import run_qa
+from helpers.trainers import SparseTrainer, arguments, make_data, make_trainer
 
 RECIPE = """
 modifiers:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from test_sparse_trainer import PRUNE, assert_same_model, make_data, make_trainer
 
+from helpers.recipes import PRUNE
+from helpers.trainers import assert_same_model, make_data, make_trainer
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
 from sparsification.trainer.resuming import CheckpointError
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from flag_cases import CASES, SCRIPT, Case, cases_of
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from helpers.flag_cases import CASES, SCRIPT, Case, cases_of
 from run_qa import format_error, main
 from sparsification.arguments import SparsificationArguments
 from sparsification.tasks.question_answering import pipeline as stages_qa

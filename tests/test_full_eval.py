@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from test_int8_run import command
-from test_sparse_trainer import QUANTIZE, arguments, make_data, make_model, make_trainer
 from transformers import Trainer
 
 import run_qa
+from helpers.command_lines import squad_command
+from helpers.recipes import QUANTIZE
+from helpers.trainers import arguments, make_data, make_model, make_trainer
 from sparsification.quantization.modules import fake_quant_enabled, quantizers
 
 FLAGS = {"bf16_full_eval": torch.bfloat16, "fp16_full_eval": torch.float16}
@@ -77,7 +78,7 @@ def test_exported_file_is_the_one_without_the_flag(tiny_model_dir, tiny_squad, t
             "--do_eval",
         )
         out = ("--output_dir", tmp_path / name, "--onnx_export_path", tmp_path / name / "onnx")
-        metrics = run_qa.main(command(tiny_squad, *fixed, *out, *more))
+        metrics = run_qa.main(squad_command(tiny_squad, *fixed, *out, *more))
         assert "eval_f1" in metrics
         files.append((tmp_path / name / "onnx" / "model.onnx").read_bytes())
     assert files[0] == files[1]

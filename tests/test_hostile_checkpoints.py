@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_sparse_trainer import PRUNE, make_trainer
 
+from helpers.recipes import PRUNE
+from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError
 from sparsification.tasks.question_answering import loading
 from sparsification.tasks.question_answering.arguments import ModelArguments, UsageError

@@ -3,8 +3,9 @@
 import datasets
 import pytest
 import torch
-from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, make_data, make_model, make_trainer
 
+from helpers.recipes import DISTILL_LAYERS, DROP
+from helpers.trainers import SparseTrainer, arguments, make_data, make_model, make_trainer
 from sparsification.distillation.hidden_states import feature_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep

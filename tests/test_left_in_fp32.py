@@ -4,7 +4,6 @@ import logging
 
 import pytest
 import torch
-from tiny_encoders import FAMILIES, save_tiny_encoder
 from torch import nn
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -20,6 +19,7 @@ from transformers import (
     T5ForQuestionAnswering,
 )
 
+from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 from sparsification.check.report import check
 from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.fake_quantize import QuantizationArgs
@@ -170,14 +170,14 @@ def test_tied_weights_stay_tied_and_are_saved_once(tmp_path):
 
 def test_run_says_before_training_what_stays_in_fp32_and_exports_it(tiny, tiny_squad, tmp_path, caplog):
     import onnx
-    from test_int8_run import command
 
     import run_qa
+    from helpers.command_lines import squad_command
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     with caplog.at_level(logging.WARNING):
         metrics = run_qa.main(
-            command(
+            squad_command(
                 tiny_squad,
                 *("--model_name_or_path", tiny("DeBERTa v2"), "--recipe", tmp_path / "recipe.yaml", "--do_train"),
                 *("--do_eval", "--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx"),
@@ -194,12 +194,11 @@ def test_run_says_before_training_what_stays_in_fp32_and_exports_it(tiny, tiny_s
 
 
 def test_model_that_the_exporter_cannot_follow_is_refused_before_training(tiny, tiny_squad, tmp_path):
-    from test_int8_run import command
-
     import run_qa
+    from helpers.command_lines import squad_command
     from sparsification.export.onnx import ExportError
 
     model = ("--model_name_or_path", tiny("Longformer"), "--do_train", "--output_dir", tmp_path / "out")
     with pytest.raises(ExportError, match="LongformerForQuestionAnswering cannot be exported to ONNX: .* one"):
-        run_qa.main(command(tiny_squad, *model, "--onnx_export_path", tmp_path / "onnx"))
+        run_qa.main(squad_command(tiny_squad, *model, "--onnx_export_path", tmp_path / "onnx"))
     assert not (tmp_path / "out").exists() and not (tmp_path / "onnx").exists()

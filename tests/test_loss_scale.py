@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-import plain_and_empty
 import pytest
-from conftest import ROOT
-from plain_and_empty import EMPTY, TASKS, assert_equal_runs, assert_mixed_loss_has_its_scale
+
+from helpers import ROOT, plain_and_empty
+from helpers.plain_and_empty import EMPTY, TASKS, assert_equal_runs, assert_mixed_loss_has_its_scale
 
 
 @pytest.mark.parametrize("recipe", [None, EMPTY])

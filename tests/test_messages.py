@@ -4,7 +4,8 @@ import ast
 import re
 
 import pytest
-from conftest import ROOT
+
+from helpers import ROOT
 
 ROWS = [
     [cell.strip(" ") for cell in line.strip("|\n").split(" | ")]
@@ -34,8 +35,8 @@ def test_row_names_what_is_printed_and_a_test_that_looks_for_it(row):
     assert words in SOURCES
     # In the test with its cases, or in a table of the module; what other functions look for proves nothing.
     tables = [strings(node) for node in module.body if isinstance(node, ast.Assign)]
-    if "from flag_cases import" in ast.unparse(module):
-        tables.append((ROOT / "tests" / "flag_cases.py").read_text())
+    if "from helpers.flag_cases import" in ast.unparse(module):
+        tables.append((ROOT / "tests" / "helpers" / "flag_cases.py").read_text())
     assert words.strip(" ,;:") in "\n".join([strings(functions[name]), *tables])
 
 

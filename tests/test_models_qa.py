@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from test_model_io import BART, SIZE
-from test_run_qa import command
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
+from helpers.command_lines import command
+from helpers.models import BART, SIZE
 from run_qa import main
 from sparsification.export.onnx import ExportError
 from sparsification.export.verify import OnnxModel

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from test_sparse_trainer import PRUNE, make_trainer
 
+from helpers.recipes import PRUNE
+from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.masks import unstructured_mask

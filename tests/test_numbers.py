@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from accelerate.optimizer import patch_optimizer_step
-from test_resume import assert_resumes_exactly
-from test_sparse_trainer import DISTILL, LEARNING_RATE, PRUNE, QUANTIZE, make_data, make_trainer
 from transformers import TrainerCallback
 
+from helpers.recipes import DISTILL, LEARNING_RATE, PRUNE, QUANTIZE
+from helpers.resuming import assert_resumes_exactly
+from helpers.trainers import make_data, make_trainer
 from sparsification.tasks.question_answering.pipeline import warn_of_weak_teacher
 from sparsification.trainer.mixin import FP16_PATIENCE, LossError
 

@@ -3,9 +3,10 @@
 import datasets
 import pytest
 import torch
-from conftest import ROOT
-from test_sparse_trainer import LINEAR, PRUNE, SparseTrainer, arguments, make_data, make_model, make_trainer
 
+from helpers import ROOT
+from helpers.recipes import LINEAR, PRUNE
+from helpers.trainers import SparseTrainer, arguments, make_data, make_model, make_trainer
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep

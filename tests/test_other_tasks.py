@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import onnxruntime
-import plain_and_empty
 import pytest
 import torch
-from conftest import build_tiny_tokenizer
-from plain_and_empty import SparseTrainer
 from transformers import TrainingArguments
 
+from helpers import plain_and_empty
+from helpers.models import build_tiny_tokenizer
+from helpers.plain_and_empty import SparseTrainer
 from sparsification.manager import ScheduledModifierManager
 
 RECIPE = """

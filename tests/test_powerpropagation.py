@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from test_sparse_trainer import LINEAR, POWER, PRUNE, assert_same_model, make_trainer
 
+from helpers.recipes import LINEAR, POWER, PRUNE
+from helpers.trainers import assert_same_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.powerpropagation import power, slope

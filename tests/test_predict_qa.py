@@ -7,9 +7,6 @@ import sys
 
 import pytest
 import torch
-from conftest import PLACES, ROOT, build_tiny_tokenizer, squad_json
-from test_runtime import _prune, needs_compiler
-from test_sparse_export import RECIPE
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
@@ -17,6 +14,11 @@ from transformers import (
     BertForSequenceClassification,
 )
 
+from helpers import ROOT
+from helpers.data import PLACES, squad_json
+from helpers.exports import _prune, needs_compiler
+from helpers.models import build_tiny_tokenizer
+from helpers.recipes import PRUNE_BLOCKS_QUANTIZE
 from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
 from sparsification.export.sparse import export_sparse
@@ -44,7 +46,7 @@ def folders(tmp_path_factory):
     for name in ("plain", "int8"):
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)
-    manager = ScheduledModifierManager.from_yaml(RECIPE)
+    manager = ScheduledModifierManager.from_yaml(PRUNE_BLOCKS_QUANTIZE)
     manager.initialize(model)
     manager.apply_one_shot()
     batch = dict(tokenizer([QUESTION] * 2, [CONTEXT] * 2, truncation=True, max_length=64, return_tensors="pt"))

@@ -10,10 +10,11 @@ import crash_study
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import ROOT
 from safetensors.torch import load_file
-from test_sparse_trainer import PRUNE, make_trainer
 
+from helpers import ROOT
+from helpers.recipes import PRUNE
+from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 

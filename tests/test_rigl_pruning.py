@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from test_sparse_trainer import REGROW, make_trainer
 
+from helpers.recipes import REGROW
+from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.rigl import allocate_sparsity

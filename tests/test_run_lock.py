@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
-from test_run_qa import command
-from test_sparse_trainer import PRUNE, make_trainer
 
+from helpers import ROOT
+from helpers.command_lines import command
+from helpers.recipes import PRUNE
+from helpers.trainers import make_trainer
 from run_qa import main
 from sparsification import atomic_io as saving
 from sparsification.tasks.question_answering.arguments import UsageError

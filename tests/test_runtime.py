@@ -12,26 +12,30 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from test_quantized_export import CASES, FAMILIES, INPUTS, OUTPUTS, _batch, _bert, _export, _initializers, _quantize
-from torch import nn
 
+from helpers.exports import (
+    CASES,
+    FAMILIES,
+    INPUTS,
+    NO_COMPILER,
+    OUTPUTS,
+    _batch,
+    _bert,
+    _export,
+    _initializers,
+    _prune,
+    _quantize,
+    needs_compiler,
+)
 from sparsification import runtime
 from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
 from sparsification.runtime.convert import DOMAIN, SparseGraphError, rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
-NO_COMPILER = "the sparse runtime needs a C++ compiler once, and there is none: install g++ or clang, or set CXX"
 
-try:
-    find_compiler()
-    HAS_COMPILER = True
-except BuildError:
-    HAS_COMPILER = False
-needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason=NO_COMPILER)
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
@@ -472,16 +476,6 @@ def test_norm_is_that_of_numpy_and_the_same_everywhere(library, batch, length, s
 
 
 # Whole models
-
-
-def _prune(model, share: float = 0.9, block: int = 4):
-    generator = torch.Generator().manual_seed(0)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and "qa_outputs" not in name:
-            weight = module.weight.data
-            keep = torch.rand(weight.shape[0], weight.shape[1] // block, generator=generator) >= share
-            weight *= keep.repeat_interleave(block, dim=1)
-    return model
 
 
 def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:

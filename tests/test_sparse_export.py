@@ -6,38 +6,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from test_int8_run import command
-from test_quantized_export import FAMILIES, _batch, _bert, _export, _quantize
-from test_runtime import NO_COMPILER, _prune, needs_compiler
-from test_tutorial import save_model
 
 import run_qa
+from helpers.command_lines import squad_command
+from helpers.exports import FAMILIES, NO_COMPILER, _batch, _bert, _export, _prune, _quantize, needs_compiler
+from helpers.models import save_model
+from helpers.recipes import PRUNE_BLOCKS_QUANTIZE
 from sparsification.export import sparse as export
 from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
 from sparsification.tasks.question_answering.arguments import UsageError
-
-RECIPE = """
-training_modifiers:
-  - !EpochRangeModifier
-    start_epoch: 0.0
-    end_epoch: 1.0
-
-pruning_modifiers:
-  - !GMPruningModifier
-    params: ['re:.*encoder\\.layer\\.\\d+\\..*(query|key|value|dense)\\.weight']
-    init_sparsity: 0.0
-    final_sparsity: 0.8
-    start_epoch: 0.0
-    end_epoch: 1.0
-    mask_type: [1, 4]
-
-quantization_modifiers:
-  - !QuantizationModifier
-    start_epoch: 0.0
-"""
 
 
 @needs_compiler
@@ -149,11 +129,13 @@ def saved(tmp_path_factory, tiny_squad):
     """A BERT that knows its data, made sparse and int8 at one stroke: the saved folder, that of its files, metrics."""
     folder = tmp_path_factory.mktemp("sparse")
     save_model(folder / "bert", layers=2, hidden_size=32, intermediate_size=64)
-    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(PRUNE_BLOCKS_QUANTIZE, encoding="utf-8")
     train = ("--do_train", "--num_train_epochs", 30, "--learning_rate", 5e-3, "--save_strategy", "no")
-    run_qa.main(command(tiny_squad, *train, "--model_name_or_path", folder / "bert", "--output_dir", folder / "dense"))
+    run_qa.main(
+        squad_command(tiny_squad, *train, "--model_name_or_path", folder / "bert", "--output_dir", folder / "dense")
+    )
     metrics = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", folder / "dense", "--recipe", folder / "recipe.yaml", "--one_shot"),
             *("--validation_file", tiny_squad / "train.json", "--do_eval", "--output_dir", folder / "out"),
@@ -186,7 +168,7 @@ def test_sparse_file_scores_as_the_int8_file_does(saved):
 def test_all_writes_three_files_of_one_opset(saved, tiny_squad, tmp_path):
     out, _, metrics = saved
     again = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", out, "--validation_file", tiny_squad / "train.json", "--do_eval"),
             *("--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx", "--onnx_target", "all"),
@@ -200,7 +182,7 @@ def test_all_writes_three_files_of_one_opset(saved, tiny_squad, tmp_path):
 @needs_compiler
 @pytest.mark.parametrize("target", ["onnxruntime-sparse", "all"])
 def test_dense_model_has_no_sparse_file_and_one_line_says_why(target, tiny_model_dir, tiny_squad, tmp_path, caplog):
-    arguments = command(
+    arguments = squad_command(
         tiny_squad,
         *("--model_name_or_path", tiny_model_dir, "--do_eval", "--output_dir", tmp_path / "out"),
         *("--onnx_export_path", tmp_path / "onnx", "--onnx_target", target),
@@ -239,7 +221,7 @@ def test_without_a_compiler_all_writes_the_other_files(saved, tiny_squad, tmp_pa
     out, _, _ = saved
     _without_compiler(monkeypatch, tmp_path)
     metrics = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", out, "--do_eval", "--output_dir", tmp_path / "out"),
             *("--onnx_export_path", tmp_path / "onnx", "--onnx_target", "all"),

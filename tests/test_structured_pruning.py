@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_sparse_trainer import DROP_LATE, PRUNE_ROWS, QUANTIZE, THIN, make_data, make_model, make_trainer
 from transformers import AutoModelForQuestionAnswering, DistilBertConfig
 
+from helpers.recipes import DROP_LATE, PRUNE_ROWS, QUANTIZE, THIN
+from helpers.trainers import make_data, make_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.quantization.modules import enable_fake_quant, load_quantization

@@ -1,9 +1,10 @@
 """Who can teach whom?"""
 
 import pytest
-from test_sparse_trainer import DISTILL, PRUNE, assert_same_model, make_model
 from transformers import AutoModelForQuestionAnswering, BertForSequenceClassification
 
+from helpers.recipes import DISTILL, PRUNE
+from helpers.trainers import assert_same_model, make_model
 from sparsification.distillation.teacher import load_teacher
 from sparsification.manager import ManagerError, ScheduledModifierManager
 

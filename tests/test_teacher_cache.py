@@ -3,20 +3,12 @@
 import resource
 
 import datasets
-import plain_and_empty
 import pytest
 import torch
-from test_sparse_trainer import (
-    DISTILL,
-    PRUNE,
-    SparseTrainer,
-    arguments,
-    assert_same_model,
-    losses,
-    make_data,
-    make_model,
-)
 
+from helpers import plain_and_empty
+from helpers.recipes import DISTILL, PRUNE
+from helpers.trainers import SparseTrainer, arguments, assert_same_model, losses, make_data, make_model
 from sparsification.distillation.teacher_cache import TeacherCache, cache_key, fingerprint
 from sparsification.manager import ScheduledModifierManager
 

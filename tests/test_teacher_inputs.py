@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_tokenizer
-from test_model_io import SIZE
-from test_run_qa import command
 from transformers import (
     AutoConfig,
     AutoModelForQuestionAnswering,
@@ -16,6 +13,8 @@ from transformers import (
     DistilBertTokenizerFast,
 )
 
+from helpers.command_lines import command
+from helpers.models import SIZE, build_tiny_tokenizer
 from run_qa import main
 from sparsification.distillation.teacher import load_teacher
 from sparsification.distillation.teacher_cache import TeacherCache, cache_key, settings

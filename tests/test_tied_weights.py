@@ -3,9 +3,9 @@
 import json
 
 import torch
-from test_sparse_trainer import SparseTrainer, arguments, assert_same_model
 from transformers import BertConfig, BertForMaskedLM
 
+from helpers.trainers import SparseTrainer, arguments, assert_same_model
 from sparsification.manager import ScheduledModifierManager
 
 RECIPE = r"""

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from test_sparse_trainer import EXPLORE, make_model, make_trainer
 
+from helpers.recipes import EXPLORE
+from helpers.trainers import make_model, make_trainer
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.recipe.loader import RecipeError

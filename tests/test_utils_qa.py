@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PLACES, build_tiny_tokenizer, squad_json
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from helpers.data import PLACES, squad_json
+from helpers.models import build_tiny_tokenizer
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.data import DataError, load_squad_files
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features

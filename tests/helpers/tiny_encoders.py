@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from conftest import FILLER, PLACES, build_tiny_tokenizer, squad_json
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerBase
+
+from helpers.data import FILLER, PLACES, squad_json
+from helpers.models import build_tiny_tokenizer
 
 LENGTH = 128  # positions
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -1,6 +1,6 @@
 """The plain Trainer and ours beside each other, for five tasks; under torchrun on each process.
 
-torchrun --nproc_per_node 2 tests/plain_and_empty.py FOLDER
+torchrun --nproc_per_node 2 tests/helpers/plain_and_empty.py FOLDER
 """
 
 import sys
@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from sparsification.manager import ScheduledModifierManager
 from sparsification.trainer.mixin import SparseTrainerMixin
 
