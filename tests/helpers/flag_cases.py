@@ -1,6 +1,6 @@
 """One case for every flag of run_qa.py: what to give it, and what becomes of that. docs/flags.md is made of it.
 
-``test_flag_checks.py`` runs each of them on a tiny model.
+``tasks/question_answering/test_flag_checks.py`` runs each of them on a tiny model.
 """
 
 from dataclasses import dataclass

@@ -24,10 +24,10 @@ OTHERS = {
     "recipes/compose_staged.yaml": "test_golden_recipes.py",
     "flags.json": "../test_run_qa.py",
     "sparseml.json": "../test_coming_from_sparseml.py",
-    "saved/config.json": "../test_sparseml_checkpoint.py",
-    "saved/logits.json": "../test_sparseml_checkpoint.py",
-    "saved/pytorch_model.bin": "../test_sparseml_checkpoint.py",
-    "saved/recipe.yaml": "../test_sparseml_checkpoint.py",
+    "saved/config.json": "../compat/test_sparseml_checkpoint.py",
+    "saved/logits.json": "../compat/test_sparseml_checkpoint.py",
+    "saved/pytorch_model.bin": "../compat/test_sparseml_checkpoint.py",
+    "saved/recipe.yaml": "../compat/test_sparseml_checkpoint.py",
 }
 COMPARED = (
     {"recipe", "optimizer", "steps", "steps_per_epoch", "max_epochs", "setup_error", "mask_param_order"}
@@ -40,7 +40,7 @@ NOT_COMPARED = {
     "student_loss": "the first task_loss of the runs",
     "weight_zero_after_finalize": "the zeros of the last step by name: its masks and weights are compared",
     "module_tree": "SparseML's wrappers, which are not here",
-    "n_state_keys": "likewise; test_sparseml_checkpoint.py reads the keys themselves",
+    "n_state_keys": "likewise; compat/test_sparseml_checkpoint.py reads the keys themselves",
     "num_hidden_layers_config": "the number of layers before any was dropped",
     "saved_keys": "those of state_dict_keys",
     "saved_config": "with the wrong number of layers",

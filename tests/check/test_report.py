@@ -30,6 +30,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from helpers import GOLDEN as FOLDER
+from helpers import ROOT
 from sparsification.base import Modifier
 from sparsification.check.estimate import build_model, gzipped_bytes
 from sparsification.check.report import CheckError, check
@@ -41,10 +43,9 @@ from sparsification.pruning.masks import compute_mask, num_pruned
 from sparsification.recipe.loader import load_recipe
 from sparsification.recipe.summary import RecipeSummary
 
-ROOT = Path(__file__).parent.parent
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*.md")) if path.name != "README.md"]
 RECIPES.append(ROOT / "quickstart" / "recipe.yaml")
-GOLDEN = json.loads((Path(__file__).parent / "golden/recipes/recipes.json").read_text())
+GOLDEN = json.loads((FOLDER / "recipes/recipes.json").read_text())
 OLD = [name for name in GOLDEN if name.startswith("old/")]
 
 RUN = "  - !EpochRangeModifier {end_epoch: 10.0}\n"

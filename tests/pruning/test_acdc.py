@@ -1,4 +1,4 @@
-"""Alternating phases: when, and what they leave; tests/test_golden.py has them against SparseML."""
+"""Alternating phases: when, and what they leave; tests/parity/test_golden.py has them against SparseML."""
 
 import itertools
 

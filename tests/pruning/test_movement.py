@@ -1,4 +1,4 @@
-"""Movement pruning against its formula; tests/test_golden.py has it against SparseML."""
+"""Movement pruning against its formula; tests/parity/test_golden.py has it against SparseML."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""M-FAC's wide blocks against dense linear algebra; tests/test_golden.py has them against SparseML."""
+"""M-FAC's wide blocks against dense linear algebra; tests/parity/test_golden.py has them against SparseML."""
 
 import pytest
 import torch

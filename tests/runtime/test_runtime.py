@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers import ROOT
 from helpers.exports import (
     CASES,
     FAMILIES,
@@ -33,8 +34,6 @@ from helpers.exports import (
 from sparsification import runtime
 from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
 from sparsification.runtime.convert import DOMAIN, SparseGraphError, rewrite_sparse
-
-ROOT = Path(__file__).resolve().parent.parent
 
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
