@@ -1,5 +1,5 @@
 // Runs the kernels of every instruction set here, over random and hostile input, on memory of the exact size. Built
-// with the address and undefined-behaviour sanitizers by test_runtime.py; prints "ok" and how many weights were
+// with the address and undefined-behaviour sanitizers by runtime/test_runtime.py; prints "ok" and how many weights were
 // refused.
 #include <cmath>
 #include <cstdio>

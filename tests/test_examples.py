@@ -13,9 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import PLACES, ROOT, build_tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from helpers import ROOT
+from helpers.data import PLACES
+from helpers.models import build_tiny_tokenizer
 from sparsification.errors import SparsificationError
 
 RECIPE = """modifiers:

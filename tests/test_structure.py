@@ -1,4 +1,4 @@
-"""Does the package have the shape that it says: imports point downwards, every module stands alone, files are short?"""
+"""Structure of the package and of the tests: imports, circles, lengths of files, who tests what."""
 
 import ast
 import graphlib
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from helpers import ROOT
 
 PACKAGE = ROOT / "sparsification"
 # From the bottom to the top. A module has the place of the longest name here that it begins with.
@@ -132,3 +133,10 @@ def test_file_is_short_or_says_why_not(path):
     limit = STILL_LONG.get(path.relative_to(PACKAGE).as_posix(), MAX_LINES)
     reason = re.search(re.escape(REASON) + r"\w+", "\n".join(lines[:12]))
     assert len(lines) <= limit or reason, f"{len(lines)} lines, at most {limit}: cut it, or begin with {REASON!r}"
+
+
+def test_no_test_module_imports_another():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for module in imports_of(path):
+            name = module.split(".")[-1]
+            assert not name.startswith("test_") and name != "conftest", f"{path} imports {module}: move it to helpers"
