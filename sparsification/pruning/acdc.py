@@ -25,6 +25,7 @@ class ACDCPruningModifier(RankedPruning):
     update_frequency: float = field()  # epochs of a phase
     mask_type: str | list[int] = "unstructured"
     global_sparsity: bool = True
+    max_sparsity: float = 1.0
     leave_enabled: bool = True
     compression_sparsity: float  # in the compressed phases
     momentum_buffer_reset: bool = True  # whether the optimizer's first moments begin anew with a dense phase

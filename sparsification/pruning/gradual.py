@@ -71,4 +71,5 @@ class GradualPruning(GradualSchedule, RankedPruning):
     inter_func: Literal["linear", "cubic", "inverse_cubic"] = "cubic"
     mask_type: str | list[int] = "unstructured"
     global_sparsity: bool = False
+    max_sparsity: float = 1.0
     leave_enabled: bool = True

@@ -28,6 +28,7 @@ class TopKASTPruningModifier(RankedPruning):
     update_frequency: float = -1.0  # epochs between new masks; -1: in every step
     mask_type: str | list[int] = "unstructured"
     global_sparsity: bool = True
+    max_sparsity: float = 1.0
     leave_enabled: bool = True
     forward_sparsity: float  # of the network
     backward_sparsity: float  # of the weights that learn: at most forward_sparsity
