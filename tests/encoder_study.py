@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import run_qa
-from sparsification.quantization.modules import QUANTIZATION_FILE
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
 from sparsification.trainer import mixin
 

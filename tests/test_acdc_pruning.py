@@ -8,7 +8,7 @@ from test_sparse_trainer import COMPRESS_NOW_AND_THEN, make_model, make_trainer
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 ACDC = """
 modifiers:

@@ -8,8 +8,9 @@ from test_sparse_trainer import DISTILL_LAYERS, DROP, SparseTrainer, arguments, 
 from sparsification.distillation.hidden_states import feature_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import Scheme, fake_quant_enabled, insert_fake_quantizers
-from sparsification.recipe.loader import RecipeError
+from sparsification.quantization.modules import fake_quant_enabled, insert_fake_quantizers
+from sparsification.quantization.scheme import Scheme
+from sparsification.recipe.document import RecipeError
 from sparsification.targets import Targets
 
 LAYERS = r"""

@@ -7,7 +7,7 @@ from test_sparse_trainer import LINEAR, POWER, PRUNE, assert_same_model, make_tr
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.powerpropagation import power, slope
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 BOTH = """
 modifiers:

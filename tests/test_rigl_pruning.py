@@ -8,7 +8,7 @@ from test_sparse_trainer import REGROW, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.rigl import allocate_sparsity
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 RIGL = """
 modifiers:

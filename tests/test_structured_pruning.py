@@ -11,8 +11,9 @@ from transformers import AutoModelForQuestionAnswering, DistilBertConfig
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import enable_fake_quant, load_quantization
-from sparsification.recipe.loader import RecipeError
+from sparsification.quantization.checkpoint import load_quantization
+from sparsification.quantization.modules import enable_fake_quant
+from sparsification.recipe.document import RecipeError
 
 ONCE = """
 modifiers:

@@ -7,7 +7,7 @@ from test_sparse_trainer import EXPLORE, make_model, make_trainer
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 TOPKAST = """
 modifiers:
