@@ -200,7 +200,7 @@ def lose_a_layer(state: dict) -> None:
         (configured(hidden_size=10**9), "config.json is not valid|must have shape"),
         (changed(lose_a_layer), r"weights of bert.encoder.layer.2 are missing, and recipe.yaml does not drop them"),
         (changed(lambda state: state.pop("qa_outputs.module.bias")), "qa_outputs.bias is missing"),
-        (changed(lambda state: state.update({"extra.weight": torch.ones(1)})), "BertForQuestionAnswering has no extra.weight"),
+        (changed(lambda state: state.update({"extra.weight": torch.ones(1)})), "has no extra.weight"),
         (
             changed(lambda state: state.update({"qa_outputs.module.bias": torch.ones(3)})),
             r"qa_outputs.bias must have shape \(2,\), got \(3,\)",
