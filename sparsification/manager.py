@@ -18,7 +18,8 @@ from sparsification.errors import printable
 from sparsification.named_modifiers import NamedModifiers
 from sparsification.pruning.sparsity import encoder_sparsity
 from sparsification.recipe.conflicts import mask_conflicts
-from sparsification.recipe.loader import Recipe, load_recipe
+from sparsification.recipe.loader import load_recipe
+from sparsification.recipe.model import Recipe
 from sparsification.recipe.summary import RecipeSummary
 from sparsification.schedule import curves
 from sparsification.targets import Targets

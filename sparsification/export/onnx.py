@@ -33,8 +33,8 @@ from sparsification.atomic_io import EXPORTING, move_files
 from sparsification.export.int8 import ActivationRecorder, deduplicate, module_differences, recorded_modules, to_int8
 from sparsification.export.targets import TARGETS
 from sparsification.export.verify import MEAN_LIMIT, ExportError, NamedOutputs, OnnxModel, compare, cpu_note, select
+from sparsification.quantization.attention import ATTENTION
 from sparsification.quantization.modules import (
-    ATTENTION,
     fake_quant_enabled,
     fake_quantized_modules,
     leave_in_fp32,

@@ -15,7 +15,7 @@ from sparsification.distillation.teacher_cache import SAMPLE_INDEX, fingerprint
 from sparsification.export.onnx import ONNX_FILE, OnnxModel
 from sparsification.model_io import input_names
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.recipe.model import RECIPE_FILE
 from sparsification.report import collect
 from sparsification.report.dashboards import log_files
 from sparsification.report.environment import machine_text, versions

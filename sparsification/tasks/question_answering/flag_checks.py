@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 from sparsification.arguments import SparsificationArguments
 from sparsification.export.targets import SPARSE_TARGET
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantization.modules import QUANTIZATION_FILE
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, UsageError
 
 logger = logging.getLogger(__name__)
