@@ -44,8 +44,6 @@ STILL_LONG = {
     "quantization/modules.py": 390,
     "recipe/loader.py": 330,
     "runtime/convert.py": 510,
-    "runtime/kernels.cpp": 420,
-    "runtime/operators.cpp": 430,
     "tasks/question_answering/data.py": 520,
     "tasks/question_answering/flag_checks.py": 390,
 }
