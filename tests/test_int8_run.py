@@ -15,7 +15,7 @@ import run_qa
 from helpers import ROOT
 from helpers.command_lines import squad_command
 from helpers.models import save_model
-from sparsification.export.onnx import ExportError
+from sparsification.export.verify import ExportError
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE, QuantizationError
 from sparsification.tasks.question_answering.arguments import UsageError
 

@@ -196,7 +196,7 @@ def test_run_says_before_training_what_stays_in_fp32_and_exports_it(tiny, tiny_s
 def test_model_that_the_exporter_cannot_follow_is_refused_before_training(tiny, tiny_squad, tmp_path):
     import run_qa
     from helpers.command_lines import squad_command
-    from sparsification.export.onnx import ExportError
+    from sparsification.export.verify import ExportError
 
     model = ("--model_name_or_path", tiny("Longformer"), "--do_train", "--output_dir", tmp_path / "out")
     with pytest.raises(ExportError, match="LongformerForQuestionAnswering cannot be exported to ONNX: .* one"):

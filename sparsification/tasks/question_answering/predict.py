@@ -18,7 +18,7 @@ from sparsification.errors import SparsificationError
 from sparsification.model_io import forward_names, knows_no_words, position_limit, position_limit_of, tokenizer_limit
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.quiet import no_progress_bars
-from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import Spans, all_spans
 from sparsification.tasks.question_answering.arguments import QAError
 from sparsification.tasks.question_answering.features import prepare_validation_features

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from run_qa import main
 from sparsification.errors import SparsificationError
-from sparsification.export.onnx import ExportError
+from sparsification.export.verify import ExportError
 from sparsification.manager import ManagerError
 from sparsification.tasks.question_answering import feature_sets, sparse_trainer
 from sparsification.tasks.question_answering.arguments import UsageError
