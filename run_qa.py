@@ -18,7 +18,8 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sparsification.tasks.question_answering.arguments import UsageError, parse_arguments
+from sparsification.tasks.question_answering.arguments import parse_arguments
+from sparsification.tasks.question_answering.errors import UsageError
 
 # isort: split
 # [sparsification]
@@ -28,7 +29,7 @@ from sparsification.trainer.run_lock import RunLock
 # [/sparsification]
 
 if TYPE_CHECKING:
-    from sparsification.tasks.question_answering.flag_checks import Flags
+    from sparsification.tasks.question_answering.arguments import Flags
 
 USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
@@ -43,16 +44,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         All metrics, as in all_results.json.
     """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parse_arguments(argv)
+    flags = parse_arguments(argv)
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
-    from sparsification.tasks.question_answering.flag_checks import Flags, check_flags
+    from sparsification.tasks.question_answering.flag_checks import check_flags
     from sparsification.tasks.question_answering.logs import set_up_logging
     from sparsification.tasks.question_answering.resume import only_run_in
 
-    flags = Flags(*arguments)
     set_up_logging(flags.training)
     check_flags(flags)
-    with only_run_in(arguments) as lock:
+    with only_run_in(flags) as lock:
         return work(argv, flags, lock)
 
 
@@ -75,12 +75,12 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:
-        resume.refuse_used_folder(data_args, training_args, was_interrupted)
+        resume.refuse_used_folder(flags, was_interrupted)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
             raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
         training_args.do_train = manager.quantizes
     # [/sparsification]
-    checkpoint = resume.find_checkpoint(data_args, training_args, was_interrupted)
+    checkpoint = resume.find_checkpoint(flags, was_interrupted)
     if lock is not None:
         lock.begin()
     transformers.set_seed(training_args.seed)

@@ -13,8 +13,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from run_qa import format_error, main
 from sparsification.arguments import SparsificationArguments
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, QAError
-from sparsification.tasks.question_answering.flag_checks import RULES
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
+from sparsification.tasks.question_answering.errors import QAError
+from sparsification.tasks.question_answering.flag_rules import RULES
 
 ARGUMENTS = (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments)
 FIELDS = {field.name: field for kind in ARGUMENTS for field in dataclasses.fields(kind)}

@@ -16,7 +16,7 @@ from test_sparse_trainer import PRUNE, make_trainer
 
 from run_qa import main
 from sparsification import atomic_io as saving
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.question_answering.errors import UsageError
 from sparsification.trainer.checkpoints import TRAINED, checkpoint_error
 from sparsification.trainer.mixin import SparseTrainerMixin
 from sparsification.trainer.run_lock import RUN_LOCK, RunLockError, locked

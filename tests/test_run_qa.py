@@ -20,14 +20,8 @@ import run_qa
 from run_qa import main
 from sparsification.tasks.question_answering import feature_sets, resume
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import (
-    DataTrainingArguments,
-    ModelArguments,
-    QAError,
-    UsageError,
-    parse_arguments,
-)
-from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, parse_arguments
+from sparsification.tasks.question_answering.errors import DataError, QAError, UsageError
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
@@ -188,9 +182,9 @@ def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squ
         path.write_text(
             "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "\nlearning_rate: 3e-5"
         )
-    model_args, data_args, sparse_args, training_args, _ = parse_arguments([str(path)])
-    assert (model_args, data_args, sparse_args) == expected[:3]
-    assert training_args.to_dict() == expected[3].to_dict()
+    found = parse_arguments([str(path)])
+    assert (found.model, found.data, found.sparse) == (expected.model, expected.data, expected.sparse)
+    assert found.training.to_dict() == expected.training.to_dict()
 
 
 def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
@@ -218,8 +212,7 @@ def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_pat
 
     def found(folder: Path, *flags: str) -> str | None:
         given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
-        _, data_args, _, training_args, _ = parse_arguments(given)
-        return resume.find_checkpoint(data_args, training_args)
+        return resume.find_checkpoint(parse_arguments(given))
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
     assert found(out, "--overwrite_output_dir") is None

@@ -19,12 +19,11 @@ from sparsification.export.onnx import ExportReport, refuse_unrecordable
 from sparsification.report.tables import plain, result_table
 from sparsification.runtime.convert import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
-from sparsification.tasks.question_answering.data import has_answer_text
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.feature_sets import build_collator
-from sparsification.tasks.question_answering.flag_checks import Flags
 from sparsification.tasks.question_answering.loading import Models
 from sparsification.tasks.question_answering.metrics import squad_metrics, squad_v2_metrics
+from sparsification.tasks.question_answering.records import has_answer_text
 from sparsification.tasks.question_answering.sparse_trainer import SparseQuestionAnsweringTrainer
 from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
 

@@ -20,7 +20,7 @@ from sparsification.quantization.modules import load_quantization
 from sparsification.quiet import no_progress_bars
 from sparsification.runtime.convert import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import Spans, all_spans
-from sparsification.tasks.question_answering.arguments import QAError
+from sparsification.tasks.question_answering.errors import QAError
 from sparsification.tasks.question_answering.features import prepare_validation_features
 
 OUTPUTS = ("start_logits", "end_logits")

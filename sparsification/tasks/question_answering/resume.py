@@ -9,15 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import (
-    TrainingArguments,
-)
-
-from sparsification.tasks.question_answering.arguments import (
-    Arguments,
-    DataTrainingArguments,
-    UsageError,
-)
+from sparsification.tasks.question_answering.arguments import Flags
+from sparsification.tasks.question_answering.errors import UsageError
 from sparsification.trainer.checkpoints import TRAINED, checkpoint_error, checkpoints, is_leftover
 from sparsification.trainer.run_lock import RunLock, locked
 
@@ -25,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def only_run_in(arguments: Arguments) -> Iterator[RunLock | None]:
+def only_run_in(flags: Flags) -> Iterator[RunLock | None]:
     """Hold the output folder, so that no second run replaces files of this one.
 
     Args:
-        arguments: what ``parse_arguments`` gave.
+        flags: the run's arguments and recipe.
 
     Yields:
         The lock; None on processes that save nothing: their first one has it.
@@ -38,32 +31,38 @@ def only_run_in(arguments: Arguments) -> Iterator[RunLock | None]:
         UsageError: there is a file of the folder's name.
         RunLockError: another run has the folder.
     """
-    *parts, training_args, manager = arguments
-    if not training_args.should_save:
+    if not flags.training.should_save:
         yield None
         return
-    output_dir = Path(training_args.output_dir)
+    output_dir = Path(flags.training.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
-    recipe = manager.recipe.to_yaml() if manager.recipe is not None else None
-    values = [*(dataclasses.asdict(part) for part in parts), training_args.to_dict(), recipe]
-    with locked(output_dir, hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()) as lock:
+    with locked(output_dir, _digest(flags)) as lock:
         yield lock
 
 
-def find_checkpoint(
-    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
-) -> str | None:
-    """Find the checkpoint that training goes on from.
+def _digest(flags: Flags) -> str:
+    """Hash of all arguments and of the recipe: equal for runs that do the same."""
+    recipe = flags.manager.recipe.to_yaml() if flags.manager.recipe is not None else None
+    parts = [dataclasses.asdict(part) for part in (flags.model, flags.data, flags.sparse)]
+    values = [*parts, flags.training.to_dict(), recipe]
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()
+
+
+def find_checkpoint(flags: Flags, was_interrupted: bool = False) -> str | None:
+    """Find the checkpoint from which training resumes.
 
     Args:
-        data_args: whether to overwrite what is there.
-        training_args: where to look.
+        flags: the run's arguments.
         was_interrupted: see ``refuse_used_folder``.
+
+    Returns:
+        Path of the checkpoint; None to train from the start.
 
     Raises:
         UsageError: there is none where one was named, or the output folder holds other things.
     """
+    training_args = flags.training
     if not training_args.do_train:
         return None
     output_dir = Path(training_args.output_dir)
@@ -81,7 +80,7 @@ def find_checkpoint(
         if flaw := checkpoint_error(Path(named)):
             raise UsageError(f"--resume_from_checkpoint {named}: {flaw}")
         return named
-    if data_args.overwrite_output_dir:
+    if flags.data.overwrite_output_dir:
         return None
     if found is not None:
         logger.info(
@@ -89,26 +88,23 @@ def find_checkpoint(
             "or add --overwrite_output_dir"
         )
     else:
-        refuse_used_folder(data_args, training_args, was_interrupted)
+        refuse_used_folder(flags, was_interrupted)
     return found
 
 
-def refuse_used_folder(
-    data_args: DataTrainingArguments, training_args: TrainingArguments, was_interrupted: bool = False
-) -> None:
-    """Make sure that no work of another run would be overwritten.
+def refuse_used_folder(flags: Flags, was_interrupted: bool = False) -> None:
+    """Refuse an output folder in which files of another run would be overwritten.
 
     Args:
-        data_args: whether that is allowed.
-        training_args: the output folder.
-        was_interrupted: whether what lies there is of a run with the same arguments that did not end.
+        flags: the run's arguments.
+        was_interrupted: whether the files there are of a run with the same arguments that did not end.
 
     Raises:
         UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
     """
-    output_dir = Path(training_args.output_dir)
+    output_dir = Path(flags.training.output_dir)
     used = output_dir.is_dir() and not all(is_leftover(path) for path in output_dir.iterdir())
-    if used and not was_interrupted and not data_args.overwrite_output_dir:
+    if used and not was_interrupted and not flags.data.overwrite_output_dir:
         raise UsageError(
             f"--output_dir {output_dir} is not empty and has no complete checkpoint to go on from: "
             "name another one, or add --overwrite_output_dir"
