@@ -23,6 +23,7 @@ from sparsification.tasks.question_answering import pipeline as stages_qa
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, parse_arguments
 from sparsification.tasks.question_answering.errors import DataError, QAError, UsageError
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor
+from sparsification.trainer.mixin import SparseTrainerMixin
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
@@ -205,6 +206,44 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
     expected, found = weights(out), weights(cut)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert results(cut, "eval")["eval_f1"] == results(out, "eval")["eval_f1"]
+
+
+OVERWRITE = ["--do_train", "--num_train_epochs", "1", "--save_strategy", "epoch", "--overwrite_output_dir"]
+
+
+def test_run_that_overwrites_a_folder_leaves_its_own_checkpoints_alone_to_resume_from(
+    whole_run, tiny_model_dir, tiny_squad, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(whole_run[0], out)
+    before = (out / "checkpoint-3" / "model.safetensors").read_bytes()
+    argv = command(tiny_model_dir, tiny_squad, out, *OVERWRITE, "--per_device_train_batch_size", "6", "--seed", "1")
+    main([*argv, "--save_total_limit", "1"])
+    assert resume.last_complete_checkpoint(out) == str(out / "checkpoint-3")
+    assert [path.name for path in out.iterdir() if "checkpoint" in path.name] == ["checkpoint-3"]
+    assert (out / "checkpoint-3" / "model.safetensors").read_bytes() != before
+
+
+def test_run_that_overwrites_a_folder_and_saves_nothing_new_loses_no_checkpoint(
+    whole_run, tiny_model_dir, tiny_squad, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(whole_run[0], out)
+    # Trained from a checkpoint that is itself replaced.
+    argv = command(out / "checkpoint-6", tiny_squad, out, *OVERWRITE, "--skip_trial")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SparseTrainerMixin, "training_step", interrupted)
+        main(argv)
+    names = sorted(path.name for path in out.iterdir() if "checkpoint" in path.name)
+    assert names == [".replaced-checkpoint-3", ".replaced-checkpoint-6"]
+    argv[1] = str(tiny_model_dir)
+    argv.remove("--overwrite_output_dir")
+    with pytest.raises(UsageError, match="is not empty and has no complete checkpoint to go on from"):
+        main(argv)
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
 
 
 def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_path):

@@ -103,7 +103,10 @@ class DataTrainingArguments:
     )
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={"help": "Train from the start in an output_dir that is not empty, whatever checkpoints it holds."},
+        metadata={
+            "help": "Train from the start in an output_dir that is not empty. Its checkpoints are removed when this "
+            "run has saved its first one."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -184,10 +184,11 @@ def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPred
 
 
 def train(
-    trainer: QuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
+    trainer: SparseQuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
 ) -> dict[str, float]:
     """Train, save the model with its tokenizer, and write train_results.json and trainer_state.json."""
     trainer.keeps_end = True
+    trainer.replaces_run = data_args.overwrite_output_dir
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     former = Path(trainer.args.output_dir, "train_results.json")
     if checkpoint is not None and trainer.made_no_step and former.is_file():

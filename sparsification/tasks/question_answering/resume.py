@@ -1,4 +1,4 @@
-"""Which output folder a run may use, and which checkpoint it continues from."""
+"""Folders that a run may write to, and the checkpoint from which it resumes."""
 
 import contextlib
 import dataclasses
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def only_run_in(flags: Flags) -> Iterator[RunLock | None]:
-    """Hold the output folder, so that no second run replaces files of this one.
+    """Lock the output folder and the export folder, so that no second run replaces files of this one.
 
     Args:
         flags: the run's arguments and recipe.
 
     Yields:
-        The lock; None on processes that save nothing: their first one has it.
+        The output folder's lock; None on processes that save nothing.
 
     Raises:
-        UsageError: there is a file of the folder's name.
-        RunLockError: another run has the folder.
+        UsageError: there is a file of the output folder's name.
+        RunLockError: another run holds one of the folders.
     """
     if not flags.training.should_save:
         yield None
@@ -37,7 +37,12 @@ def only_run_in(flags: Flags) -> Iterator[RunLock | None]:
     output_dir = Path(flags.training.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
-    with locked(output_dir, _digest(flags)) as lock:
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(locked(output_dir, _digest(flags)))
+        export_dir = Path(flags.sparse.onnx_export_path or output_dir)
+        # The first process alone exports. Locking one folder twice would release the lock with the first of the two.
+        if flags.training.process_index == 0 and export_dir.resolve() != output_dir.resolve():
+            stack.enter_context(locked(export_dir, "", "--onnx_export_path"))
         yield lock
 
 
