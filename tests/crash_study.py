@@ -29,8 +29,7 @@ from safetensors.torch import load_file
 
 import run_qa
 from sparsification.atomic_io import SAVING
-from sparsification.tasks.question_answering import resume
-from sparsification.trainer.checkpoints import checkpoint_error, checkpoints
+from sparsification.trainer.checkpoints import checkpoint_error, checkpoints, last_complete_checkpoint
 
 RECIPE = """
 training_modifiers:
@@ -104,7 +103,7 @@ def half_written(out: Path, onnx_dir: Path) -> list[str]:
 
 def newest(out: Path) -> int:
     """Step of the newest whole checkpoint, 0 where there is none."""
-    path = resume.last_complete_checkpoint(out)
+    path = last_complete_checkpoint(out)
     return int(Path(path).name.split("-")[1]) if path else 0
 
 

@@ -9,9 +9,9 @@ import yaml
 from transformers import TrainingArguments
 
 from sparsification.compat.legacy_flags import FlagError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.arguments import ArgumentParser, parse_arguments
 from sparsification.tasks.question_answering.command_line import accept_files_and_lists, is_first_process, parse_flags
-from sparsification.tasks.question_answering.errors import UsageError
 
 BASE = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "out", "use_cpu": True}
 

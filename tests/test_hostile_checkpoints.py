@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from test_sparse_trainer import PRUNE, make_trainer
 
 from sparsification.manager import ManagerError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import loading
 from sparsification.tasks.question_answering.arguments import ModelArguments
-from sparsification.tasks.question_answering.errors import UsageError
 from sparsification.trainer.resuming import STATE_FILE, CheckpointError
 
 

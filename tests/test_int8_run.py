@@ -16,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering
 import run_qa
 from sparsification.export.onnx import ExportError
 from sparsification.quantization.modules import QUANTIZATION_FILE, QuantizationError
-from sparsification.tasks.question_answering.errors import UsageError
+from sparsification.tasks.errors import UsageError
 
 SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"

@@ -16,7 +16,7 @@ from test_sparse_trainer import PRUNE, make_trainer
 
 from run_qa import main
 from sparsification import atomic_io as saving
-from sparsification.tasks.question_answering.errors import QAError, UsageError
+from sparsification.tasks.errors import TaskError, UsageError
 from sparsification.trainer.checkpoints import TRAINED, checkpoint_error
 from sparsification.trainer.mixin import SparseTrainerMixin
 from sparsification.trainer.run_lock import RUN_LOCK, RunLockError, locked
@@ -94,7 +94,7 @@ def test_second_run_with_the_same_export_folder_is_refused_at_its_start(tiny_mod
 @pytest.mark.parametrize("export", ["out", "out/onnx", "onnx", None])
 def test_locks_are_gone_and_new_folders_too_where_a_run_is_refused(tiny_model_dir, tmp_path, export):
     argv = command(tiny_model_dir, tmp_path / "there is none", tmp_path / "out", "--do_train")
-    with pytest.raises(QAError, match="there is none"):
+    with pytest.raises(TaskError, match="there is none"):
         main([*argv, "--onnx_export_path", str(tmp_path / export)] if export else argv)
     assert not list(tmp_path.iterdir())
 

@@ -18,11 +18,13 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import run_qa
 from run_qa import main
-from sparsification.tasks.question_answering import feature_sets, resume
+from sparsification.tasks.errors import DataError, TaskError, UsageError
+from sparsification.tasks.output_dir import find_checkpoint
+from sparsification.tasks.question_answering import feature_sets
 from sparsification.tasks.question_answering import pipeline as stages_qa
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, parse_arguments
-from sparsification.tasks.question_answering.errors import DataError, QAError, UsageError
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor
+from sparsification.trainer.checkpoints import last_complete_checkpoint
 from sparsification.trainer.mixin import SparseTrainerMixin
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
@@ -219,7 +221,7 @@ def test_run_that_overwrites_a_folder_leaves_its_own_checkpoints_alone_to_resume
     before = (out / "checkpoint-3" / "model.safetensors").read_bytes()
     argv = command(tiny_model_dir, tiny_squad, out, *OVERWRITE, "--per_device_train_batch_size", "6", "--seed", "1")
     main([*argv, "--save_total_limit", "1"])
-    assert resume.last_complete_checkpoint(out) == str(out / "checkpoint-3")
+    assert last_complete_checkpoint(out) == str(out / "checkpoint-3")
     assert [path.name for path in out.iterdir() if "checkpoint" in path.name] == ["checkpoint-3"]
     assert (out / "checkpoint-3" / "model.safetensors").read_bytes() != before
 
@@ -251,7 +253,8 @@ def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_pat
 
     def found(folder: Path, *flags: str) -> str | None:
         given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
-        return resume.find_checkpoint(parse_arguments(given))
+        flags = parse_arguments(given)
+        return find_checkpoint(flags.training, flags.data.overwrite_output_dir)
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
     assert found(out, "--overwrite_output_dir") is None
@@ -368,7 +371,7 @@ def test_default_stride_fits_smaller_windows_and_a_given_one_is_kept(tiny_model_
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (QAError("what to do"), 1, "run_qa.py: error: what to do\n"),
+        (TaskError("what to do"), 1, "run_qa.py: error: what to do\n"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (MemoryError("of 3 GB"), 1, "not enough memory: of 3 GB. Try a smaller --per_device_train_batch_size"),
         (RuntimeError("PytorchStreamWriter failed writing file"), 1, "failed writing file"),
@@ -428,14 +431,14 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
         text=True,
     ) as process:
         deadline = time.monotonic() + 100
-        while resume.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
+        while last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "run_qa.py: error: interrupted; checkpoints that were saved stay" in errors
-    AutoModelForQuestionAnswering.from_pretrained(resume.last_complete_checkpoint(out))
+    AutoModelForQuestionAnswering.from_pretrained(last_complete_checkpoint(out))
 
 
 def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():

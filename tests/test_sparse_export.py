@@ -17,7 +17,7 @@ from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
-from sparsification.tasks.question_answering.errors import UsageError
+from sparsification.tasks.errors import UsageError
 
 RECIPE = """
 training_modifiers:

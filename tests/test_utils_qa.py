@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from sparsification.tasks.errors import DataError
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.data import load_squad_files
-from sparsification.tasks.question_answering.errors import DataError
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
 from sparsification.tasks.question_answering.metrics import f1_score, normalize_answer, squad_metrics, squad_v2_metrics
 from sparsification.tasks.question_answering.nbest_json import _NBestText, write_json

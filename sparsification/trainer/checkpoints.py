@@ -1,6 +1,8 @@
 """Checkpoint folders of a run: listing them, checking that they are complete, and removing old ones."""
 
 import json
+import logging
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -10,6 +12,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sparsification.atomic_io import EXPORTING, PARTIAL, SAVING, atomic_remove
 from sparsification.trainer.run_lock import RUN_LOCK
+
+logger = logging.getLogger(__name__)
 
 TRAINED = ".trained"  # checkpoint of the end of training, until the run is over, where no other checkpoint is kept
 REPLACED = ".replaced-"  # begins the names of an earlier run's checkpoints, until this run has saved one of its own
@@ -86,4 +90,16 @@ def checkpoint_error(checkpoint: Path) -> str | None:
     for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
         if not zipfile.is_zipfile(path):  # the directory of a zip file is at its end
             return f"{path.name} is cut short"
+    return None
+
+
+def last_complete_checkpoint(output_dir: Path) -> str | None:
+    """Find the newest checkpoint that is complete; None if there is none."""
+    for path in (output_dir / TRAINED, *reversed(checkpoints(output_dir).values())):
+        if path.name == TRAINED and not path.is_dir():
+            continue
+        flaw = checkpoint_error(path)
+        if flaw is None:
+            return os.fspath(path)
+        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
     return None

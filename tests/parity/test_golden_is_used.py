@@ -28,6 +28,7 @@ OTHERS = {
     "recipes/compose_staged.yaml": "test_golden_recipes.py",
     "flags.json": "../test_run_qa.py",
     "sparseml.json": "../test_coming_from_sparseml.py",
+    "seqeval.json": "../test_token_classification.py",
     "saved/config.json": "../test_sparseml_checkpoint.py",
     "saved/logits.json": "../test_sparseml_checkpoint.py",
     "saved/pytorch_model.bin": "../test_sparseml_checkpoint.py",

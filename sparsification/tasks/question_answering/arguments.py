@@ -14,13 +14,13 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
 from sparsification.manager import ScheduledModifierManager
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.command_line import (
     accept_files_and_lists,
     is_first_process,
     name_dashboards,
     parse_command_line,
 )
-from sparsification.tasks.question_answering.errors import UsageError
 
 logger = logging.getLogger(__name__)
 

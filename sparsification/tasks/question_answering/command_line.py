@@ -21,7 +21,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from sparsification.compat.legacy_flags import FlagError, translate_flags
-from sparsification.tasks.question_answering.errors import UsageError
+from sparsification.tasks.errors import UsageError
 
 CONFIG = "--config"
 FILES = (".json", ".yaml", ".yml")

@@ -12,8 +12,8 @@ import datasets
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 
+from sparsification.tasks.errors import DataError
 from sparsification.tasks.question_answering.arguments import EXTENSIONS
-from sparsification.tasks.question_answering.errors import DataError
 from sparsification.tasks.question_answering.records import QA_FEATURES, is_labelled, qa_record, read_records
 
 logger = logging.getLogger(__name__)

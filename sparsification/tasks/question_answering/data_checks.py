@@ -4,7 +4,7 @@ import logging
 
 from datasets import Dataset
 
-from sparsification.tasks.question_answering.errors import DataError
+from sparsification.tasks.errors import DataError
 from sparsification.tasks.question_answering.records import has_answer_text
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ import logging
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.arguments import Flags
-from sparsification.tasks.question_answering.errors import UsageError
 from sparsification.tasks.question_answering.flag_rules import RULES
 
 logger = logging.getLogger(__name__)

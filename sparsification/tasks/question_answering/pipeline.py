@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset
 from transformers import (
     EvalPrediction,
@@ -61,13 +60,6 @@ def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -
     """Refuse a model that could not be exported at the end, where it is to be."""
     if sparse_args.onnx_export_path is not None:
         refuse_unrecordable(model)
-
-
-def teacher_cache_dir(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
-    """Give the folder in which the teacher's logits are kept, None where they are not to be."""
-    if sparse_args.teacher_cache == "off":
-        return None
-    return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
 
 
 def evaluate_exported(

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
+from sparsification.tasks.errors import DataError
 from sparsification.tasks.question_answering.arguments import EXTENSIONS
-from sparsification.tasks.question_answering.errors import DataError
 
 QA_FEATURES = Features(
     {
