@@ -15,9 +15,9 @@ import run_qa
 from helpers import ROOT
 from helpers.command_lines import squad_command
 from helpers.models import save_model
-from sparsification.export.verify import ExportError
+from sparsification.export.onnx import ExportError
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE, QuantizationError
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.errors import UsageError
 
 SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
