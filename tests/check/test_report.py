@@ -133,8 +133,8 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
         (SOUND.replace("observer_epoch: 8.0", "observer_epoch: 10.0"), 9, "not before the end of the run at 10"),
         (RUN + "  - !SetWeightDecayModifier {weight_decay: 0.0, start_epoch: 10.0}\n", 3, "never acts"),
         (RUN + PRUNING.replace("6.0", "12.0"), 3, "ends at epoch 12, and the run at 10, with 79.4% pruned in place of"),
-        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
-        (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
+        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than the 4 epochs from start to end"),
+        (RUN + PRUNING.replace("6.0", "2.0"), 3, "in one step"),
         (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness is 0"),
         (
             RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
@@ -144,10 +144,10 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two at the same time"),
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "and the task loss counts 0.25"),
         (RUN + PRUNING.replace("init_sparsity: 0.0", "init_sparsity: 0.9"), 3, "is below init_sparsity 0.9"),
-        (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
+        (RUN + PRUNING.replace("0.8", "1.0"), 3, "prunes all weights"),
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
         (RUN + PRUNING + "    leave_enabled: false\n", 3, "zeros fill up"),
-        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "come back at epoch 5"),
+        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "are restored at epoch 5"),
         (
             RUN + PRUNING.replace(r"\.", "."),
             3,
