@@ -46,7 +46,7 @@ PRETRAINED = (
 # set the scale, so that most integers are small.
 VALUE_BITS = {4: 29.7, 1: 6.8}
 # Cost of the positions of zeros in deflate, as a multiple of their entropy. Measured on normal weights with zeros at
-# random positions; tests/test_check.py repeats the measurement.
+# random positions; tests/check/test_report.py repeats the measurement.
 POSITION_BITS = {4: 3.0, 1: 1.9}
 
 
