@@ -89,7 +89,7 @@ def test_record_with_more_words_than_tags_is_refused_by_number():
 def test_missing_column_is_refused_with_those_that_are_there():
     splits = sentences(["O", "O"], Value("string"))
     assert find_column(splits, None, ("words", "tokens"), "words") == "tokens"
-    with pytest.raises(DataError, match="needs a column 'text' of words, it has tokens, ner_tags"):
+    with pytest.raises(DataError, match="the data needs a column 'text' of words, it has tokens, ner_tags"):
         find_column(splits, "text", ("words", "tokens"), "words")
     with pytest.raises(DataError, match="needs a column 'a' or 'b' of tags"):
         find_column(splits, None, ("a", "b"), "tags")
