@@ -19,7 +19,8 @@ from sparsification.named_modifiers import NamedModifiers
 from sparsification.optimizer_hooks import OptimizerHooks
 from sparsification.pruning.sparsity import encoder_sparsity
 from sparsification.recipe.conflicts import mask_conflicts
-from sparsification.recipe.loader import Recipe, load_recipe
+from sparsification.recipe.loader import load_recipe
+from sparsification.recipe.model import Recipe
 from sparsification.recipe.summary import RecipeSummary
 from sparsification.schedule import curves
 from sparsification.targets import Targets

@@ -23,11 +23,12 @@ from pathlib import Path
 
 import onnx
 import torch
-from conftest import PLACES, save_tiny_bert, squad_json
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import run_qa
+from helpers.data import PLACES, squad_json
+from helpers.models import save_tiny_bert
 from sparsification.atomic_io import SAVING
 from sparsification.trainer.checkpoints import checkpoint_error, checkpoints, last_complete_checkpoint
 

@@ -14,7 +14,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import PLACES, ROOT, build_tiny_tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -24,6 +23,9 @@ from transformers import (
     BertForTokenClassification,
 )
 
+from helpers import ROOT
+from helpers.data import PLACES
+from helpers.models import build_tiny_tokenizer
 from sparsification.errors import SparsificationError
 
 RECIPE = """modifiers:

@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from test_sparse_trainer import DISTILL, DROP, LINEAR, POWER, QUANTIZE
 from torch import nn
 from transformers import BertConfig, BertForQuestionAnswering, TrainingArguments
 
+from helpers.recipes import DISTILL, DROP, LINEAR, POWER, QUANTIZE
 from sparsification import ScheduledModifierManager, SparseTrainer
 from sparsification.errors import ManagerError
 from sparsification.plain_loop import PlainLoop, modify

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from helpers import ROOT
 from quickstart import make_model, quickstart
 from sparsification.manager import ScheduledModifierManager
 from sparsification.tasks.question_answering import arguments as arguments_qa

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from test_sparse_trainer import SparseTrainer, arguments, make_data
 from transformers import BertConfig, BertForQuestionAnswering
 
+from helpers import ROOT
+from helpers.trainers import SparseTrainer, arguments, make_data
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import (
     EpochRangeModifier,

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 import run_qa
+from helpers import ROOT
+from helpers.command_lines import command
 from run_qa import main
 from sparsification.tasks.errors import DataError, TaskError, UsageError
 from sparsification.tasks.output_dir import find_checkpoint
@@ -28,15 +29,6 @@ from sparsification.trainer.checkpoints import last_complete_checkpoint
 from sparsification.trainer.mixin import SparseTrainerMixin
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
-
-
-def command(model: Path, data: Path, out: Path, *flags: str) -> list[str]:
-    """A command line for a few quick steps on the CPU."""
-    return [
-        *("--model_name_or_path", str(model), "--dataset_name", str(data), "--output_dir", str(out)),
-        *("--max_seq_length", "64", "--doc_stride", "16", "--use_cpu"),
-        *flags,
-    ]
 
 
 def results(out: Path, name: str) -> dict[str, float]:

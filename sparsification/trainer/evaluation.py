@@ -10,12 +10,13 @@ import torch
 from accelerate.utils import convert_outputs_to_fp32
 from transformers import PreTrainedModel
 
-from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
+from sparsification.export.onnx import ONNX_FILE, ExportReport, export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.export.verify import OnnxModel
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SPARSE_FILE, SparseGraphError
+from sparsification.runtime.rewrite import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.full_eval import full_eval
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ NUM_CHECKED_FEATURES = 32  # features on which an exported file is compared with
 
 
 class EvaluationMixin:
-    """Exports what a Trainer has trained, and evaluates the exported file or the teacher in place of the model."""
+    """Mixin of a Trainer: export of its model, and evaluation of the exported file or of the teacher."""
 
     _onnx_model: OnnxModel | None = None  # set while an exported file is evaluated in place of the model
     _evaluated_teacher: PreTrainedModel | None = None  # set while the teacher is evaluated in place of the model

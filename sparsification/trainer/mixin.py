@@ -25,7 +25,7 @@ from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import load_quantization
+from sparsification.quantization.checkpoint import load_quantization
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import IntervalStrategy
 
 from sparsification.export.targets import SPARSE_TARGET
-from sparsification.quantization.modules import QUANTIZATION_FILE
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.tasks.question_answering.arguments import Flags
 from sparsification.trainer.split_weights import split_weights_error
 

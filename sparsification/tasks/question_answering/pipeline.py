@@ -16,7 +16,7 @@ from transformers import (
 from sparsification.arguments import SparsificationArguments
 from sparsification.export.onnx import ExportReport, refuse_unrecordable
 from sparsification.report.tables import plain, result_table
-from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.feature_sets import build_collator
