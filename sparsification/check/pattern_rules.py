@@ -12,9 +12,9 @@ from torch import nn
 
 from sparsification.check.rules import LintContext, LintWarning
 from sparsification.check.timeline import window_text
-from sparsification.targets import ALL, ALL_PRUNABLE, match_names
+from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, match_names
 
-_WHOLE = "SparseML's own recipes leave both whole"
+_WHOLE = f"SparseML's own recipes leave both whole, {ENCODER} too"
 # In a regular expression: an escape, a class of characters, or a dot that stands alone.
 _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 

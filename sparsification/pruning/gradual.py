@@ -25,7 +25,7 @@ class GradualPruning(PruningBase):
     The schedule is that of Zhu & Gupta 2017, arXiv:1710.01878. A technique says what a score is, in ``_score``.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     init_sparsity: float | str = 0.05  # "__FROM_PARAM__": what each weight already has
     final_sparsity: float | list[float] | dict[float, list[str] | str] = (
         0.8  # one for all, one per pattern, or {s: params}

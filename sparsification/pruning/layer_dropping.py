@@ -1,5 +1,6 @@
-"""Which encoder layers does the student do without?"""
+"""Layer dropping: the student is trained without some of the encoder's layers."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +13,23 @@ from torch import Tensor
 from sparsification.base import Modifier, TrainingStep
 from sparsification.targets import Targets
 
+# Settings of a configuration that have one entry for each layer: ModernBERT's and Longformer's.
+PER_LAYER = ("layer_types", "attention_window")
+
 
 @dataclass(kw_only=True)
 class LayerPruningModifier(Modifier):
-    """Drop whole layers from ``start_epoch`` on, and put them back at ``end_epoch`` if there is one.
+    """Drop whole layers from ``start_epoch`` on, and restore them at ``end_epoch`` if it is given.
 
-    Sajjad et al. 2020, arXiv:2004.03844. The list of layers is made shorter, the rest renumbered and
-    ``config.num_hidden_layers`` set, so that the saved model is a plain one with fewer layers. Layers that go from the
-    start and for good go at once; others are only left out of the list while their window lasts, and the optimizer,
-    which sees no gradients for them, lets them be.
+    The remaining layers are renumbered and the configuration is adapted (``num_hidden_layers``, and lists with one
+    entry for each layer), so that the saved model is a plain one with fewer layers. A layer without which the model's
+    class could not load the rest is refused: the first one of ModernBERT, which alone has no norm before its attention,
+    and the shared one of ALBERT. Layers that are dropped from epoch 0 for good are dropped before training; others keep
+    their weights, receive no gradients, and are not updated while they are dropped. Sajjad et al. 2020,
+    arXiv:2004.03844.
     """
 
-    layers: list[str] | str  # e.g. bert.encoder.layer.1, numbered as in the model that is loaded; or "re:" patterns
+    layers: list[str] | str  # numbered as in the loaded model: __ENCODER__.1, bert.encoder.layer.1, or "re:" patterns
 
     changes_weights: ClassVar[bool] = True
     initialize_first: ClassVar[bool] = True
@@ -35,7 +41,7 @@ class LayerPruningModifier(Modifier):
     def warnings(self, length: float | None) -> Iterator[str]:
         end = self.active_range[1]
         if end <= (length or math.inf) and math.isfinite(end):
-            yield f"the layers come back at epoch {end:g}: the saved model has all of them"
+            yield f"the layers are restored at epoch {end:g}: the saved model has all of them"
 
     def initialize(self, targets: Targets) -> None:
         self._model = targets.model
@@ -43,12 +49,28 @@ class LayerPruningModifier(Modifier):
         for path, indices in targets.layers(self.layers).items():
             layers = targets.model.get_submodule(path)
             if len(indices) == len(layers):
-                raise ValueError(f"all {len(layers)} layers of {path} would go")
+                raise ValueError(f"all {len(layers)} layers of {path} would be dropped")
             self._lists[path] = layers, indices
-        self._dropped = False
-        start, end = self.active_range
-        if start == 0 and end == math.inf:
-            self._drop()
+        settings = {key: targets.model.config.to_dict().get(key) for key in PER_LAYER}
+        self._per_layer = {key: value for key, value in settings.items() if isinstance(value, list)}
+        self._drop()
+        problem = self._loading_problem()
+        if problem or self.active_range != (0.0, math.inf):
+            self._restore()
+        if problem:
+            raise ValueError(problem)
+
+    def _loading_problem(self) -> str | None:
+        """Why the model's class could not load what is left; None where it can."""
+        with torch.device("meta"):
+            plain = type(self._model)(copy.deepcopy(self._model.config))
+        expected = {name: tuple(weight.shape) for name, weight in plain.named_parameters()}
+        left = {name: tuple(weight.shape) for name, weight in self._model.named_parameters()}
+        different = [name for name in {**expected, **left} if expected.get(name) != left.get(name)]
+        if not different:
+            return None
+        names = ", ".join(f"{path}.{index}" for path, (_, indices) in self._lists.items() for index in indices)
+        return f"{type(self._model).__name__} could not be loaded without {names}: {different[0]} would not fit"
 
     def on_train_begin(self, now: TrainingStep) -> None:
         self._set_active(self.was_active(now))
@@ -57,7 +79,7 @@ class LayerPruningModifier(Modifier):
         self._set_active(self.is_active(now))
 
     def after_optimizer_step(self) -> None:
-        """Forget the gradients of the step in which layers went: the optimizer would go on with them.
+        """Clear the gradients of dropped layers, or the optimizer would use those of the last step again.
 
         It has used them once, as in SparseML.
         """
@@ -78,26 +100,32 @@ class LayerPruningModifier(Modifier):
 
     def _drop(self) -> None:
         for path, (layers, indices) in self._lists.items():
-            self._put(path, nn.ModuleList(layer for index, layer in enumerate(layers) if index not in indices))
+            self._put(path, layers, [index for index in range(len(layers)) if index not in indices])
         self._dropped = True
 
     def _restore(self) -> None:
         for path, (layers, _) in self._lists.items():
-            self._put(path, layers)
+            self._put(path, layers, list(range(len(layers))))
         self._dropped = False
 
-    def _put(self, path: str, layers: nn.ModuleList) -> None:
-        self._model.set_submodule(path, layers)
-        self._model.config.num_hidden_layers = len(layers)
-        for index, layer in enumerate(layers):
+    def _put(self, path: str, layers: nn.ModuleList, kept: list[int]) -> None:
+        """Make the layers with these indices the model's list, and adapt the configuration."""
+        left = layers if len(kept) == len(layers) else nn.ModuleList(layers[index] for index in kept)
+        self._model.set_submodule(path, left)
+        self._model.config.num_hidden_layers = len(left)
+        for key, values in self._per_layer.items():
+            if len(values) == len(layers):
+                setattr(self._model.config, key, [values[index] for index in kept])
+        for index, layer in enumerate(left):
             for module in layer.modules():
                 if "layer_idx" in vars(module):
                     module.layer_idx = index
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether the layers are out and, if they were not from the start, the layers: no plain checkpoint holds them.
+        """Whether the layers are dropped, and their weights if they were not dropped from the start.
 
-        They may come back; and what prunes them ranks and counts their weights to the end.
+        No plain checkpoint holds those weights. They are restored with the layers, and other modifiers may rank and
+        count them until the end.
         """
         state = {"dropped": torch.tensor(self._dropped)}
         if self._dropped and self.active_range != (0.0, math.inf):

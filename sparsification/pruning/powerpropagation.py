@@ -31,7 +31,7 @@ class PowerpropagationModifier(Modifier):
     rounding of t; so nothing has to be undone at the end or kept for a resumed run. What is zero stays zero.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     alpha: float = 1.0  # 1.0 changes nothing; 2.0 to 4.0 in the paper
     strict: bool = True  # whether a pattern that matches nothing is an error
 

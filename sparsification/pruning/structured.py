@@ -44,7 +44,7 @@ class StructuredPruningModifier(GradualPruning):
     in every engine. Matrices alone are pruned: Linear layers and embeddings.
     """
 
-    params: list[str] | str = ALL_PRUNABLE  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str = ALL_PRUNABLE  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     param_groups: list[list[str]] | None = None  # each with names or "re:" patterns of weights that lose the same units
     mask_type: Literal["filter", "channel", "head"] = "filter"  # rows, columns, or the rows of one head
     global_sparsity: bool = field(init=False, default=False)

@@ -65,7 +65,7 @@ class QuantizationModifier(Modifier):
     model_fuse_fn_kwargs: dict[str, object] | None = None  # BERT-like models have nothing to fuse
     quantize_outputs: bool = False  # of all that is quantized, and of LayerNorm: SparseML's way
     # The form of 2021
-    submodules: list[str] | None = None  # None: the whole model
+    submodules: list[str] | None = None  # names, "re:" patterns or __ENCODER__; None: the whole model
     quantize_embeddings: bool = True
     quantize_embedding_activations: bool | None = None  # outputs; None: as quantize_outputs says
     quantize_linear_activations: bool | None = None  # outputs; None: as quantize_outputs says
@@ -82,7 +82,7 @@ class QuantizationModifier(Modifier):
     # The scheme form
     scheme: str | dict[str, object] | None = None  # default, deepsparse, tensorrt or a mapping
     scheme_overrides: dict[str, object] | None = None  # schemes by module type or name
-    ignore: list[str] | None = None  # module types or names
+    ignore: list[str] | None = None  # module types, names or __ENCODER__
     strict: bool = True  # what ignore and scheme_overrides name must be there
 
     changes_weights: ClassVar[bool] = True
@@ -150,6 +150,9 @@ class QuantizationModifier(Modifier):
 
     def initialize(self, targets: Targets) -> None:
         model = targets.model
+        self._submodules = self.submodules and targets.expand(self.submodules)
+        self._ignored = targets.expand(self.ignore or [])
+        self._overrides = {name: s for word, s in self._overrides.items() for name in targets.expand(word)}
         if self.freeze_bn_stats_epoch is not None and any(isinstance(m, _BatchNorm) for m in model.modules()):
             raise ValueError(
                 "freeze_bn_stats_epoch: the model has batch normalization, whose statistics stay as they are"
@@ -232,16 +235,16 @@ class QuantizationModifier(Modifier):
             return word == type_name or _is_inside(name, word)
 
         if not self._uses_schemes:
-            inside = self.submodules is None or any(_is_inside(name, submodule) for submodule in self.submodules)
+            inside = self._submodules is None or any(_is_inside(name, submodule) for submodule in self._submodules)
             return None if not inside or type_name in (self.exclude_module_types or ()) else self._scheme
-        if any(means(word) for word in self.ignore or ()):
+        if any(means(word) for word in self._ignored):
             return None
         return next((scheme for word, scheme in self._overrides.items() if means(word)), self._scheme)
 
     def _check_names(self, modules: Mapping[str, nn.Module]) -> None:
         """Raise ValueError where the recipe names a module that is not there."""
         names = list(modules)
-        for submodule in self.submodules or ():
+        for submodule in self._submodules or ():
             if not match_names(submodule, names):
                 raise ValueError(no_match("submodule", submodule, names))
         types = {_type_name(module) for module in modules.values()} | {_MATMUL_TYPE}
@@ -251,8 +254,8 @@ class QuantizationModifier(Modifier):
                     f"custom_quantizable_module_types: there are modules of type {custom}, left as they are"
                 )
         if self._uses_schemes and self.strict:
-            for key in ("ignore", "scheme_overrides"):
-                for word in getattr(self, key) or ():
+            for key, words in (("ignore", self._ignored), ("scheme_overrides", self._overrides)):
+                for word in words:
                     if word not in types and not match_names(word, names):
                         raise ValueError(
                             f"{key}: {no_match('module or module type', word, [*sorted(types), *names])} "
