@@ -22,10 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
-
 import sparsification  # noqa: E402
 import sparsification.errors  # noqa: E402
+from helpers.flag_cases import SCRIPT, TRAINING, cases_of  # noqa: E402
 from sparsification.manager import ScheduledModifierManager  # noqa: E402
 from sparsification.modifiers import (  # noqa: E402
     MODIFIERS,
@@ -33,7 +32,7 @@ from sparsification.modifiers import (  # noqa: E402
 )
 from sparsification.plain_loop import PlainLoop, modify  # noqa: E402
 from sparsification.recipe.types import describe, show  # noqa: E402
-from sparsification.tasks.question_answering.flag_checks import RULES  # noqa: E402
+from sparsification.tasks.question_answering.flag_rules import RULES  # noqa: E402
 
 MADE_BY = "<!-- Made by docs/generate.py: change the {source}, not this page. -->"
 
@@ -199,7 +198,9 @@ def field_comments(kind: type) -> dict[str, str]:
 def flags_page() -> str:
     """What becomes of each flag of run_qa.py, and the case by which that is tested."""
     lines = [
-        MADE_BY.format(source="rules in tasks/question_answering/flag_checks.py and the cases in tests/flag_cases.py"),
+        MADE_BY.format(
+            source="rules in tasks/question_answering/flag_rules.py and the cases in tests/helpers/flag_cases.py"
+        ),
         "",
         "# Flags",
         "",

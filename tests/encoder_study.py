@@ -23,15 +23,16 @@ import onnxruntime
 import regex
 import torch
 import transformers
-from conftest import PLACES, ROOT, squad_json
 from safetensors.torch import load_file
-from tiny_encoders import FAMILIES, save_tiny_encoder
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import run_qa
-from sparsification.quantization.modules import QUANTIZATION_FILE
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
+from helpers import ROOT
+from helpers.data import PLACES, squad_json
+from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
+from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 from sparsification.trainer import mixin
 
 PAGE = ROOT / "docs" / "encoders.md"

@@ -5,8 +5,8 @@ import importlib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+from helpers import ROOT
 from sparsification.errors import SparsificationError
 
 # They carry a fault to the place that tells it with its line, and never leave the recipe's reader.

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from helpers import ROOT
 from quickstart import make_model, quickstart
 from sparsification.manager import ScheduledModifierManager
 from sparsification.tasks.question_answering import arguments as arguments_qa
@@ -90,7 +90,7 @@ def test_run_qa_knows_the_flags_of_each_command():
     assert list(commands) == ["untrained", "teacher", "student"]
     for name in ("teacher", "student"):
         assert commands[name][:2] == ["python", "run_qa.py"]
-        *_, training_args, _ = arguments_qa.parse_arguments(commands[name][2:])
+        training_args = arguments_qa.parse_arguments(commands[name][2:]).training
         assert training_args.do_train and training_args.do_eval
     assert "quickstart/recipe.yaml" in commands["student"]
 

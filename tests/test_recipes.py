@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from test_sparse_trainer import SparseTrainer, arguments, make_data
 from transformers import (
     AutoModelForQuestionAnswering,
     BertConfig,
@@ -22,6 +20,8 @@ from transformers import (
     RobertaConfig,
 )
 
+from helpers import ROOT
+from helpers.trainers import SparseTrainer, arguments, make_data
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import (
     EpochRangeModifier,

@@ -25,8 +25,9 @@ from sparsification.check.timeline import Timeline
 from sparsification.errors import SparsificationError
 from sparsification.manager import ScheduledModifierManager
 from sparsification.model_io import named_class
+from sparsification.quantization.attention import AttentionQuantizers
 from sparsification.quantization.fake_quantize import FakeQuantize
-from sparsification.quantization.modules import AttentionQuantizers, fake_quant_enabled, fake_quantized_modules
+from sparsification.quantization.modules import fake_quant_enabled, fake_quantized_modules
 from sparsification.quiet import errors_only
 from sparsification.targets import ALL, TargetError, Targets
 
@@ -43,7 +44,7 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 # what a normal distribution leaves unused, since its rare large numbers set the scale.
 VALUE_BITS = {4: 29.7, 1: 6.8}
 # Saying where the zeros are costs deflate this multiple of the places' entropy. Measured on normal weights with zeros
-# at random places; `tests/test_check.py` repeats it.
+# at random places; `tests/check/test_report.py` repeats it.
 PLACE_BITS = {4: 3.0, 1: 1.9}
 
 
