@@ -14,7 +14,7 @@ from sparsification.check.rules import LintContext, LintWarning
 from sparsification.check.timeline import window_text
 from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, match_names
 
-_WHOLE = f"SparseML's own recipes leave both whole, {ENCODER} too"
+_WHOLE = f"{ENCODER} leaves both out, as SparseML's own recipes do"
 # In a regular expression: an escape, a class of characters, or a dot that stands alone.
 _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 

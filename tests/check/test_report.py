@@ -147,7 +147,7 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
         (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
         (RUN + PRUNING + "    leave_enabled: false\n", 3, "zeros fill up"),
-        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "come back at epoch 5"),
+        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "are restored at epoch 5"),
         (
             RUN + PRUNING.replace(r"\.", "."),
             3,
