@@ -1,4 +1,4 @@
-"""Layer dropping: the student is trained without some of the encoder's layers."""
+"""Layer dropping: whole encoder layers are removed from the model."""
 
 import copy
 import math
@@ -19,14 +19,14 @@ PER_LAYER = ("layer_types", "attention_window")
 
 @dataclass(kw_only=True)
 class LayerPruningModifier(Modifier):
-    """Drop whole layers from ``start_epoch`` on, and restore them at ``end_epoch`` if it is given.
+    """Drop whole layers at ``start_epoch``, and restore them at ``end_epoch`` if it is set.
 
-    The remaining layers are renumbered and the configuration is adapted (``num_hidden_layers``, and lists with one
-    entry for each layer), so that the saved model is a plain one with fewer layers. A layer without which the model's
-    class could not load the rest is refused: the first one of ModernBERT, which alone has no norm before its attention,
-    and the shared one of ALBERT. Layers that are dropped from epoch 0 for good are dropped before training; others keep
-    their weights, receive no gradients, and are not updated while they are dropped. Sajjad et al. 2020,
-    arXiv:2004.03844.
+    Sajjad et al. 2020, arXiv:2004.03844. The list of layers becomes shorter, the remaining layers are renumbered and
+    the configuration is adapted (``num_hidden_layers``, and settings with one entry for each layer), so that the saved
+    model is a plain model with fewer layers. Layers that are dropped from the start and for good are removed before
+    training. Otherwise they are only left out of the list while the modifier is active; the optimizer does not change
+    them then, because they have no gradients. A layer without which the model's class could not load the others is
+    refused: layer 0 of ModernBERT, the only one without a norm before its attention, and the shared layer of ALBERT.
     """
 
     layers: list[str] | str  # numbered as in the loaded model: __ENCODER__.1, bert.encoder.layer.1, or "re:" patterns
@@ -45,11 +45,11 @@ class LayerPruningModifier(Modifier):
 
     def initialize(self, targets: Targets) -> None:
         self._model = targets.model
-        self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the whole list, and which of it to drop
+        self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the full list, and the indices to drop
         for path, indices in targets.layers(self.layers).items():
             layers = targets.model.get_submodule(path)
             if len(indices) == len(layers):
-                raise ValueError(f"all {len(layers)} layers of {path} would be dropped")
+                raise ValueError(f"at least one layer of {path} must remain, got all {len(layers)} to drop")
             self._lists[path] = layers, indices
         settings = {key: targets.model.config.to_dict().get(key) for key in PER_LAYER}
         self._per_layer = {key: value for key, value in settings.items() if isinstance(value, list)}
@@ -79,9 +79,9 @@ class LayerPruningModifier(Modifier):
         self._set_active(self.is_active(now))
 
     def after_optimizer_step(self) -> None:
-        """Clear the gradients of dropped layers, or the optimizer would use those of the last step again.
+        """Clear the gradients of dropped layers, so that later steps do not use them.
 
-        It has used them once, as in SparseML.
+        The step in which the layers are dropped does use them, as in SparseML.
         """
         if self._dropped:
             for layers, indices in self._lists.values():
@@ -122,10 +122,9 @@ class LayerPruningModifier(Modifier):
                     module.layer_idx = index
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether the layers are dropped, and their weights if they were not dropped from the start.
+        """Whether the layers are dropped and, unless they are from the start, their weights, which the model lacks.
 
-        No plain checkpoint holds those weights. They are restored with the layers, and other modifiers may rank and
-        count them until the end.
+        They may be restored, and modifiers that prune them rank and count their weights until the end.
         """
         state = {"dropped": torch.tensor(self._dropped)}
         if self._dropped and self.active_range != (0.0, math.inf):
