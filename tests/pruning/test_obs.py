@@ -11,7 +11,7 @@ from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning import fisher
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 OBS = PRUNE.replace("GMPruning", "OBSPruning") + "    num_grads: 3\n"
 

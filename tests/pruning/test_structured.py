@@ -12,8 +12,9 @@ from helpers.recipes import DROP_LATE, PRUNE_ROWS, QUANTIZE, THIN
 from helpers.trainers import make_data, make_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import enable_fake_quant, load_quantization
-from sparsification.recipe.loader import RecipeError
+from sparsification.quantization.checkpoint import load_quantization
+from sparsification.quantization.modules import enable_fake_quant
+from sparsification.recipe.document import RecipeError
 
 ONCE = """
 modifiers:

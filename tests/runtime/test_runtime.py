@@ -33,7 +33,7 @@ from helpers.exports import (
 )
 from sparsification import runtime
 from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
-from sparsification.runtime.convert import DOMAIN, SparseGraphError, rewrite_sparse
+from sparsification.runtime.rewrite import DOMAIN, SparseGraphError, rewrite_sparse
 
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
