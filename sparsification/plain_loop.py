@@ -101,7 +101,7 @@ class PlainLoop:
         return self.manager.update_loss(loss, outputs, teacher_outputs, self.current_step, inputs.get("attention_mask"))
 
     def finalize(self) -> None:
-        """End the training: remove the hooks from the optimizer, and finalize the model."""
+        """End the training: the recipe leaves the optimizer and brings the model into its final state."""
         self.manager.finalize()
 
 
