@@ -1,72 +1,13 @@
-"""Which model and data do the tests share? A BERT of two small layers and a SQuAD of a few made-up paragraphs.
-
-Nothing is downloaded: the vocabulary is built from the texts below and the weights are random, from a fixed seed.
-"""
+"""Fixtures of all tests: a BERT of two small layers and a SQuAD of a few made-up paragraphs."""
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Before anything of Hugging Face is imported: tests never ask the network, and never share a cache with the user.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]  # the latter for golden_run.py
-
-PLACES = [
-    ("Oslo", "Norway", "fjord", 700000),
-    ("Lima", "Peru", "desert coast", 9700000),
-    ("Accra", "Ghana", "Gulf of Guinea", 2600000),
-    ("Hanoi", "Vietnam", "Red River", 8000000),
-    ("Quito", "Ecuador", "volcano Pichincha", 2700000),
-    ("Tunis", "Tunisia", "Lake of Tunis", 600000),
-    ("Riga", "Latvia", "Baltic Sea", 610000),
-    ("Bern", "Switzerland", "river Aare", 134000),
-]
-SENTENCES = "{city} is the capital of {country}. It lies beside the {water}, and {people} people live there."
-FILLER = " Visitors like the old town, the harbour and the market, which opens early on every day of the week."
-
-
-def squad_article(place: tuple[str, str, str, int], *, impossible: bool = False, long_context: bool = False) -> dict:
-    """Make one SQuAD article about one place, with three questions, and a fourth that has no answer."""
-    city, country, water, people = place
-    context = SENTENCES.format(city=city, country=country, water=water, people=people)
-    if long_context:
-        context = FILLER.strip() + FILLER * 2 + " " + context + FILLER * 2
-    asked = [
-        ("capital", f"What is the capital of {country}?", city),
-        ("water", f"What does {city} lie beside?", water),
-        ("people", f"How many people live in {city}?", str(people)),
-    ]
-    qas = [
-        {
-            "id": f"{city.lower()}-{name}",
-            "question": question,
-            "answers": [{"text": answer, "answer_start": context.index(answer)}],
-        }
-        for name, question, answer in asked
-    ]
-    if impossible:
-        for record in qas:
-            record["is_impossible"] = False
-        qas.append(
-            {"id": f"{city.lower()}-mayor", "question": "Who is the mayor?", "answers": [], "is_impossible": True}
-        )
-    return {"title": city, "paragraphs": [{"context": context, "qas": qas}]}
-
-
-def squad_json(places: list[tuple[str, str, str, int]], **kwargs: bool) -> dict:
-    """Make SQuAD's nested JSON about the places."""
-    return {"version": "test", "data": [squad_article(place, **kwargs) for place in places]}
+from helpers.data import PLACES, squad_json
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -76,7 +17,7 @@ def _own_settings() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     libraries = (transformers_logging, datasets.utils.logging)
-    scripts = [logging.getLogger(name) for name in ("stages_qa", "utils_qa")]
+    scripts = [logging.getLogger("sparsification")]
     before = [library.get_verbosity() for library in libraries], [script.level for script in scripts]
     bars = transformers_logging.is_progress_bar_enabled()
     with pytest.MonkeyPatch.context() as patch:
@@ -117,54 +58,19 @@ def tiny_squad_v2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build_tiny_tokenizer(padding_side: str = "right"):
-    """Build a lower-casing WordPiece tokenizer whose vocabulary is the words of the texts above."""
-    from transformers import BertTokenizerFast
-
-    texts = [json.dumps(squad_json(PLACES, impossible=True)) + FILLER]
-    words = sorted({"".join(c if c.isalnum() else " " for c in text).lower() for text in texts})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'\"-:()"]
-    for word in sorted(set(" ".join(words).split())):
-        if word not in vocabulary:
-            vocabulary.append(word)
-    for character in "abcdefghijklmnopqrstuvwxyz0123456789":
-        vocabulary += [piece for piece in (character, f"##{character}") if piece not in vocabulary]
-    return BertTokenizerFast(
-        vocab={token: index for index, token in enumerate(vocabulary)},
-        do_lower_case=True,
-        model_max_length=128,
-        padding_side=padding_side,
-    )
-
-
-def save_tiny_bert(folder: Path, hidden_size: int, positions: int) -> None:
-    """Save a random BERT for question answering, of two layers, and its tokenizer."""
-    import torch
-    from transformers import BertConfig, BertForQuestionAnswering
-
-    tokenizer = build_tiny_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=2 * hidden_size,
-        max_position_embeddings=positions,
-    )
-    torch.manual_seed(0)
-    BertForQuestionAnswering(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     """Give the tokenizer of tiny_model_dir."""
+    from helpers.models import build_tiny_tokenizer
+
     return build_tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a random BERT for question answering (2 layers, hidden size 32, 128 positions) and its tokenizer."""
+    from helpers.models import save_tiny_bert
+
     folder = tmp_path_factory.mktemp("tiny_bert")
     save_tiny_bert(folder, hidden_size=32, positions=128)
     return folder

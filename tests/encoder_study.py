@@ -23,27 +23,28 @@ import onnxruntime
 import regex
 import torch
 import transformers
-from conftest import PLACES, ROOT, squad_json
 from safetensors.torch import load_file
-from tiny_encoders import FAMILIES, save_tiny_encoder
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import run_qa
-from sparsification.quantization.modules import QUANTIZATION_FILE
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
+from helpers import ROOT
+from helpers.data import PLACES, squad_json
+from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
+from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 from sparsification.trainer import mixin
 
 PAGE = ROOT / "docs" / "encoders.md"
 COLUMNS = ("prune", "quantize", "ONNX", "sparse ONNX", "resume", "two processes")
 SPARSITY = 0.8
-# The matrices of every family's layers, whatever they are called.
-PRUNED = r".*layers?\.\d+\..*(?<!([nN]orm|wise|conv))\.weight"
+# The matrices of every family's encoder layers: found by name here, as a check of the token in the recipe.
+PRUNED = r"(?!.*decoder).*layers?\.\d+\..*(?<!([nN]orm|wise|conv))\.weight"
 PRUNE = f"""
 modifiers:
   - !EpochRangeModifier {{end_epoch: 2.0}}
   - !GMPruningModifier
-    params: ['re:{PRUNED}']
+    params: __ENCODER__
     final_sparsity: {SPARSITY}
     mask_type: [1, 4]
     start_epoch: 0.0

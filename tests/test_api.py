@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
 import sparsification
+from helpers import ROOT
 from sparsification.plain_loop import PlainLoop
 
 NAMES = [name for name in sparsification.__all__ if name != "__version__"]

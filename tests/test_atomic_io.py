@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from test_export import _bert, _export
-from test_quantization import quantized_model
 
+from helpers import ROOT
+from helpers.exports import _bert, _export, _quantize
 from sparsification.atomic_io import atomic_path, atomic_remove, atomic_replace, atomic_write_dir, atomic_write_text
 from sparsification.distillation.teacher_cache import TeacherCache
-from sparsification.quantization.modules import save_quantization
+from sparsification.quantization.checkpoint import save_quantization
 from sparsification.tasks.question_answering.nbest_json import write_json
 from sparsification.trainer.checkpoints import is_leftover
 
@@ -38,7 +37,7 @@ WRITERS = {
     "folder's files": write_folder,
     "folder": replace_folder,
     "answers": lambda folder: write_json(str(folder / "file"), {"a": 1}),
-    "quantization ranges": lambda folder: save_quantization(quantized_model()[0], folder),
+    "quantization ranges": lambda folder: save_quantization(_quantize(_bert()), folder),
     "teacher's logits": keep_logits,
     "exported model": lambda folder: _export(_bert(), folder),
 }

@@ -9,9 +9,9 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
 from golden_run import GOLDEN
 
+from helpers import ROOT
 from sparsification.arguments import SparsificationArguments
 from sparsification.modifiers import MODIFIERS, Modifier
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments

@@ -9,8 +9,9 @@ import crash_study
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_sparse_trainer import PRUNE, make_data, make_trainer
 
+from helpers.recipes import PRUNE
+from helpers.trainers import make_data, make_trainer
 from sparsification import atomic_io as saving
 from sparsification.atomic_io import SavingError
 from sparsification.trainer.checkpoints import checkpoint_error, checkpoints, remove_old_checkpoints

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 
+from helpers import ROOT
 from sparsification.modifiers import MODIFIERS
 
 spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")

@@ -3,7 +3,8 @@
 import encoder_study
 import onnx
 import pytest
-from tiny_encoders import FAMILIES, save_tiny_encoder
+
+from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 
 ROWS = {
     cells[0]: dict(zip(encoder_study.COLUMNS, cells[1:], strict=True))

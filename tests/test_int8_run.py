@@ -8,24 +8,19 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import ROOT
 from safetensors.torch import load_file
-from test_tutorial import save_model
 from transformers import AutoModelForQuestionAnswering
 
 import run_qa
+from helpers import ROOT
+from helpers.command_lines import squad_command
+from helpers.models import save_model
 from sparsification.export.onnx import ExportError
-from sparsification.quantization.modules import QUANTIZATION_FILE, QuantizationError
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE, QuantizationError
+from sparsification.tasks.errors import UsageError
 
 SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
-
-
-def command(squad: Path, *arguments: object) -> list[str]:
-    files = ("--train_file", squad / "train.json", "--validation_file", squad / "validation.json")
-    fixed = ("--max_seq_length", 64, "--doc_stride", 16, "--use_cpu", "--report_to", "none", "--learning_rate", 1e-3)
-    return [str(argument) for argument in (*files, *fixed, "--pad_to_max_length", False, *arguments)]
 
 
 def integers_in(path: Path) -> set[int]:
@@ -38,7 +33,7 @@ def trained(tmp_path_factory, tiny_squad):
     folder = tmp_path_factory.mktemp("int8")
     save_model(folder / "bert", layers=12)
     metrics = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", folder / "bert", "--distill_teacher", "self", "--recipe", RECIPE),
             *("--recipe_args", "num_epochs=8,init_lr=1e-3", "--do_train", "--do_eval", "--seed", 1),
@@ -68,7 +63,7 @@ def test_tutorial_recipe_leaves_a_plain_checkpoint_and_two_int8_files(trained):
 def test_saved_model_evaluates_and_exports_again_without_a_recipe(trained, tiny_squad, tmp_path):
     folder, metrics = trained
     again = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", folder / "out", "--do_eval", "--output_dir", tmp_path / "out"),
             *("--onnx_export_path", tmp_path / "onnx"),
@@ -87,7 +82,7 @@ def test_checkpoint_whose_ranges_still_move_is_not_exported(trained, tiny_squad,
     assert (moving / QUANTIZATION_FILE).exists()
     with pytest.raises(ExportError, match="still follow the data"):
         run_qa.main(
-            command(
+            squad_command(
                 tiny_squad,
                 *("--model_name_or_path", moving, "--do_eval", "--output_dir", tmp_path / "out"),
                 *("--onnx_export_path", tmp_path / "onnx"),
@@ -98,7 +93,7 @@ def test_checkpoint_whose_ranges_still_move_is_not_exported(trained, tiny_squad,
 
 def test_one_shot_calibrates_and_exports(tiny_model_dir, tiny_squad, tmp_path):
     metrics = run_qa.main(
-        command(
+        squad_command(
             tiny_squad,
             *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md", "--one_shot"),
             *("--do_eval", "--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx"),
@@ -111,7 +106,7 @@ def test_one_shot_calibrates_and_exports(tiny_model_dir, tiny_squad, tmp_path):
 
 
 def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tiny_squad, tmp_path):
-    arguments = command(
+    arguments = squad_command(
         tiny_squad,
         *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md", "--one_shot"),
         *("--do_eval", "--output_dir", tmp_path / "out"),
@@ -123,7 +118,7 @@ def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tin
 
 
 def test_two_processes_write_one_quantized_model(tiny_model_dir, tiny_squad, tmp_path):
-    arguments = command(
+    arguments = squad_command(
         tiny_squad,
         *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md"),
         *("--distill_teacher", "self", "--do_train", "--do_eval", "--per_device_train_batch_size", 2),
@@ -145,9 +140,9 @@ def test_damaged_ranges_are_one_message(trained, tiny_squad, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).write_bytes((folder / "out" / name).read_bytes())
     (tmp_path / "model" / QUANTIZATION_FILE).write_bytes((folder / "out" / QUANTIZATION_FILE).read_bytes()[:1000])
-    with pytest.raises(QuantizationError, match="does not hold the ranges"):
+    with pytest.raises(QuantizationError, match="is not a file of quantization ranges"):
         run_qa.main(
-            command(
+            squad_command(
                 tiny_squad, "--model_name_or_path", tmp_path / "model", "--do_eval", "--output_dir", tmp_path / "out"
             )
         )

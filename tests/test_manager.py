@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from test_sparse_trainer import SparseTrainer, arguments, make_data, make_model
 from torch import Tensor, nn
 from transformers import Trainer
 
+from helpers.trainers import SparseTrainer, arguments, make_data, make_model
 from sparsification.arguments import load_manager
 from sparsification.base import Modifier, TrainingStep
 from sparsification.manager import ScheduledModifierManager

@@ -1,10 +1,9 @@
-"""Is every row of docs/messages.md true: does the code print it, and does the test of that name look for it?"""
+"""Rows of docs/messages.md: the code prints each message, and the test of that name looks for it."""
 
 import ast
 import re
 
-import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 ROWS = [
     [cell.strip(" ") for cell in line.strip("|\n").split(" | ")]
@@ -20,23 +19,27 @@ def strings(node: ast.AST) -> str:
     return "\n".join(re.sub(r"\\(.)", r"\1", text) for text in texts)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
-def test_row_names_what_is_printed_and_a_test_that_looks_for_it(row):
-    _, printed, status, _, test = row
+def test_rows_name_what_is_printed_and_a_test_that_looks_for_it():
+    for row in ROWS:
+        check_row(*row)
+
+
+def check_row(wrong: str, printed: str, status: str, _: str, test: str) -> None:
     file, name = test.split("::")
     module = ast.parse((ROOT / "tests" / file).read_text())
     functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
-    assert name in functions
+    assert name in functions, f"{wrong}: {test} is no test"
     assert status in ("0", "1", "130")
     words = printed.strip("`")
     if words == "Traceback":  # Python's own word
         return
-    assert words in SOURCES
+    assert words in SOURCES, f"{wrong}: no module prints {words!r}"
     # In the test with its cases, or in a table of the module; what other functions look for proves nothing.
     tables = [strings(node) for node in module.body if isinstance(node, ast.Assign)]
-    if "from flag_cases import" in ast.unparse(module):
-        tables.append((ROOT / "tests" / "flag_cases.py").read_text())
-    assert words.strip(" ,;:") in "\n".join([strings(functions[name]), *tables])
+    if "from helpers.flag_cases import" in ast.unparse(module):
+        tables.append((ROOT / "tests" / "helpers" / "flag_cases.py").read_text())
+    looked_for = "\n".join([strings(functions[name]), *tables])
+    assert words.strip(" ,;:") in looked_for, f"{wrong}: {test} does not look for {words!r}"
 
 
 def test_every_error_of_a_run_has_its_rows():

@@ -4,14 +4,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
 
+from helpers.models import BART, SIZE
 from sparsification.model_io import input_names, position_limit, position_limit_of
 
-SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
 ENDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-BART = {
-    **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 20},
-    **{"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 32},
-}
 # Family: its configuration, and the tokens of the longest input.
 FAMILIES = {
     "bert": (SIZE | {"max_position_embeddings": 32}, 32),

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, build_tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import sparsification
+from helpers import ROOT
+from helpers.models import build_tiny_tokenizer
 from sparsification.check.report import check
 
 README = (ROOT / "README.md").read_text()

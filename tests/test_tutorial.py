@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PLACES, ROOT, build_tiny_tokenizer, squad_json
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering
 
 import run_qa
+from helpers import ROOT
+from helpers.data import PLACES, squad_json
+from helpers.models import save_model
 from sparsification.tasks.question_answering import sparse_trainer
 
 TEACHER = """
@@ -55,16 +57,6 @@ def folder(tmp_path_factory):
     (folder / "squad" / "dev-v1.1.json").write_text(json.dumps(squad_json(PLACES[6:])))
     save_model(folder / "bert-base-uncased", layers=12)
     return folder
-
-
-def save_model(path: Path, layers: int, seed: int = 0, **config) -> None:
-    """Save a thin BERT with ``layers`` layers and its tokenizer."""
-    tokenizer = build_tiny_tokenizer()
-    tokenizer.model_max_length = 512
-    torch.manual_seed(seed)
-    settings = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForQuestionAnswering(BertConfig(num_hidden_layers=layers, **settings | config)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
 
 
 def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:

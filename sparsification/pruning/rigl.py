@@ -1,8 +1,8 @@
-"""Can a network be sparse from the start, and still find out which weights it needs?"""
+"""RigL: sparse training that drops small weights and grows new ones by their gradients."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,24 +10,25 @@ from torch import Tensor
 
 from sparsification.base import TrainingStep
 from sparsification.pruning import masks
-from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
+from sparsification.pruning.gradient_sampling import GradientSampling, from_first_process
 from sparsification.pruning.masked_weights import first_moments
+from sparsification.pruning.scheduled import FinalSparsity, sparsity_groups
 from sparsification.targets import Targets
 
 Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
 
 
 def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strategy: Strategy) -> dict[str, float]:
-    """Share a sparsity out among weights, so that all of them together have it.
+    """Distribute a global sparsity over weights.
 
-    Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. By Erdos and Renyi's rule the
-    density of a weight is proportional to (rows + columns) / (rows x columns), so that small ones lose less. Where
-    that is more than all of a weight, it stays dense, and the others make up for it.
+    Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. With Erdos-Renyi the density of
+    a weight is proportional to (rows + columns) / (rows x columns), so that small weights are pruned less. A weight
+    whose density would exceed 1 stays dense, and the others are pruned more.
 
     Args:
         shapes: of the weights, by name.
         sparsity: fraction to prune of all of them together, in [0, 1].
-        strategy: ``uniform`` gives all the same; ``erdos_renyi_kernel`` counts a convolution's kernel, too.
+        strategy: ``uniform`` gives all weights the same; ``erdos_renyi_kernel`` also counts a convolution's kernel.
 
     Returns:
         Sparsity by name.
@@ -40,7 +41,7 @@ def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strateg
     density = {}
     for name, shape in shapes.items():
         if len(shape) < 2:
-            raise ValueError(f"{name}: sparsity_strategy '{strategy}' is for matrices, not for vectors")
+            raise ValueError(f"{name}: sparsity_strategy '{strategy}' needs a matrix, got a vector")
         sides = shape if strategy == "erdos_renyi_kernel" else shape[:2]
         density[name] = sum(sides) / math.prod(sides)
     budget = (1 - sparsity) * sum(map(math.prod, shapes.values()))
@@ -58,16 +59,16 @@ def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strateg
 
 
 def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction: float) -> Tensor:
-    """Rank the largest weights first, the others by their gradients.
+    """Scores of RigL: infinity for the largest weights, the size of the gradient for all others.
 
     Args:
         weight: any shape, zero where pruned.
-        gradient: of the loss, shaped like it.
+        gradient: of the loss, shaped like ``weight``.
         sparsity: fraction that will be pruned, in [0, 1].
-        fraction: of those that will be kept, how many the gradients choose, in [0, 1].
+        fraction: fraction of the kept weights that is chosen by gradient, in [0, 1].
 
     Returns:
-        Scores shaped like ``weight``: infinity for what stays by its size.
+        Scores shaped like ``weight``.
     """
     num_held = round((1 - (sparsity + (1 - sparsity) * fraction)) * weight.numel())  # rounded once, as in SparseML
     held = masks.unstructured_mask(weight.abs(), 1 - num_held / weight.numel())
@@ -75,45 +76,46 @@ def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction:
 
 
 @dataclass(kw_only=True)
-class RigLPruningModifier(GradientSampledPruning):
-    """Keep the sparsity and move the zeros: drop small weights, grow where the gradient is large (RigL).
+class RigLPruningModifier(GradientSampling):
+    """Train at a constant sparsity; each update drops small weights and grows those with large gradients (RigL).
 
-    Evci et al. 2020, arXiv:1911.11134. At each update a share of the weights that are kept, ``init_update_fraction``
-    at the start and less along half a cosine to none at the end, goes to those with the largest gradients among all
-    others, dropped ones included. What grows begins at zero. The first mask is made of the dense weights in the same
-    way. Where a small weight's share is more than all of it, the others make up for it; SparseML pruned more, then.
+    Evci et al. 2020, arXiv:1911.11134. At each update a fraction of the kept weights is replaced by those with the
+    largest gradients among all others, which include the weights just dropped. The fraction is
+    ``init_update_fraction`` at the start and falls to 0 at the end along half a cosine. New weights start at zero. The
+    first mask is computed from the dense weights in the same way. A weight whose density would exceed 1 stays dense and
+    the others are pruned more; in SparseML the total sparsity is higher in that case.
     """
 
-    final_sparsity: float | list[float] | dict[float, list[str] | str] = field()  # from start to end
+    params: list[str] | str
+    final_sparsity: FinalSparsity  # from start to end
+    update_frequency: float = 1.0
+    mask_type: Literal["unstructured"] = "unstructured"  # SparseML's key, unstructured only
+    global_sparsity: bool = False  # SparseML's key, must be false: sparsity_strategy sets the sparsity of each weight
+    leave_enabled: bool = True
+    grad_sampler_kwargs: dict[str, object] | None = None
     num_grads: int = 1  # batches whose gradients are summed
-    init_update_fraction: float = 0.3  # of the weights that are kept, the share replaced at the first update
-    sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how sparsity is shared out among the weights
-    momentum_buffer_reset: bool = True  # whether the optimizer's first moments of what grows begin anew
-    mask_type: Literal["unstructured"] = "unstructured"  # it has no other
-    global_sparsity: bool = False  # has to be false: sparsity_strategy says what each weight loses
-    init_sparsity: float = field(init=False, default=0.0)
-    inter_func: str = field(init=False, default="linear")
+    init_update_fraction: float = 0.3  # fraction of the kept weights that the first update replaces
+    sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how the sparsity is distributed over the weights
+    momentum_buffer_reset: bool = True  # whether the optimizer's first moments of new weights are zeroed
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.global_sparsity:
-            raise ValueError("sparsity_strategy says what each weight loses: it needs global_sparsity False")
+            raise ValueError("global_sparsity must be false: sparsity_strategy sets the sparsity of each weight")
         if self.num_grads < 1:
-            raise ValueError(f"num_grads {self.num_grads} is not 1 or more")
+            raise ValueError(f"num_grads must be at least 1, got {self.num_grads}")
         if not 0 <= self.init_update_fraction <= 1:
-            raise ValueError(f"init_update_fraction {self.init_update_fraction:g} is no fraction between 0 and 1")
-        self._fraction = 0.0
-        self._growth: dict[str, Tensor] = {}  # the sampled gradients, while masks are made
-        self._grown: dict[str, Tensor] = {}  # what the last masks let learn again
+            raise ValueError(f"init_update_fraction must be in [0, 1], got {self.init_update_fraction:g}")
+        self._grown: dict[str, Tensor] = {}  # bool masks of the weights that the last update grew
+
+    def groups(self) -> list[tuple[float, list[str]]]:
+        return sparsity_groups(self.params, self.final_sparsity)
 
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
         for final, patterns in self.groups():
             shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
             self._final |= allocate_sparsity(shapes, final, self.sparsity_strategy)
-
-    def sparsity_at(self, x: float, init: float, final: float) -> float:
-        return final
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         super().update(now, optimizer)
@@ -123,28 +125,24 @@ class RigLPruningModifier(GradientSampledPruning):
                     moment.masked_fill_(grown, 0.0)
         self._grown.clear()
 
-    def _step_schedule(self, x: float, step: int) -> None:
-        self._fraction = self.init_update_fraction * (1 + math.cos(math.pi * x)) / 2
-        if self._fraction > 0:  # the last masks need no gradients
-            self._sample(step)
-        super()._step_schedule(x, step)
-        self._growth.clear()
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
+        fraction = self.init_update_fraction * (1 + math.cos(math.pi * progress)) / 2
+        growth = self._sample(step) if fraction > 0 else {}  # the last masks need no gradients
+        keeps = {}
+        for name, sparsity in targets.items():
+            weight = self.masked.weights[name].detach()
+            scores = regrowth_scores(weight, growth[name], sparsity, fraction) if growth else weight.abs()
+            keeps[name] = masks.unstructured_mask(scores, sparsity)
+        self._grown = {name: keep & ~self.masked.mask(name) for name, keep in keeps.items()}
+        return keeps
 
-    def _sample(self, step: int) -> None:
-        self._growth = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
+    def _sample(self, step: int) -> dict[str, Tensor]:
+        """Sum the gradients of ``num_grads`` batches, by weight."""
+        growth = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
         for gradients in self._gradients(self.num_grads, (step, 1)):
             for name, gradient in gradients.items():
-                self._growth[name] += gradient
-        for name, total in self._growth.items():
+                growth[name] += gradient
+        for name, total in growth.items():
             if not from_first_process(total).isfinite().all():
-                raise ValueError(f"{name}: a gradient is not finite; has the loss become nan?")
-
-    def _score(self, name: str) -> Tensor:
-        weight = self.masked.weights[name].detach()
-        if not self._growth:
-            return weight.abs()
-        return regrowth_scores(weight, self._growth[name], self._final[name], self._fraction)
-
-    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
-        self._grown = {name: keep & ~self.masked.mask(name) for name, keep in keeps.items()}
-        super()._apply_masks(keeps)
+                raise ValueError(f"{name}: a gradient is not finite: is the loss nan?")
+        return growth

@@ -7,15 +7,16 @@ from sparsification.atomic_io import atomic_write_text
 from sparsification.report.page import html_charts, html_page, html_table
 from sparsification.report.pareto import draw_pareto, pareto_panels
 from sparsification.report.plots import to_svg
-from sparsification.report.results import ReportError, RunResult, load_result
+from sparsification.report.results import ReportError, RunResult
 from sparsification.report.tables import Table, model_table, plain
+from sparsification.report.unreported import load_results
 
 
 def compare(folders: Sequence[Path], plot: Path | None = None) -> str:
     """Put runs side by side, the least sparse first.
 
     Args:
-        folders: output folders of runs by a recipe.
+        folders: output folders of runs, at least one with a recipe.
         plot: file for Pareto plots of score against latency and size: .png, .svg or .pdf for a picture of both side by
             side, .html for a page with the table that also fits a phone.
 
@@ -25,7 +26,7 @@ def compare(folders: Sequence[Path], plot: Path | None = None) -> str:
     Raises:
         ReportError: a folder has no report, or the plot cannot be drawn or written.
     """
-    runs = [load_result(folder) for folder in folders]
+    runs = load_results(folders)
     table = comparison(runs)
     lines = [plain(table), *_remarks(runs)]
     if plot is not None:

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 from transformers.integrations.integration_utils import rewrite_logs
 
-from sparsification.recipe.loader import Recipe
+from sparsification.recipe.model import Recipe
 from sparsification.report.tables import Table
 
 # Results of the teacher, of exported models and of the last measurements: one value for each run.

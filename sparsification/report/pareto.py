@@ -19,6 +19,7 @@ PANEL_SIZE = (4.6, 3.5)  # of one plot, inches
 ENGINES = {
     "teacher": ("PyTorch", "o"),
     "student": ("PyTorch", "o"),
+    "model": ("PyTorch", "o"),  # of a run without a recipe
     "ONNX": ("ONNX Runtime", "s"),
     "ONNX sparse": ("ONNX Runtime, sparse", "D"),
 }
@@ -85,8 +86,8 @@ def pareto_panels(runs: Sequence[RunResult]) -> list[ParetoPanel]:
     panels = []
     for title, x_label, measure in kinds:
         points = [
-            Point(name, ENGINES[model.name][0], model.name == "teacher", x, model.scores[label])
-            for name, model in models
+            Point(name, ENGINES[model.name][0], is_dense, x, model.scores[label])
+            for name, is_dense, model in models
             if (x := measure(model)) is not None and label in model.scores
         ]
         if title.endswith("size"):  # of the files of one run the smallest: it is what is deployed
@@ -120,17 +121,32 @@ def draw_pareto(panels: Sequence[ParetoPanel]) -> Figure:
     return figure
 
 
-def _models(runs: Sequence[RunResult]) -> list[tuple[str, ModelResult]]:
-    """All models with the names they are shown by, each teacher once."""
-    teachers: dict[tuple, ModelResult] = {}
+def _models(runs: Sequence[RunResult]) -> list[tuple[str, bool, ModelResult]]:
+    """All models with the names that they are shown by, and whether they are dense; each teacher once.
+
+    A teacher whose own run is among the runs has the name of that run. Its measurements in the reports of its students
+    take the place of those of its own run, which has no latency.
+    """
+    teachers: dict[tuple[object, ...], ModelResult] = {}
     for run in runs:
         teacher = run.model("teacher")
         if teacher is not None:
-            teachers.setdefault((tuple(teacher.scores.items()), teacher.parameters, teacher.gzipped), teacher)
-    names = [f"dense teacher {number}" for number in range(1, len(teachers) + 1)]
-    names = names if len(names) > 1 else ["dense teacher"] * len(names)
-    students = [(run.name, model) for run in runs for model in run.models if model.name != "teacher"]
-    return [*zip(names, teachers.values(), strict=True), *students]
+            teachers.setdefault((*teacher.scores.values(), teacher.parameters), teacher)
+    own_runs = {
+        (*model.scores.values(), model.parameters): run.name
+        for run in runs
+        if (model := run.model("model")) is not None
+    }
+    numbers = [""] if len(teachers) == 1 else [f" {number}" for number in range(1, len(teachers) + 1)]
+    names = {key: own_runs.get(key, f"dense teacher{number}") for key, number in zip(teachers, numbers, strict=False)}
+    models = [(names[key], True, teacher) for key, teacher in teachers.items()]
+    for run in runs:
+        is_known = run.name in names.values()
+        for model in run.models:
+            if model.name != "teacher" and not (is_known and model.name == "model"):
+                is_dense = is_known or ("model" in (m.name for m in run.models) and not model.sparsity)
+                models.append((run.name, is_dense, model))
+    return models
 
 
 def _colors(panels: Sequence[ParetoPanel]) -> dict[str, str]:
@@ -146,7 +162,7 @@ def _legend(panels: Sequence[ParetoPanel]) -> list[Line2D]:
     markers = dict(ENGINES.values())
     handles = [Line2D([], [], color=GREY, marker=markers[name], linestyle="", label=name) for name in engines]
     if any(point.is_dense for point in points):
-        handles.append(Line2D([], [], color="black", marker="*", markersize=9, linestyle="", label="dense (PyTorch)"))
+        handles.append(Line2D([], [], color="black", marker="*", markersize=9, linestyle="", label="dense"))
     return [*handles, Line2D([], [], label="Pareto front", **_FRONT)]
 
 

@@ -72,14 +72,16 @@ MIN_TEXT_HEIGHT = 8
 def train(folder: Path) -> Path:
     """Train a tiny model by a recipe with Trackio watching, and give its output folder."""
     sys.path.insert(0, str(ROOT / "tests"))
-    import conftest
     from transformers import BertConfig, BertForQuestionAnswering
 
-    tokenizer = conftest.build_tiny_tokenizer()
+    from helpers.data import PLACES, squad_json
+    from helpers.models import build_tiny_tokenizer
+
+    tokenizer = build_tiny_tokenizer()
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     BertForQuestionAnswering(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    (folder / "train.json").write_text(json.dumps(conftest.squad_json(conftest.PLACES)))
+    (folder / "train.json").write_text(json.dumps(squad_json(PLACES)))
     (folder / "recipe.yaml").write_text(RECIPE)
     command = [sys.executable, ROOT / "run_qa.py", "--model_name_or_path", folder / "model"]
     command += ["--train_file", folder / "train.json", "--validation_file", folder / "train.json"]

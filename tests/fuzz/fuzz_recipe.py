@@ -12,6 +12,7 @@ tests/robustness.md tells what the runs have found.
 """
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -35,8 +36,10 @@ with atheris.instrument_imports(include=["sparsification", "yaml"]):
     from sparsification.recipe.loader import load_recipe
     from sparsification.targets import Targets
 
-from test_recipe import GOLDEN, HOSTILE  # noqa: E402
-from test_sparse_trainer import EVERYTHING, make_model  # noqa: E402
+from helpers import GOLDEN  # noqa: E402
+from helpers.hostile_recipes import HOSTILE  # noqa: E402
+from helpers.recipes import EVERYTHING  # noqa: E402
+from helpers.trainers import make_model  # noqa: E402
 
 SECONDS = 1.0  # of the processor, instrumentation included
 FORBIDDEN = ("open", "exec", "import", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pickle.", "code.")
@@ -111,7 +114,8 @@ def main() -> None:
     corpus = Path("corpus")
     corpus.mkdir(exist_ok=True)
     seeds = [path.read_text().split("---")[1] for path in (ROOT / "recipes").glob("bert*.md")]
-    seeds += [f"{case['recipe']}\x01{case['recipe_args'] or ''}" for case in GOLDEN.values() if "recipe" in case]
+    recorded = json.loads((GOLDEN / "recipes/recipes.json").read_text())
+    seeds += [f"{case['recipe']}\x01{case['recipe_args'] or ''}" for case in recorded.values() if "recipe" in case]
     seeds += [*HOSTILE.values(), *EVERYTHING.values()]
     for seed in seeds:
         if len(seed) < 3000:

@@ -1,0 +1,101 @@
+// Data structures and memory layout of the kernels: shared by the code for each CPU and by the selection among them.
+//
+// Tokens lie in the lanes of a vector, and a lane's four bytes are four adjacent inputs of its token. One instruction
+// multiplies them by four weights, the same for all tokens, and adds the products to each token's sum. A 1x4 block of
+// weights is one such instruction for 16 tokens, so the work is proportional to the number of non-zero blocks, whatever
+// their pattern. In softmax, queries lie in the lanes and keys follow each other: no sum runs across a vector.
+//
+// A tile of kTokens tokens is first transposed into a panel: for each group of four inputs, kTokens times four bytes.
+// Slices of a panel, at most kSliceGroups groups, stay in the first-level cache while all rows of the weight are read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+constexpr int kTokens = 32;                    // in a tile
+constexpr int kGroupBytes = 4 * kTokens;       // of a panel: four inputs of each token
+constexpr int kSliceGroups = 200;              // in a slice: 25 KB of a panel
+constexpr int kPartRows = 64;                  // outputs in a part: 8 KB of sums
+constexpr int kStep = 4;                       // blocks that the innermost loop takes at once
+constexpr int64_t kMaxInputs = 65536;          // 255 * 128 * 65536 fits in an int32
+constexpr int64_t kMaxKeys = 32768;            // 255 * 255 * 32768, too
+
+// Scale and zero point of a uint8 tensor, and what is derived from them.
+struct QuantParams {
+  float scale, reciprocal, low, high;  // low and high: the smallest and largest value
+  int32_t zero;
+};
+static inline QuantParams make_quant_params(float scale, int zero) {
+  return {scale, 1.0f / scale, (float)-zero * scale, (float)(255 - zero) * scale, zero};
+}
+
+// How the sums of a Linear layer become its output. All arrays are as long as the padded outputs.
+struct Epilogue {
+  const float* scale;  // of the sums
+  const float* bias;
+  bool gelu;
+  const QuantParams* output_params; // null: the output stays in fp32
+};
+
+// A sparse weight as the kernels read it. Parts of kPartRows outputs, slices of slice_groups groups of inputs; in each,
+// rows are ordered by their number of blocks, so that the branch at a row's end is predicted.
+struct SparseWeight {
+  int64_t inputs, outputs;
+  int64_t groups, slice_groups, slices, parts;
+  const int32_t* row_sums;    // [parts * kPartRows] of the weights
+  const uint16_t* order;      // [slices][parts][kPartRows] which row of the part comes next
+  const uint16_t* steps;      // [slices][parts][kPartRows] how many times kStep blocks it has
+  const uint32_t* first;      // [slices][parts] its first block
+  const uint16_t* offsets;    // [blocks] where in the slice's panel a block's inputs are, in bytes
+  const int32_t* values;      // [blocks] its four weights
+};
+
+struct Linear {
+  SparseWeight weight;
+  Epilogue epilogue;
+  int input_zero;
+};
+
+struct Attention {
+  const uint8_t *query, *key, *value;  // [batch, length, row stride], the heads one after another
+  int64_t query_stride, key_stride, value_stride;
+  uint8_t key_flip, value_flip;        // 0x80 if stored as uint8, 0 if as int8
+  const float* mask;                   // added to the scores
+  int64_t mask_batch_stride, mask_query_stride;  // 0 where it is the same for all
+  int64_t length, heads, head_size;
+  int query_zero, key_zero, value_zero;
+  float score_scale, context_scale;
+  QuantParams probability_params, output_params;
+  uint8_t* output;                     // [batch, length, heads * head_size]
+};
+
+struct AddNorm {
+  const float *a, *b;                  // [rows, size] and [b_rows, size]: b repeats itself
+  int64_t b_rows;
+  const float *gamma, *beta;
+  int64_t size;
+  float epsilon;
+  float* output;                       // [rows, size]
+  uint8_t* integers;                   // the same, quantized
+  QuantParams output_params;
+};
+
+// The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.
+struct Kernels {
+  const char* name;
+  // A tile of tokens, and the outputs of the parts from first_part on.
+  void (*linear)(const Linear&, const uint8_t* x, int64_t tokens, int64_t tile, int64_t first_part, int64_t end_part,
+                 void* output, void* scratch);
+  // A head of a row of the batch.
+  void (*attention)(const Attention&, int64_t batch, int64_t head, void* scratch);
+  void (*add_norm)(const AddNorm&, int64_t first_row, int64_t end_row);
+};
+
+static inline size_t linear_scratch(const SparseWeight& weight, int64_t parts) {
+  return (size_t)weight.groups * kGroupBytes + (size_t)parts * kPartRows * kTokens * 4;
+}
+static inline size_t attention_scratch(const Attention& a) {
+  size_t keys = (a.length + 7) / 8 * 8, size = (a.head_size + 15) / 16 * 16;
+  // keys and values in bytes, their sums, the scores and mask of 16 queries, probabilities, queries
+  return 2 * keys * size + 4 * (keys + size) + 2 * 64 * keys + 16 * keys + size * kTokens + 1024;
+}

@@ -1,0 +1,355 @@
+"""Quantization-aware training on its own terms; tests/parity has it against SparseML."""
+
+import copy
+import json
+
+import pytest
+import torch
+from golden_run import load_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModelForQuestionAnswering, BertConfig, RobertaConfig
+
+from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.modifiers import TrainingStep
+from sparsification.quantization.checkpoint import QuantizationError, load_quantization, save_quantization
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs, calculate_qparams
+from sparsification.quantization.modules import (
+    enable_fake_quant,
+    fake_quant_enabled,
+    fake_quantized_modules,
+    quantizers,
+)
+from sparsification.quantization.scheme import SCHEMES, Scheme
+from sparsification.recipe.document import RecipeError
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.3, 1.7), (0.2, 1.0), (-1.0, -0.5), (0.0, 0.0), (-7e-9, 3e-9)])
+@pytest.mark.parametrize(
+    "qargs", [QuantizationArgs(symmetric=True), QuantizationArgs(symmetric=False), QuantizationArgs(bits=4)]
+)
+def test_grid_covers_the_range_and_holds_zero(low, high, qargs):
+    scale, zero_point = calculate_qparams(torch.tensor(low), torch.tensor(high), qargs)
+    assert scale > 0
+    assert qargs.quant_min <= zero_point <= qargs.quant_max
+    for end in (low, high, 0.0):
+        nearest = torch.round(torch.tensor(end) / scale) + zero_point
+        inside = nearest.clamp(qargs.quant_min, qargs.quant_max)
+        assert abs(float((inside - zero_point) * scale) - end) <= float(scale)  # one step at the ends, 0 for 0
+    assert float((zero_point - zero_point) * scale) == 0.0
+
+
+@pytest.mark.parametrize(
+    "qargs",
+    [
+        QuantizationArgs(),
+        QuantizationArgs(symmetric=False),
+        QuantizationArgs(per_channel=True),
+        QuantizationArgs(bits=7),
+    ],
+)
+def test_integers_are_what_rounding_rounds_to(qargs):
+    x = torch.randn(6, 50)
+    quantizer = FakeQuantize(qargs, 6)
+    quantizer.observe(x * 0.8)
+    shape = (6, 1) if qargs.per_channel else ()
+    integers = quantizer.quantize(x)
+    assert integers.dtype == (torch.int8 if qargs.symmetric else torch.uint8)
+    assert integers.float().max() <= qargs.quant_max and integers.float().min() >= qargs.quant_min
+    numbers = (integers.float() - quantizer.zero_point.reshape(shape)) * quantizer.scale.reshape(shape)
+    torch.testing.assert_close(numbers, quantizer.fake_quantize(x), rtol=0, atol=1e-6)
+    assert (numbers - x).abs()[x.abs() < 0.5].max() <= quantizer.scale.max() / 2 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "qargs",
+    [
+        QuantizationArgs(),
+        QuantizationArgs(symmetric=False),
+        QuantizationArgs(per_channel=True),
+        QuantizationArgs(bits=4),
+    ],
+)
+@pytest.mark.parametrize("shape", [(6, 50), (6, 3, 4, 17)])
+def test_rounding_on_a_cpu_is_torchs_own_bit_by_bit(qargs, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    quantizer = FakeQuantize(qargs, 6)
+    quantizer.observe(x * 0.5)  # so that some of it lies outside
+    x.flatten()[:2] = torch.stack([quantizer.min_val.flatten()[0], quantizer.max_val.flatten()[0]])  # some on the edge
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ends = qargs.quant_min, qargs.quant_max
+    if qargs.per_channel:
+        expected = torch.fake_quantize_per_channel_affine(theirs, quantizer.scale, quantizer.zero_point, 0, *ends)
+    else:
+        expected = torch.fake_quantize_per_tensor_affine(theirs, quantizer.scale, quantizer.zero_point, *ends)
+    rounded = quantizer(ours)
+    assert torch.equal(rounded, expected)
+    gradient = torch.randn(shape)
+    rounded.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(ours.grad, theirs.grad)
+    assert 0 < int((ours.grad == 0).sum()) < x.numel() / 2
+
+
+RECIPE = """
+modifiers:
+  - !QuantizationModifier
+      start_epoch: {start}
+      disable_quantization_observer_epoch: {frozen}
+      submodules: [bert.embeddings, bert.encoder, qa_outputs]
+"""
+
+
+def batch(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 100, (4, 16), generator=generator)
+    mask = torch.ones(4, 16, dtype=torch.long)
+    mask[1, 10:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def quantized_model(recipe: str = RECIPE.format(start=0, frozen=1), batches: int = 3):
+    model = load_model("model_student")
+    manager = ScheduledModifierManager.from_yaml(recipe)
+    manager.initialize(model)
+    manager.on_train_begin(TrainingStep(0, 10))
+    for seed in range(batches):
+        model(**batch(seed))
+    manager.finalize()
+    return model.eval(), manager
+
+
+def test_only_inputs_and_weights_are_quantized_unless_outputs_are_asked_for():
+    model, _ = quantized_model()
+    kinds = {name.rsplit(".", 1)[1] for name in quantizers(model)}
+    assert kinds == {"weight_quantizer", "input_quantizer", "query", "key", "probabilities", "value"}
+    asked, _ = quantized_model(RECIPE.format(start=0, frozen=1) + "      quantize_linear_activations: True\n")
+    assert "qa_outputs.output_quantizer" in quantizers(asked)
+    assert not any("embeddings" in name for name in set(quantizers(asked)) - set(quantizers(model)))
+
+
+def test_before_its_start_the_model_is_the_plain_one_bit_by_bit():
+    plain, model = load_model("model_student"), load_model("model_student")
+    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=1, frozen=2))
+    manager.initialize(model)
+    manager.on_train_begin(TrainingStep(0, 10))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(plain(**batch()).start_logits, model(**batch()).start_logits)
+    assert list(plain.state_dict()) == list(model.state_dict())
+    assert model.config._attn_implementation == plain.config._attn_implementation
+
+
+def test_switches_are_functions_of_the_step_alone():
+    seen = {}
+    for start in range(25):
+        model = load_model("model_student")
+        manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=1))
+        manager.initialize(model)
+        manager.on_train_begin(TrainingStep(start, 10))
+        for step in range(start, 25):
+            now = fake_quant_enabled(model), next(iter(quantizers(model).values())).observer_enabled
+            assert seen.setdefault(step, now) == now
+            manager.update(TrainingStep(step, 10), None)
+    assert next(step for step, (quantizing, _) in seen.items() if quantizing) == 6
+    assert [step for step, (_, observing) in seen.items() if observing] == [6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("frozen", [0.5, 0.55])
+def test_at_least_one_step_is_observed_however_short_the_run(frozen):
+    model = load_model("model_student")
+    manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=0.5, frozen=frozen))
+    manager.initialize(model)
+    manager.on_train_begin(TrainingStep(0, 10))
+    seen = []
+    for step in range(10):
+        seen.append(next(iter(quantizers(model).values())).observer_enabled)
+        manager.update(TrainingStep(step, 10), None)
+    assert seen == [step == 6 for step in range(10)]
+
+
+def test_ranges_stand_still_in_evaluation_and_once_frozen():
+    model, manager = quantized_model()
+    ranges = copy.deepcopy(manager.state_dict())
+    assert ranges
+    for training in (False, True):
+        model.train(training)(**batch(99))
+        assert all(torch.equal(ranges[name], tensor) for name, tensor in manager.state_dict().items())
+
+
+def test_autocast_does_not_reach_what_is_fake_quantized():
+    model, _ = quantized_model()
+    layer = model.bert.encoder.layer[0].intermediate.dense
+    x = torch.randn(2, 3, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x.bfloat16())
+    assert output.dtype == torch.float32
+    rounded = layer.input_quantizer.fake_quantize(x.bfloat16().float())
+    expected = F.linear(rounded, layer.weight_quantizer.fake_quantize(layer.weight), layer.bias)
+    assert torch.equal(output, expected)
+
+
+def test_gradients_pass_within_the_range_and_stop_outside():
+    quantizer = FakeQuantize(QuantizationArgs(symmetric=False))
+    quantizer.observe(torch.tensor([-1.0, 1.0]))
+    x = torch.tensor([-5.0, -0.5, 0.0, 0.7, 5.0], requires_grad=True)
+    quantizer(x).sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+
+
+def test_saved_model_is_quantized_again_bit_by_bit_and_its_checkpoint_is_plain(tmp_path):
+    model, _ = quantized_model()
+    model.save_pretrained(tmp_path)
+    save_quantization(model, tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    fp32 = loaded(**batch()).start_logits
+    enable_fake_quant(model, False)
+    assert torch.allclose(fp32, model(**batch()).start_logits, atol=1e-6)  # sdpa against eager
+    assert load_quantization(loaded, tmp_path)
+    enable_fake_quant(model, True)
+    assert torch.equal(loaded(**batch()).start_logits, model(**batch()).start_logits)
+    assert not torch.equal(fp32, loaded(**batch()).start_logits)
+
+
+def test_saving_a_model_that_does_not_quantize_leaves_no_ranges_behind(tmp_path):
+    model, _ = quantized_model()
+    save_quantization(model, tmp_path)
+    enable_fake_quant(model, False)
+    save_quantization(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert not load_quantization(load_model("model_student"), tmp_path)
+
+
+@pytest.mark.parametrize("bits", [10**12, 9, 1, -3, "8", 8.0, None, True])
+def test_number_of_bits_in_a_file_is_checked_before_it_is_a_power_of_2(bits, tmp_path):
+    save_quantization(quantized_model()[0], tmp_path)
+    path = tmp_path / "quantization.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    schemes = json.loads(metadata["schemes"])
+    next(qargs for scheme in schemes.values() for qargs in scheme.values() if qargs)["bits"] = bits
+    save_file(load_file(path), path, metadata | {"schemes": json.dumps(schemes)})
+    with pytest.raises(QuantizationError, match=r"bits must be 2 to 8, got "):
+        load_quantization(load_model("model_student"), tmp_path)
+
+
+def test_ranges_of_another_model_are_refused(tmp_path):
+    model, _ = quantized_model()
+    save_quantization(model, tmp_path)
+    other = load_model("model_student")
+    del other.bert.encoder.layer[2:]
+    with pytest.raises(QuantizationError, match="was not saved with this model"):
+        load_quantization(other, tmp_path)
+    (tmp_path / "quantization.safetensors").write_bytes(b"no such thing")
+    with pytest.raises(QuantizationError, match="is not a file of quantization ranges"):
+        load_quantization(load_model("model_student"), tmp_path)
+
+
+def test_series_for_dashboards():
+    model, manager = quantized_model(RECIPE.format(start=0, frozen=1) + "      log_types: __ALL__\n")
+    series = manager.metrics(TrainingStep(20, 10))
+    assert series["QuantizationModifier/num_fake_quantize_global"] == len(quantizers(model))
+    assert series["QuantizationModifier/qat_observers_disabled"] == 1.0
+    assert series["QuantizationModifier/qa_outputs/num_bits"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("end_epoch: 3", "end_epoch must be -1, got 3: quantization has no end"),
+        ("start_epoch: 3\n      disable_quantization_observer_epoch: 2", "observers would see no data"),
+        (
+            "num_calibration_steps: 0",
+            "num_calibration_steps must be at least 1, got 0: the observers would see no data",
+        ),
+        ("weight_bits: 16", "weight_bits must be in 2 to 8, got 16"),
+        ("activation_bits: 4", "activation_bits must be 8, got 4"),
+        ("scheme: fastest", "scheme must be default, deepsparse, tensorrt or a mapping, got 'fastest'"),
+        ("scheme: {weigths: {num_bits: 8}}", "scheme has no key 'weigths'"),
+        ("scheme: {weights: {num_bits: 3.5}}", "num_bits must be an integer, got 3.5"),
+        ("scheme: {weights: {strategy: row}}", "strategy must be tensor or channel"),
+        ("scheme: {input_activations: {strategy: channel}}", "strategy must be tensor for activations, got channel"),
+        ("scheme: default\n      submodules: [bert]", "submodules is a legacy key and cannot be combined with scheme"),
+    ],
+)
+def test_impossible_recipes_are_refused_when_they_are_read(keys, message):
+    with pytest.raises(RecipeError, match=message):
+        ScheduledModifierManager.from_yaml(f"modifiers:\n  - !QuantizationModifier\n      {keys}\n")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("submodules: [bert.encodr]", "no submodule matches 'bert.encodr'; did you mean 'bert.encoder'"),
+        ("ignore: [LayerNrm]", "no module or module type matches 'LayerNrm'"),
+        ("scheme_overrides: {Conv2d: default}", "scheme_overrides: no module or module type matches 'Conv2d'"),
+        ("custom_quantizable_module_types: [GELUActivation]", "modules of type GELUActivation cannot be quantized"),
+        ("submodules: [bert.embeddings.dropout]", "the recipe quantizes no Linear, Embedding or attention module"),
+    ],
+)
+def test_recipes_that_do_not_fit_the_model_are_refused_before_training(keys, message):
+    manager = ScheduledModifierManager.from_yaml(f"modifiers:\n  - !QuantizationModifier\n      {keys}\n")
+    with pytest.raises(ManagerError, match=message):
+        manager.initialize(load_model("model_student"))
+
+
+@pytest.mark.parametrize("nothing", ["null", "None", "'null'"])
+def test_what_sparseml_writes_for_a_tensor_that_is_left_alone(nothing):
+    """``str(manager)`` of 1.8.0 has {'input_activations': None, ...}, which YAML reads as the word."""
+    left = f"{{'input_activations': {nothing}, 'weights': {nothing}, 'output_activations': {nothing}, "
+    left += f"'target_hardware': {nothing}}}"
+    recipe = f"modifiers:\n  - !QuantizationModifier\n      scheme_overrides: {{'Embedding': {left}}}\n"
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(recipe).initialize(model)
+    kinds = {type(module).__name__ for _, module in fake_quantized_modules(model)}
+    assert kinds == {"FakeQuantizedLinear", "AttentionQuantizers"}
+
+
+def test_an_override_of_null_is_the_default_scheme_as_in_sparseml():
+    recipe = "modifiers:\n  - !QuantizationModifier\n      scheme: {weights: null, input_activations: null}\n"
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(recipe + "      scheme_overrides: {qa_outputs: null}\n").initialize(model)
+    ((name, module),) = fake_quantized_modules(model)
+    assert (name, module.scheme) == ("qa_outputs", SCHEMES["default"])
+
+
+def test_ignore_need_not_match_if_not_strict():
+    recipe = "modifiers:\n  - !QuantizationModifier\n      ignore: [Tanh, QATMatMul]\n      strict: False\n"
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(recipe).initialize(model)
+    assert not any("matmul" in name for name in quantizers(model))
+
+
+@pytest.mark.parametrize(
+    ("keys", "in_encoder", "others"),
+    [
+        ("submodules: [__ENCODER__]", True, False),
+        ("ignore: [__ENCODER__]", False, True),
+        ("ignore: [__ENCODER__.0, Embedding, qa_outputs]", False, False),
+        ("scheme_overrides: {__ENCODER__.0: {weights: {num_bits: 4, symmetric: true}}}", True, True),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["bert", "roberta"])
+def test_encoder_token_stands_for_the_layers_of_any_model(keys, in_encoder, others, prefix):
+    config = {"bert": BertConfig, "roberta": RobertaConfig}[prefix](
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    model = AutoModelForQuestionAnswering.from_config(config)
+    text = f"modifiers:\n  - !QuantizationModifier\n      start_epoch: 0.0\n      {keys}\n"
+    ScheduledModifierManager.from_yaml(text).initialize(model)
+    schemes = {name: module.scheme for name, module in fake_quantized_modules(model)}
+    quantized = {name: scheme for name, scheme in schemes.items() if scheme != Scheme()}
+    first, second = (any(name.startswith(f"{prefix}.encoder.layer.{index}.") for name in quantized) for index in (0, 1))
+    assert first == in_encoder
+    assert second == (in_encoder or "__ENCODER__.0" in keys)
+    assert ("qa_outputs" in quantized) == others
+    if "overrides" in keys:
+        bits = [quantized[f"{prefix}.encoder.layer.{index}.output.dense"].weights.bits for index in (0, 1)]
+        assert bits == [4, 8]
+
+
+def test_encoder_token_in_a_model_without_layers_is_refused():
+    text = "modifiers:\n  - !QuantizationModifier {start_epoch: 0.0, submodules: [__ENCODER__]}\n"
+    with pytest.raises(ManagerError, match="__ENCODER__ matches nothing: the model has no nn.ModuleList of layers"):
+        ScheduledModifierManager.from_yaml(text).initialize(torch.nn.Sequential(torch.nn.Linear(2, 2)))

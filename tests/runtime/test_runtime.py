@@ -1,0 +1,671 @@
+"""The sparse operators compute what numpy computes, on every instruction set, whatever a file holds."""
+
+import ctypes
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from helpers import ROOT
+from helpers.exports import (
+    CASES,
+    FAMILIES,
+    INPUTS,
+    NO_COMPILER,
+    OUTPUTS,
+    _batch,
+    _bert,
+    _export,
+    _initializers,
+    _prune,
+    _quantize,
+    needs_compiler,
+)
+from sparsification import runtime
+from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
+from sparsification.runtime.rewrite import DOMAIN, SparseGraphError, rewrite_sparse
+
+property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    """The library, with the functions that choose an instruction set."""
+    loaded = ctypes.CDLL(str(build()))
+    loaded.sparsification_available_kernels.restype = ctypes.c_char_p
+    return loaded
+
+
+def _each_instruction_set(library):
+    """Select one after the other; the fastest stays."""
+    names = library.sparsification_available_kernels().split()
+    for name in reversed(names):
+        assert library.sparsification_select_kernels(name)
+        yield name.decode()
+
+
+def _model(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict) -> onnx.ModelProto:
+    """A model of one node. What it is fed and its constants are by input name, in the node's order."""
+    node = helper.make_node(op, [*feeds, *constants], list(outputs), domain=DOMAIN)
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+    types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
+    graph = helper.make_graph(
+        [node],
+        "test",
+        [helper.make_tensor_value_info(name, types[name], [None] * feeds[name].ndim) for name in feeds],
+        [helper.make_tensor_value_info(name, dtype, None) for name, dtype in outputs.items()],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 14), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict, threads: int = 1):
+    """A session of such a model."""
+    model = _model(op, feeds, constants, outputs, attributes)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(build()))
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+# One Linear layer
+
+
+def _packed(weight: np.ndarray) -> dict[str, np.ndarray]:
+    """A weight [out, in] as the file has it; written here anew, row by row."""
+    counts, indices, values = [], [], []
+    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % 4)])
+    for row in padded:
+        kept = [(i // 4, row[i : i + 4]) for i in range(0, len(row), 4) if row[i : i + 4].any()]
+        counts.append(len(kept))
+        indices += [index for index, _ in kept]
+        values += [block for _, block in kept]
+    return {
+        "counts": np.array(counts, np.uint16),
+        "indices": np.array(indices, np.uint16),
+        "values": np.array(values, np.int8).reshape(-1, 4),
+    }
+
+
+def _linear_case(tokens: int, inputs: int, outputs: int, density: float, seed: int) -> dict:
+    generator = np.random.default_rng(seed)
+    weight = generator.integers(-128, 128, (outputs, inputs)).astype(np.int8)
+    keep = generator.random((outputs, -(-inputs // 4))) < density
+    weight *= keep.repeat(4, axis=1)[:, :inputs]
+    return {
+        "x": generator.integers(0, 256, (tokens, inputs)).astype(np.uint8),
+        "weight": weight,
+        "scale": (generator.uniform(0.5, 1.5, outputs) * 0.03 / math.sqrt(inputs)).astype(np.float32),
+        "bias": generator.normal(size=outputs).astype(np.float32),
+        "zero_point": int(generator.integers(0, 256)),
+        "output_scale": generator.uniform(0.01, 0.05, outputs).astype(np.float32),
+        "output_zero_point": generator.integers(0, 256, outputs).astype(np.uint8),
+    }
+
+
+def _linear_session(case: dict, gelu: bool = False, quantized: bool = False, threads: int = 1, **spoilt):
+    constants = _packed(case["weight"]) | {"scale": case["scale"], "bias": case["bias"]}
+    if quantized:
+        constants |= {name: case[name] for name in ("output_scale", "output_zero_point")}
+    attributes = {"inputs": case["weight"].shape[1], "zero_point": case["zero_point"], "gelu": int(gelu)}
+    for name, change in spoilt.items():
+        place = constants if name in constants else attributes
+        place[name] = change(place[name])
+    op, output = ("SparseLinearQuantized", TensorProto.UINT8) if quantized else ("SparseLinear", TensorProto.FLOAT)
+    return _session(op, {"x": case["x"]}, constants, {"y": output}, attributes, threads)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.astype(float).ravel()]).reshape(x.shape)
+
+
+def _quantized(x: np.ndarray, scale, zero_point) -> np.ndarray:
+    """QuantizeLinear, by its definition."""
+    return np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255).astype(np.uint8)
+
+
+linear_cases = st.builds(
+    _linear_case,
+    tokens=st.integers(1, 70),
+    inputs=st.one_of(st.integers(1, 70), st.sampled_from([384, 801, 1640])),
+    outputs=st.one_of(st.integers(1, 40), st.sampled_from([64, 130])),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@needs_compiler
+@property_test
+@given(linear_cases)
+def test_linear_equals_numpy_to_the_last_bit(library, case):
+    sums = (case["x"].astype(np.int64) - case["zero_point"]) @ case["weight"].T.astype(np.int64)
+    expected = sums.astype(np.float32) * case["scale"] + case["bias"]
+    numbers, integers = _linear_session(case), _linear_session(case, quantized=True)
+    for _ in _each_instruction_set(library):
+        np.testing.assert_array_equal(numbers.run(None, {"x": case["x"]})[0], expected)
+        grid = case["output_scale"], case["output_zero_point"]
+        np.testing.assert_array_equal(integers.run(None, {"x": case["x"]})[0], _quantized(expected, *grid))
+
+
+@needs_compiler
+@property_test
+@given(linear_cases)
+def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(library, case):
+    expected = _gelu(_linear_session(case).run(None, {"x": case["x"]})[0])
+    numbers, integers = _linear_session(case, gelu=True), _linear_session(case, gelu=True, quantized=True)
+    results = [
+        [session.run(None, {"x": case["x"]})[0] for session in (numbers, integers)]
+        for _ in _each_instruction_set(library)
+    ]
+    np.testing.assert_allclose(results[0][0], expected, rtol=1e-6, atol=1e-6)
+    grid = case["output_scale"], case["output_zero_point"]
+    np.testing.assert_array_equal(results[0][1], _quantized(results[0][0], *grid))
+    for others in results[1:]:
+        for one, other in zip(results[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@needs_compiler
+def test_extreme_sums_do_not_saturate(library):
+    """Where there is no VNNI, pairs of such products overflow 16 bits."""
+    for value in (-128, 127):
+        case = _linear_case(33, 65536, 3, 1.0, 0) | {"zero_point": 0}
+        case["x"][:], case["weight"][:], case["scale"][:], case["bias"][:] = 255, value, 1.0, 0.0
+        session = _linear_session(case)
+        for _ in _each_instruction_set(library):
+            assert (session.run(None, {"x": case["x"]})[0] == np.float32(255 * value * 65536)).all()
+
+
+@needs_compiler
+def test_outputs_beyond_all_grids_are_their_ends(library):
+    case = _linear_case(3, 4, 4, 0.0, 0)
+    case["bias"] = np.array([np.inf, -np.inf, 3e38, -3e38], np.float32)
+    session = _linear_session(case, quantized=True)
+    for _ in _each_instruction_set(library):
+        assert (session.run(None, {"x": case["x"]})[0] == [255, 0, 255, 0]).all()
+
+
+@needs_compiler
+def test_batches_and_threads_change_nothing():
+    case = _linear_case(90, 1640, 200, 0.2, 0)
+    expected = _linear_session(case).run(None, {"x": case["x"]})[0]
+    case["x"] = case["x"].reshape(2, 3, 15, 1640)
+    session = _linear_session(case, threads=2)
+    np.testing.assert_array_equal(session.run(None, {"x": case["x"]})[0], expected.reshape(2, 3, 15, 200))
+    results = []
+    workers = [threading.Thread(target=lambda: results.append(session.run(None, {"x": case["x"]})[0])) for _ in "1234"]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 4
+    for result in results:
+        np.testing.assert_array_equal(result, expected.reshape(2, 3, 15, 200))
+    assert session.run(None, {"x": case["x"][:, :0]})[0].shape == (2, 0, 15, 200)
+
+
+def _with(index, value):
+    def change(array):
+        array = array.copy()
+        array.reshape(-1)[index] = value
+        return array
+
+    return change
+
+
+_PER_OUTPUT = ("counts", "scale", "bias", "output_scale", "output_zero_point")
+HOSTILE = [
+    ("blocks than there are groups", {"counts": _with(0, 30)}),
+    ("rows' blocks are not as many", {"counts": _with(0, 0)}),
+    ("has no outputs", dict.fromkeys(_PER_OUTPUT, lambda array: array[:0])),
+    ("beyond its inputs", {"indices": _with(-1, 25)}),
+    ("of input parameter .indices.", {"indices": lambda array: array.astype(np.int32)}),
+    ("not four for each index", {"values": lambda array: array[:-1]}),
+    ("scale does not have a number for each", {"scale": lambda array: array[:-1]}),
+    ("bias does not have a number for each", {"bias": lambda array: np.append(array, array)}),
+    ("output_scale is no positive number", {"output_scale": _with(3, 0.0)}),
+    ("output_scale is no positive number", {"output_scale": _with(3, np.nan)}),
+    ("output_scale is no positive number", {"output_scale": _with(3, -1.0)}),
+    ("output_zero_point does not have", {"output_zero_point": lambda array: array[:5]}),
+    ("inputs is out of range", {"inputs": lambda value: 2**40}),
+    ("blocks than there are groups", {"inputs": lambda value: 12}),
+    ("zero_point is out of range", {"zero_point": lambda value: 256}),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("message", "change"), HOSTILE)
+def test_hostile_weight_is_refused_when_the_session_is_made(message, change):
+    case = _linear_case(2, 100, 20, 0.5, 0)
+    with pytest.raises(Exception, match=message):
+        _linear_session(case, quantized=True, **change)
+
+
+LOAD = """
+import resource, sys, time, onnxruntime
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+options.register_custom_ops_library(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
+except Exception as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("message", "per_output"),
+    [
+        ("scale does not have a number", {"scale": 1, "bias": 1}),
+        ("output_zero_point does not have", {"output_zero_point": 1}),
+        ("too few blocks for as many inputs and outputs", {}),
+    ],
+)
+def test_weight_of_sizes_that_do_not_fit_is_refused_before_memory_is_taken(message, per_output, tmp_path):
+    """Packed, these 2 million rows of 82 slices each would take 700 MB."""
+    rows = 2**21
+    constants = {
+        "counts": np.zeros(rows, np.uint16),
+        "indices": np.zeros(0, np.uint16),
+        "values": np.zeros((0, 4), np.int8),
+        "scale": np.ones(per_output.get("scale", rows), np.float32),
+        "bias": np.ones(per_output.get("bias", rows), np.float32),
+        "output_scale": np.ones(rows, np.float32),
+        "output_zero_point": np.zeros(per_output.get("output_zero_point", rows), np.uint8),
+    }
+    attributes = {"inputs": 65536, "zero_point": 0, "gelu": 0}
+    feeds, outputs = {"x": np.zeros((1, 65536), np.uint8)}, {"y": TensorProto.UINT8}
+    path = tmp_path / "model.onnx"
+    onnx.save(_model("SparseLinearQuantized", feeds, constants, outputs, attributes), path)
+    command = [sys.executable, "-c", LOAD, str(build()), str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    said, grown = result.stdout.rsplit("\n", 2)[:2]
+    assert message in said
+    # ONNX Runtime itself has the file two or three times: as it is read, as messages, as tensors.
+    assert int(grown) < 4 * path.stat().st_size + 16e6
+
+
+@needs_compiler
+@pytest.mark.parametrize(("inputs", "outputs"), [(28672, 8192), (768, 250002), (65536, 64)])
+def test_weight_of_zeros_alone_is_taken_in_the_sizes_that_models_have(inputs, outputs):
+    x, bias = np.zeros((1, inputs), np.uint8), np.arange(outputs, dtype=np.float32)
+    constants = {
+        "counts": np.zeros(outputs, np.uint16),
+        "indices": np.zeros(0, np.uint16),
+        "values": np.zeros((0, 4), np.int8),
+        "scale": np.ones(outputs, np.float32),
+        "bias": bias,
+    }
+    attributes = {"inputs": inputs, "zero_point": 0, "gelu": 0}
+    session = _session("SparseLinear", {"x": x}, constants, {"y": TensorProto.FLOAT}, attributes)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0][0], bias)
+
+
+@needs_compiler
+def test_weight_that_is_no_constant_is_refused():
+    case = _linear_case(2, 100, 20, 0.5, 0)
+    constants = _packed(case["weight"]) | {"scale": case["scale"], "bias": case["bias"]}
+    feeds = {"x": case["x"], "counts": constants.pop("counts")}
+    attributes = {"inputs": 100, "zero_point": 0, "gelu": 0}
+    with pytest.raises(Exception, match="counts is no constant"):
+        _session("SparseLinear", feeds, constants, {"y": TensorProto.FLOAT}, attributes)
+
+
+@needs_compiler
+def test_input_of_another_width_is_refused():
+    case = _linear_case(2, 100, 20, 0.5, 0)
+    session = _linear_session(case)
+    for width in (0, 99, 101):
+        with pytest.raises(Exception, match="not as wide as the weight"):
+            session.run(None, {"x": np.zeros((2, width), np.uint8)})
+
+
+# Attention
+
+
+@st.composite
+def attention_cases(draw):
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batch, heads = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    length = draw(st.one_of(st.integers(1, 40), st.just(130)))
+    size = draw(st.one_of(st.integers(1, 40), st.just(64)))
+    signed, symmetric, kind = (
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.sampled_from(["none", "padding", "any"])),
+    )
+    shape = batch, length, heads * size
+    mask = np.zeros((batch, 1, length if kind == "any" else 1, length), np.float32)
+    if kind != "none":
+        mask[generator.random(mask.shape) < 0.3] = np.finfo(np.float32).min
+    return {
+        "query": generator.integers(0, 256, shape).astype(np.uint8),
+        "key": generator.integers(-128, 128, shape).astype(np.int8),
+        "value": generator.integers(-128, 128, shape).astype(np.int8),
+        "mask": mask,
+        "signed": signed,
+        "attributes": {
+            "heads": heads,
+            "head_size": size,
+            "query_offset": 0,
+            "key_offset": 0,
+            "value_offset": 0,
+            "query_zero_point": int(generator.integers(0, 256)),
+            "key_zero_point": 0 if symmetric else int(generator.integers(-128, 128)),
+            "value_zero_point": 0 if symmetric else int(generator.integers(-128, 128)),
+            "score_scale": float(np.float32(2e-4 / math.sqrt(size))),
+            "probability_scale": float(np.float32(1 / 251.7)),
+            "probability_zero_point": 0 if symmetric else 2,
+            "context_scale": float(np.float32(0.01 / 251.7)),
+            "output_scale": float(np.float32(0.004)),
+            "output_zero_point": int(generator.integers(64, 192)),
+        },
+    }
+
+
+def _attention(case: dict) -> np.ndarray:
+    """The output by the definition, in float64 where the operator has fp32."""
+    values = case["attributes"]
+    heads, size = values["heads"], values["head_size"]
+    batch, length, width = case["query"].shape
+
+    def cut(name):
+        integers = case[name].astype(np.int64) - values[f"{name}_zero_point"]
+        return integers.reshape(batch, length, heads, size).transpose(0, 2, 1, 3)
+
+    scores = (cut("query") @ cut("key").transpose(0, 1, 3, 2)) * values["score_scale"]
+    # Added in fp32: so little beside the mask's least number that hidden keys are all alike.
+    scores = (scores.astype(np.float32) + case["mask"]).astype(float)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    probabilities = powers / powers.sum(-1, keepdims=True)
+    zero_point = values["probability_zero_point"]
+    integers = np.clip(np.rint(probabilities / values["probability_scale"]) + zero_point, 0, 255) - zero_point
+    context = (integers @ cut("value")) * values["context_scale"]
+    context = context.transpose(0, 2, 1, 3).reshape(batch, length, width)
+    return np.clip(np.rint(context / values["output_scale"]) + values["output_zero_point"], 0, 255)
+
+
+def _attention_run(case: dict, threads: int = 1) -> np.ndarray:
+    feeds = {name: case[name] for name in ("query", "key", "value", "mask")}
+    if not case["signed"]:
+        feeds |= {name: (case[name].astype(np.int16) + 128).astype(np.uint8) for name in ("key", "value")}
+    session = _session("QuantizedAttention", feeds, {}, {"y": TensorProto.UINT8}, case["attributes"], threads)
+    return session.run(None, feeds)[0]
+
+
+@needs_compiler
+@property_test
+@given(attention_cases())
+def test_attention_is_that_of_numpy_and_the_same_everywhere(library, case):
+    results = [_attention_run(case) for _ in _each_instruction_set(library)]
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+    # fp32 and float64 round a few probabilities to different integers; each moves the output by a fraction of a step.
+    steps = np.abs(results[0] - _attention(case))
+    assert steps.max() <= 1
+    assert (steps != 0).mean() <= 0.02 + 2 / steps.size
+
+
+@needs_compiler
+def test_one_tensor_of_query_key_and_value_gives_the_same(library):
+    generator = np.random.default_rng(0)
+    case = {name: generator.integers(0, 256, (2, 20, 32)).astype(np.uint8) for name in ("query", "key", "value")}
+    feeds = case | {"mask": np.zeros((1, 1, 1, 20), np.float32)}
+    attributes = {f"{name}_zero_point": 0 for name in ("query", "key", "value", "probability", "output")}
+    attributes |= {"heads": 2, "head_size": 16, "score_scale": 1e-4, "context_scale": 1e-4}
+    attributes |= {"probability_scale": 0.004, "output_scale": 0.01}
+    offsets = {"query_offset": 0, "key_offset": 0, "value_offset": 0}
+    outputs = {"y": TensorProto.UINT8}
+    apart = _session("QuantizedAttention", feeds, {}, outputs, attributes | offsets).run(None, feeds)[0]
+    feeds = dict.fromkeys(("query", "key", "value"), np.concatenate(list(case.values()), -1)) | {"mask": feeds["mask"]}
+    offsets = {"query_offset": 0, "key_offset": 32, "value_offset": 64}
+    session = _session("QuantizedAttention", feeds, {}, outputs, attributes | offsets)
+    np.testing.assert_array_equal(session.run(None, feeds)[0], apart)
+    wrong = {
+        "too narrow": {"value": feeds["value"][..., :-1]},
+        "differ in batch or length": {"key": feeds["key"][:, :-1]},
+        "mask is no": {"mask": np.zeros((1, 1, 1, 19), np.float32)},
+        "mask is no.*": {"mask": np.zeros((2, 1, 2, 20), np.float32)},
+    }
+    for message, change in wrong.items():
+        with pytest.raises(Exception, match=message):
+            session.run(None, feeds | change)
+
+
+# Residual sum and LayerNormalization
+
+
+@needs_compiler
+@property_test
+@given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 90), st.booleans(), st.integers(0, 2**32 - 1))
+def test_norm_is_that_of_numpy_and_the_same_everywhere(library, batch, length, size, shared, seed):
+    generator = np.random.default_rng(seed)
+    a, b = (generator.normal(1, 2, (n, length, size)).astype(np.float32) for n in (batch, 1 if shared else batch))
+    constants = {name: generator.normal(size=size).astype(np.float32) for name in ("gamma", "beta")}
+    attributes = {"epsilon": 1e-5, "scale": float(np.float32(0.02)), "zero_point": int(generator.integers(0, 256))}
+    outputs = {"y": TensorProto.FLOAT, "q": TensorProto.UINT8}
+    session = _session("AddNormQuantize", {"a": a, "b": b}, constants, outputs, attributes)
+    x = a.astype(float) + b
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    expected = expected * constants["gamma"] + constants["beta"]
+    first = None
+    for _ in _each_instruction_set(library):
+        numbers, integers = session.run(None, {"a": a, "b": b})
+        swapped = session.run(None, {"a": b, "b": a})
+        first = first or (numbers.tobytes(), integers.tobytes())
+        assert (numbers.tobytes(), integers.tobytes()) == first == tuple(array.tobytes() for array in swapped)
+        np.testing.assert_array_equal(integers, _quantized(numbers, np.float32(0.02), attributes["zero_point"]))
+        if size > 8:  # of a few numbers that are nearly equal, the deviation is all rounding
+            np.testing.assert_allclose(numbers, expected, rtol=1e-4, atol=1e-5)
+
+
+# Whole models
+
+
+def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:
+    """The mean difference of the sparse file from the int8 one at real tokens, in standard deviations."""
+    sessions = [runtime.load_session(folder / name, threads=1) for name in ("model.onnx", "model.sparse.onnx")]
+    batch = _batch(rows, length, names, pad, seed=5)
+    feed = {name: tensor.numpy() for name, tensor in batch.items()}
+    real = feed["attention_mask"] == 1
+    pairs = zip(*(session.run(OUTPUTS, feed) for session in sessions), strict=True)
+    return max(np.abs(one[real] - other[real]).mean() / one[real].std() for one, other in pairs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
+    make, names, pad = FAMILIES[family]
+    _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
+    report = rewrite_sparse(tmp_path / "model.onnx")
+    assert report.path == tmp_path / "model.sparse.onnx"
+    assert all(density < 0.2 for density in report.sparse.values())
+    assert "model.qa_outputs.weight" in report.dense
+    layers = 3 if family == "albert" else 2
+    assert report.fused["QuantizedAttention"] == layers
+    assert report.fused["AddNormQuantize"] >= 2 * layers
+    # Attention's output and the feed-forward one give numbers, the others integers.
+    assert report.fused["SparseLinear"] >= 2 * layers
+    for rows, length in ((1, 7), (3, 24), (2, 40)):
+        assert _compare(tmp_path, rows, length, names, pad) < 0.02
+
+
+# The opset changes patterns, not grids.
+RECIPES = [(name, 14) for name in CASES if "only" not in name and name != "attention alone"]
+RECIPES += [("per channel", 17), ("per channel", 20)]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("case", "opset"), RECIPES)
+def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
+    _export(_quantize(_prune(_bert(1)), **CASES[case]), tmp_path, opset=opset)
+    if case == "asymmetric weights":  # no zero of such a weight is an integer of 0
+        with pytest.raises(SparseGraphError, match="no Linear layer in int8 with symmetric weights"):
+            rewrite_sparse(tmp_path / "model.onnx")
+        return
+    report = rewrite_sparse(tmp_path / "model.onnx")
+    if case != "asymmetric 3-bit weights":  # of these some grids have no zero point
+        assert len(report.sparse) == 6
+    assert _compare(tmp_path) < 0.02
+    if case in ("per tensor", "per channel"):
+        kinds = {"AddNormQuantize": 3, "QuantizedAttention": 1, "SparseLinear": 2, "SparseLinearQuantized": 2}
+        assert report.fused == kinds
+
+
+@needs_compiler
+def test_nothing_of_what_was_fused_is_left(tmp_path):
+    _export(_quantize(_prune(_bert())), tmp_path)
+    rewrite_sparse(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.sparse.onnx")
+    kinds = {node.op_type for node in model.graph.node}
+    assert kinds.isdisjoint({"Erf", "Softmax", "ReduceMean", "Transpose", "Reshape", "QuantizeLinear", "Expand"})
+    arrays = _initializers(tmp_path / "model.sparse.onnx")
+    values = [array for name, array in arrays.items() if name.endswith(".values")]
+    assert all(block.any(-1).all() for block in values)
+    # Nor is a weight there twice.
+    assert not any(name.endswith("dense.weight") for name in arrays)
+
+
+@needs_compiler
+def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
+    model = _bert()
+    dense = [model.bert.encoder.layer[0].attention.self.key, model.bert.encoder.layer[1].intermediate.dense]
+    kept = [module.weight.data.clone() for module in dense]
+    _prune(model)
+    for module, weight in zip(dense, kept, strict=True):
+        module.weight.data = weight
+    _export(_quantize(model), tmp_path)
+    report = rewrite_sparse(tmp_path / "model.onnx")
+    assert (len(report.sparse), len(report.dense)) == (10, 3)
+    assert report.fused["QuantizedAttention"] == 2
+    assert _compare(tmp_path) < 0.02
+
+
+@needs_compiler
+def test_unstructured_zeros_count_by_their_blocks(tmp_path):
+    _export(_quantize(_prune(_bert(), 0.9, block=1)), tmp_path)
+    report = rewrite_sparse(tmp_path / "model.onnx")
+    assert 0.3 < np.mean(list(report.sparse.values())) < 0.4  # 1 - 0.9 ** 4
+    assert _compare(tmp_path) < 0.02
+
+
+def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
+    _export(_quantize(_bert()), tmp_path)
+    with pytest.raises(SparseGraphError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
+        rewrite_sparse(tmp_path / "model.onnx")
+    _export(_bert(), tmp_path)
+    with pytest.raises(SparseGraphError, match="has no Linear layer in int8 with symmetric weights: quantize"):
+        rewrite_sparse(tmp_path / "model.onnx")
+    assert not list(tmp_path.glob("*sparse*"))
+
+
+@needs_compiler
+def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_alone(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has neither model.sparse.onnx nor model.onnx"):
+        runtime.load_session(tmp_path)
+    _export(_quantize(_prune(_bert())), tmp_path)
+    feed = {name: tensor.numpy() for name, tensor in _batch(2, 9).items()}
+    dense = runtime.load_session(tmp_path).run(OUTPUTS, feed)
+    rewrite_sparse(tmp_path / "model.onnx")
+    sparse = runtime.load_session(tmp_path)
+    assert [node.name for node in sparse.get_outputs()] == OUTPUTS
+    for one, other in zip(dense, sparse.run(OUTPUTS, feed), strict=True):
+        assert np.abs(one - other).mean() < 0.02 * one.std()
+    two = runtime.load_session(tmp_path, threads=2)
+    for one, other in zip(sparse.run(OUTPUTS, feed), two.run(OUTPUTS, feed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_compiler
+def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypatch):
+    _export(_quantize(_prune(_bert(1))), tmp_path)
+    rewrite_sparse(tmp_path / "model.onnx")
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BuildError, match="install g.. or clang, or set CXX"):
+        runtime.load_session(tmp_path)
+    assert runtime.load_session(tmp_path / "model.onnx").get_outputs()
+    with pytest.raises(FileNotFoundError):
+        runtime.load_session(tmp_path / "nothing.onnx")
+
+
+# The library
+
+
+@needs_compiler
+def test_sanitizers_find_nothing(tmp_path):
+    flags = [flag for flag in FLAGS if flag != "-O3"]
+    flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compiler = find_compiler()
+    made = compile_sources(compiler, tmp_path, flags, "weight.cpp", str(ROOT / "tests" / "runtime_driver.cpp"))
+    driver = tmp_path / "driver"
+    link = [*compiler, *flags, *map(str, made), "-o", str(driver), "-lstdc++", "-lm"]
+    subprocess.run(link, check=True, capture_output=True)
+    result = subprocess.run([str(driver)], capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    word, refused = result.stdout.split()
+    assert word == "ok"
+    assert int(refused) > 100
+
+
+@needs_compiler
+def test_library_is_built_once():
+    path = build()
+    before = path.stat().st_mtime_ns
+    command = [sys.executable, "-m", "sparsification.runtime.build"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == str(path)
+    assert path.stat().st_mtime_ns == before
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["plain", "no_such_cpu"])
+def test_environment_chooses_the_instruction_set(name):
+    code = (
+        "import onnxruntime, sparsification.runtime.build as r; o = onnxruntime.SessionOptions(); "
+        "o.register_custom_ops_library(str(r.build())); print('registered')"
+    )
+    environment = os.environ | {"SPARSIFICATION_CPU": name}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+    if name == "plain":
+        assert result.stdout.strip() == "registered"
+    else:
+        assert "SPARSIFICATION_CPU=no_such_cpu: here there are only " in result.stderr
+
+
+def test_missing_compiler_is_told_in_one_line(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
+    command = [sys.executable, "-m", "sparsification.runtime.build"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment | {"PATH": str(tmp_path)}, check=False
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == NO_COMPILER + ". Everything else works without it.\n"
+
+
+def test_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+    fake = tmp_path / "c++"
+    fake.write_text("#!/bin/sh\necho 'error: it is broken' >&2\nexit 1\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    with pytest.raises(BuildError, match="did not build: .*\n.*it is broken"):
+        build()

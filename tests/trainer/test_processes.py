@@ -1,0 +1,130 @@
+"""Do several processes do what one with all their batches does? Masks, ranges, weights, files and log lines."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import crash_study
+import pytest
+import torch
+import torch.multiprocessing
+from safetensors.torch import load_file
+
+from helpers import ROOT
+from helpers.recipes import PRUNE
+from helpers.trainers import make_trainer
+from sparsification.manager import ManagerError
+from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
+
+LEARNING_RATE = (
+    "  - !LearningRateFunctionModifier {lr_func: linear, init_lr: 1.0e-3, final_lr: 0, start_epoch: 0, end_epoch: 4}\n"
+)
+FLAGS = crash_study.FLAGS.replace("--per_device_train_batch_size 4", "--per_device_train_batch_size {}")
+
+
+def observe(rank: int, folder: str, batches: list[list[torch.Tensor]]) -> None:
+    """One process of two: watch its batches, and save the ranges."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for per_channel in (False, True):
+        quantizer = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
+        for batch in batches[rank]:
+            quantizer.observe(batch)
+        torch.save((quantizer.min_val, quantizer.max_val, quantizer.scale), f"{folder}/{rank}-{per_channel}")
+    torch.distributed.destroy_process_group()
+
+
+def test_ranges_are_those_of_all_processes_batches(tmp_path):
+    batches = [[torch.randn(3, 8) for _ in range(4)] for _ in range(2)]
+    torch.multiprocessing.spawn(observe, (str(tmp_path), batches), nprocs=2)
+    for per_channel in (False, True):
+        one = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
+        for pair in zip(*batches, strict=True):
+            one.observe(torch.cat(pair, dim=1))
+        for rank in range(2):
+            for mine, theirs in zip(
+                (one.min_val, one.max_val, one.scale), torch.load(tmp_path / f"{rank}-{per_channel}"), strict=True
+            ):
+                assert torch.equal(mine, theirs)
+
+
+def launch(launcher: str, folder: Path, name: str, batch_size: int, more: str = "") -> str:
+    """Run the script and give its output."""
+    flags = FLAGS.format(batch_size) + f" --output_dir {name} --onnx_export_path {name}-onnx {more}"
+    data = "--model_name_or_path model --train_file train.json --validation_file validation.json"
+    done = subprocess.run(
+        [sys.executable, *launcher.split(), str(ROOT / "run_qa.py"), *data.split(), *flags.split()],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def test_two_processes_prune_quantize_distill_resume_and_export_as_one_does(tmp_path):
+    crash_study.prepare(tmp_path)
+    recipe = crash_study.RECIPE.replace("pruning_modifiers", LEARNING_RATE + "pruning_modifiers")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # each process draws by itself
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    launch("-W ignore", tmp_path, "one", batch_size=6)
+    torchrun = "-m torch.distributed.run --nproc_per_node 2"
+    launch(torchrun, tmp_path, "two", batch_size=3, more="--max_steps 8")
+    log = launch(torchrun, tmp_path, "two", batch_size=3)  # resumes
+    files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
+    assert files[0] == files[1]
+    history = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"] for name in ("one", "two")
+    ]
+    steps = [[row["step"] for row in rows if "loss" in row] for rows in history]
+    assert steps[0] == steps[1]
+    assert log.count("Going on from") <= 1
+    for name, weight in load_file(tmp_path / "one" / "model.safetensors").items():
+        other = load_file(tmp_path / "two" / "model.safetensors")[name]
+        if "dense.weight" in name and "layer" in name:
+            assert torch.equal(weight == 0, other == 0), name
+        if not name.endswith(("qa_outputs.bias", "key.bias")):  # no softmax sees them: Adam steps by rounding errors
+            torch.testing.assert_close(other, weight, rtol=1e-3, atol=5e-4)  # a rounding to int8 may fall differently
+    ranges = [load_file(tmp_path / name / "quantization.safetensors") for name in ("one", "two")]
+    assert ranges[0].keys() == ranges[1].keys()
+    for name, end in ranges[0].items():
+        torch.testing.assert_close(ranges[1][name], end, rtol=1e-3, atol=1e-4)
+    assert (tmp_path / "two-onnx" / "model.onnx").exists()
+
+
+def test_every_process_ends_with_the_weights_of_the_best_checkpoint(tmp_path):
+    crash_study.prepare(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("modifiers: []\n")
+    log = launch(
+        "-m torch.distributed.run --nproc_per_node 2",
+        tmp_path,
+        "two",
+        batch_size=3,
+        more="--max_steps 5 --learning_rate 0.3 --warmup_steps 1 --eval_strategy steps --eval_steps 1 --save_steps 1 "
+        "--load_best_model_at_end --metric_for_best_model f1 --do_predict --test_file validation.json",
+    )
+    assert "Could not locate" not in log
+    best = json.loads((tmp_path / "two" / "trainer_state.json").read_text())
+    scores = [row["eval_f1"] for row in best["log_history"] if "eval_f1" in row][:5]
+    assert scores[-1] < best["best_metric"] == max(scores)
+    weights = load_file(tmp_path / best["best_model_checkpoint"] / "model.safetensors")
+    for name, weight in load_file(tmp_path / "two" / "model.safetensors").items():
+        assert torch.equal(weight, weights[name]), name
+    results = json.loads((tmp_path / "two" / "all_results.json").read_text())
+    for stage in ("eval", "eval_onnx", "test"):  # each is half the second process's
+        assert results[f"{stage}_f1"] == pytest.approx(best["best_metric"]), stage
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_launcher_that_splits_the_weights_is_refused_by_name(tmp_path, monkeypatch, name):
+    trainer = make_trainer(tmp_path, PRUNE)
+    monkeypatch.setattr(trainer, f"is_{name.lower()}_enabled", True)
+    with pytest.raises(
+        ManagerError, match=f"{name} splits the weights between processes, but a recipe needs whole weights"
+    ):
+        trainer._refuse_split_weights()
