@@ -91,7 +91,7 @@ def test_model_of_other_outputs_is_refused(tiny_model_dir, tiny_tokenizer):
             raise NotImplementedError
 
     for kind, message in (
-        (Scored, "Scored returns start_logits, end_logits, scores; "),
+        (Scored, "Scored returns start_logits, end_logits, scores"),
         (Masked, "Masked needs boxes"),
     ):
         with pytest.raises(UsageError, match=message):
