@@ -19,6 +19,7 @@ from transformers import (
 
 from sparsification.distillation.teacher import load_teacher, teacher_tokenizer
 from sparsification.model_io import input_names, knows_no_words, takes_token_types
+from sparsification.saved_weights import check_saved_shapes
 from sparsification.tasks.errors import DataError, UsageError
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.data import load_qa_dataset
@@ -114,6 +115,7 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
     try:
         config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
+        check_saved_shapes(name, config, AutoModelForQuestionAnswering.from_config)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
     # RuntimeError: the weights do not have the sizes of the configuration.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:

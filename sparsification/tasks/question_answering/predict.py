@@ -19,6 +19,7 @@ from sparsification.model_io import forward_names, knows_no_words, position_limi
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.quiet import no_progress_bars
 from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.saved_weights import check_saved_shapes
 from sparsification.tasks.errors import TaskError
 from sparsification.tasks.question_answering.answers import Spans, all_spans
 from sparsification.tasks.question_answering.features import prepare_validation_features
@@ -184,6 +185,7 @@ def _onnx_logits(path: Path) -> Logits:
 
 def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
     with no_progress_bars():
+        check_saved_shapes(folder, AutoConfig.from_pretrained(folder), AutoModelForQuestionAnswering.from_config)
         model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     max_length = position_limit(model)
     load_quantization(model, folder)
