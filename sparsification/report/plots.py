@@ -1,7 +1,7 @@
 """Plots of a report: curves over the epochs and the time spans of a recipe, drawn by matplotlib as inline SVG.
 
-Matplotlib draws without a browser, a display or a network, and its SVG needs no script. Libraries that draw in the
-browser (Plotly, Vega) put 1 to 5 MB of JavaScript into each report or load it from a server.
+Matplotlib draws without a browser, a display or a network, and its SVG needs no script. With libraries that draw in the
+browser (Plotly, Bokeh, Vega), each report would contain their JavaScript or load it from a server.
 """
 
 import io
