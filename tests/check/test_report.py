@@ -137,8 +137,8 @@ def test_sound_recipe_has_no_warnings_with_and_without_a_model(tmp_path, model_d
             3,
             "but the run ends at epoch 10; sparsity reaches 79.4% instead of 80.0%",
         ),
-        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
-        (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
+        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than the 4 epochs from start to end"),
+        (RUN + PRUNING.replace("6.0", "2.0"), 3, "in one step"),
         (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness is 0"),
         (
             RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
@@ -148,10 +148,10 @@ def test_sound_recipe_has_no_warnings_with_and_without_a_model(tmp_path, model_d
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two distillations overlap"),
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "the factor of the task loss is 0.25"),
         (RUN + PRUNING.replace("init_sparsity: 0.0", "init_sparsity: 0.9"), 3, "is below init_sparsity 0.9"),
-        (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
+        (RUN + PRUNING.replace("0.8", "1.0"), 3, "prunes all weights"),
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
         (RUN + PRUNING + "    leave_enabled: false\n", 3, "weights regrow from epoch 6 on"),
-        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "come back at epoch 5"),
+        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "are restored at epoch 5"),
         (
             RUN + PRUNING.replace(r"\.", "."),
             3,

@@ -496,10 +496,10 @@ def test_metadata_may_end_in_a_quote():
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ("start_epoch: -5, end_epoch: 3", "start_epoch -5 is below -1, which stands for the start"),
-        ("start_epoch: 0, end_epoch: -2", "end_epoch -2 is below -1, which stands for the end of the run"),
-        ("start_epoch: -1, end_epoch: -0.5", "end_epoch -0.5 is before the run"),
-        ("update_frequency: -2", "update_frequency -2 is below -1, which stands for every step"),
+        ("start_epoch: -5, end_epoch: 3", "start_epoch must be at least -1 (the start), got -5"),
+        ("start_epoch: 0, end_epoch: -2", "end_epoch must be at least -1 (the end of the run), got -2"),
+        ("start_epoch: -1, end_epoch: -0.5", "end_epoch must be at least 0, or -1 (the end of the run), got -0.5"),
+        ("update_frequency: -2", "update_frequency must be at least -1 (every step), got -2"),
     ],
 )
 def test_times_before_the_run_are_refused(times, message):
@@ -556,7 +556,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "9: modifiers must be a list of entries",
         "13: GMPruningModifier has no key 'final_sparcity'; did you mean 'final_sparsity'?",
         "15: TrainableParamsModifier requires params and trainable",
-        "17: EpochRangeModifier: end_epoch 2.0 lies before start_epoch 5.0",
+        "17: EpochRangeModifier: end_epoch must be at least start_epoch, got 2 and 5",
         "20: AnyModifier must be followed by its keys",
         "21: modifiers must be a list of entries",
     ]
