@@ -262,7 +262,7 @@ def test_series_for_dashboards():
             "num_calibration_steps: 0",
             "num_calibration_steps must be at least 1, got 0: the observers would see no data",
         ),
-        ("weight_bits: 16", "weight_bits must be in 2 to 8, got 16"),
+        ("weight_bits: 16", "weight_bits must be 2 to 8, got 16"),
         ("activation_bits: 4", "activation_bits must be 8, got 4"),
         ("scheme: fastest", "scheme must be default, deepsparse, tensorrt or a mapping, got 'fastest'"),
         ("scheme: {weigths: {num_bits: 8}}", "scheme has no key 'weigths'"),
