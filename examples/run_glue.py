@@ -121,7 +121,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.do_eval:
         metrics |= trainer.evaluate()
     if sparse_args.onnx_export_path is not None:
-        trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
+        trainer.export_onnx(
+            *(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset, sparse_args.onnx_exporter)
+        )
     if manager.recipe is not None:
         trainer.write_report(
             [sys.executable, *sys.argv], {"accuracy": "accuracy"}, metrics, onnx_folder=sparse_args.onnx_export_path
