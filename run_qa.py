@@ -8,7 +8,7 @@ r"""Train, evaluate and use a question-answering model: the script of Transforme
 
     python run_qa.py arguments.yaml --seed 3
 
-What lies between ``# [sparsification]`` and ``# [/sparsification]`` is added to the well-known script.
+The parts between ``# [sparsification]`` and ``# [/sparsification]`` are additions to Transformers' script.
 """
 
 import sys
@@ -18,56 +18,59 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sparsification.tasks.question_answering.arguments import UsageError, parse_arguments
+from sparsification.tasks.errors import UsageError
+from sparsification.tasks.question_answering.arguments import parse_arguments
 
 # isort: split
 # [sparsification]
+from sparsification.arguments import teacher_cache_dir
 from sparsification.errors import SparsificationError
 from sparsification.trainer.run_lock import RunLock
 
 # [/sparsification]
 
 if TYPE_CHECKING:
-    from sparsification.tasks.question_answering.flag_checks import Flags
+    from sparsification.tasks.question_answering.arguments import Flags
 
 USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Do what the arguments ask for.
+    """Run the steps that the arguments name.
 
     Args:
-        argv: the command line's arguments; None means this process's own.
+        argv: command-line arguments; None: those of this process.
 
     Returns:
         All metrics, as in all_results.json.
     """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parse_arguments(argv)
-    # Here, because it takes seconds: wrong flags and recipes have been refused by now.
-    from sparsification.tasks.question_answering.flag_checks import Flags, check_flags
+    flags = parse_arguments(argv)
+    # Imported here, because it takes seconds: wrong flags and recipes have been refused before.
+    from sparsification.tasks.output_dir import digest, only_run_in
+    from sparsification.tasks.question_answering.flag_checks import check_flags
     from sparsification.tasks.question_answering.logs import set_up_logging
-    from sparsification.tasks.question_answering.resume import only_run_in
 
-    flags = Flags(*arguments)
     set_up_logging(flags.training)
     check_flags(flags)
-    with only_run_in(arguments) as lock:
+    command = digest(flags.manager, flags.training, flags.model, flags.data, flags.sparse)
+    with only_run_in(flags.training, flags.sparse.onnx_export_path, command) as lock:
         return work(argv, flags, lock)
 
 
 def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, float]:
-    """Do what parsed arguments ask for, in an output folder that no other run has.
+    """Run the steps of parsed arguments in a locked output folder.
 
     Args:
-        argv: the command line's arguments, for the report.
-        flags: what ``parse_arguments`` made of them, checked.
-        lock: of the folder; None on processes that save nothing.
+        argv: command-line arguments, for the report.
+        flags: parsed and checked arguments.
+        lock: lock of the folder; None on processes that save nothing.
 
     Returns:
         All metrics.
     """
-    from sparsification.tasks.question_answering import feature_sets, loading, pipeline, resume
+    from sparsification.tasks import output_dir
+    from sparsification.tasks.question_answering import feature_sets, loading, pipeline
     from sparsification.tasks.question_answering.trial import try_out
 
     model_args, data_args, sparse_args = flags.model, flags.data, flags.sparse
@@ -75,12 +78,12 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:
-        resume.refuse_used_folder(data_args, training_args, was_interrupted)
+        output_dir.refuse_used_folder(training_args, data_args.overwrite_output_dir, was_interrupted)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
             raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
         training_args.do_train = manager.quantizes
     # [/sparsification]
-    checkpoint = resume.find_checkpoint(data_args, training_args, was_interrupted)
+    checkpoint = output_dir.find_checkpoint(training_args, data_args.overwrite_output_dir, was_interrupted)
     if lock is not None:
         lock.begin()
     transformers.set_seed(training_args.seed)
@@ -99,7 +102,7 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     )
 
     # [sparsification]
-    cache = pipeline.teacher_cache_dir(model_args, sparse_args)
+    cache = teacher_cache_dir(sparse_args, model_args.cache_dir)
     trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
     if sparse_args.one_shot:
         trainer.apply_one_shot()
@@ -131,9 +134,9 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
 
 
 def format_error(error: BaseException) -> str | None:
-    """Say in one message what the user can do about an error, or None where it is a fault of the program."""
+    """Message for an error that the user can correct; None for a bug."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; checkpoints that were saved stay, and the same command goes on from the last one"
+        return "interrupted; saved checkpoints are kept, and the same command resumes from the last one"
     if isinstance(error, USER_ERRORS) or "PytorchStreamWriter" in str(error):
         return str(error)
     from accelerate.utils.memory import should_reduce_batch_size  # imports all of accelerate
@@ -147,14 +150,14 @@ def format_error(error: BaseException) -> str | None:
 
 
 def cli() -> int:
-    """Run :func:`main` for the command line and give its exit status: 0, 1 with one message, 130 after Ctrl-C."""
+    """Run :func:`main` and return the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     try:
         main()
     except (*USER_ERRORS, MemoryError, RuntimeError, KeyboardInterrupt) as error:
         message = format_error(error)
         if message is None:
             raise
-        tqdm.write(f"run_qa.py: error: {message}", file=sys.stderr)  # past a progress bar, if there is one
+        tqdm.write(f"run_qa.py: error: {message}", file=sys.stderr)  # does not break a progress bar
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 

@@ -19,13 +19,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from sparsification.export.operators import dequantize_linear, matmul_integer, quantize_linear
+from sparsification.quantization.attention import AttentionQuantizers, repeat_heads
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import (
-    AttentionQuantizers,
     FakeQuantizedEmbedding,
     FakeQuantizedLinear,
     fake_quantized_modules,
-    for_each_head,
     replace_module,
 )
 
@@ -113,7 +112,7 @@ def _stored(weight: Tensor, quantizer: FakeQuantize) -> tuple[_IntegerQuantizer,
 
 
 class _Int8Attention(nn.Module):
-    """``quantization.modules.fake_quantized_attention`` on integers."""
+    """``quantization.attention.fake_quantized_attention`` on integers."""
 
     def __init__(self, quantizers: AttentionQuantizers, in_integers: bool):
         super().__init__()
@@ -160,7 +159,7 @@ def _int8_attention(
     **kwargs,  # Transformers passes all arguments to every attention function
 ) -> tuple[Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    key, value = for_each_head(key, query), for_each_head(value, query)
+    key, value = repeat_heads(key, query), repeat_heads(value, query)
     return module.matmul_quantizers(query, key, value, attention_mask, scaling), None
 
 

@@ -13,7 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparsification.quantization.modules import AttentionQuantizers, fake_quantized_attention, quantizers
+from sparsification.quantization.attention import AttentionQuantizers, fake_quantized_attention
+from sparsification.quantization.modules import quantizers
 
 
 class ActivationRecorder:

@@ -1,4 +1,4 @@
-"""Which encoder layers does the student do without?"""
+"""Layer dropping: whole encoder layers are removed from the model."""
 
 import math
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class LayerPruningModifier(Modifier):
-    """Drop whole layers from ``start_epoch`` on, and put them back at ``end_epoch`` if there is one.
+    """Drop whole layers at ``start_epoch``, and restore them at ``end_epoch`` if it is set.
 
-    Sajjad et al. 2020, arXiv:2004.03844. The list of layers is made shorter, the rest renumbered and
-    ``config.num_hidden_layers`` set, so that the saved model is a plain one with fewer layers. Layers that go from the
-    start and for good go at once; others are only left out of the list while their window lasts, and the optimizer,
-    which sees no gradients for them, lets them be.
+    Sajjad et al. 2020, arXiv:2004.03844. The list of layers becomes shorter, the remaining layers are renumbered and
+    ``config.num_hidden_layers`` is set, so that the saved model is a plain model with fewer layers. Layers that are
+    dropped from the start and for good are removed before training. Otherwise they are only left out of the list while
+    the modifier is active; the optimizer does not change them then, because they have no gradients.
     """
 
-    layers: list[str] | str  # e.g. bert.encoder.layer.1, numbered as in the model that is loaded; or "re:" patterns
+    layers: list[str] | str  # names, numbered as in the loaded model, e.g. bert.encoder.layer.1; or "re:" patterns
 
     changes_weights: ClassVar[bool] = True
     initialize_first: ClassVar[bool] = True
@@ -35,15 +35,15 @@ class LayerPruningModifier(Modifier):
     def warnings(self, length: float | None) -> Iterator[str]:
         end = self.active_range[1]
         if end <= (length or math.inf) and math.isfinite(end):
-            yield f"the layers come back at epoch {end:g}: the saved model has all of them"
+            yield f"the layers are restored at epoch {end:g}: the saved model has all of them"
 
     def initialize(self, targets: Targets) -> None:
         self._model = targets.model
-        self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the whole list, and which of it to drop
+        self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the full list, and the indices to drop
         for path, indices in targets.layers(self.layers).items():
             layers = targets.model.get_submodule(path)
             if len(indices) == len(layers):
-                raise ValueError(f"all {len(layers)} layers of {path} would go")
+                raise ValueError(f"at least one layer of {path} must remain, got all {len(layers)} to drop")
             self._lists[path] = layers, indices
         self._dropped = False
         start, end = self.active_range
@@ -57,9 +57,9 @@ class LayerPruningModifier(Modifier):
         self._set_active(self.is_active(now))
 
     def after_optimizer_step(self) -> None:
-        """Forget the gradients of the step in which layers went: the optimizer would go on with them.
+        """Clear the gradients of dropped layers, so that later steps do not use them.
 
-        It has used them once, as in SparseML.
+        The step in which the layers are dropped does use them, as in SparseML.
         """
         if self._dropped:
             for layers, indices in self._lists.values():
@@ -95,9 +95,9 @@ class LayerPruningModifier(Modifier):
                     module.layer_idx = index
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Whether the layers are out and, if they were not from the start, the layers: no plain checkpoint holds them.
+        """Whether the layers are dropped and, unless they are from the start, their weights, which the model lacks.
 
-        They may come back; and what prunes them ranks and counts their weights to the end.
+        They may be restored, and modifiers that prune them rank and count their weights until the end.
         """
         state = {"dropped": torch.tensor(self._dropped)}
         if self._dropped and self.active_range != (0.0, math.inf):

@@ -21,14 +21,14 @@ from sparsification.trainer.full_eval import full_eval
 
 logger = logging.getLogger(__name__)
 
-NUM_CHECKED_FEATURES = 32  # number of features on which an exported file is compared with the model
+NUM_CHECKED_FEATURES = 32  # features on which an exported file is compared with the model
 
 
 class EvaluationMixin:
     """Mixin of a Trainer: export of its model, and evaluation of the exported file or of the teacher."""
 
-    _onnx_model: OnnxModel | None = None  # while an exported file is evaluated
-    _evaluated_teacher: PreTrainedModel | None = None  # while the teacher is evaluated
+    _onnx_model: OnnxModel | None = None  # set while an exported file is evaluated in place of the model
+    _evaluated_teacher: PreTrainedModel | None = None  # set while the teacher is evaluated in place of the model
 
     def export_onnx(
         self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14, exporter: str = AUTO
@@ -38,18 +38,17 @@ class EvaluationMixin:
         Args:
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
             target: engine that a quantized model is written for. ``onnxruntime-sparse`` also writes
-                ``model.sparse.onnx``; ``all`` also writes DeepSparse's file, in a directory of its own.
+                ``model.sparse.onnx``; ``all`` writes DeepSparse's file, too, in a folder of its own.
             opset: ONNX operator set.
             exporter: PyTorch's exporter, as for ``sparsification.export_onnx``.
 
         Returns:
-            The report of the first file's check; None on all processes but the first, which writes the files.
+            The report on the first file; None on all processes but the first, which exports.
 
         Raises:
-            ExportError: a file differs from the model, or cannot be written; no file of that name is left.
-            SparseGraphError: with ``onnxruntime-sparse``, no int8 layer is sparse. With ``all``, this is a warning.
-            BuildError: with ``onnxruntime-sparse``, there is no compiler for its operators. With ``all``, this is a
-                warning.
+            ExportError: a file would not compute what the model computes; it is not kept.
+            SparseGraphError: no int8 layer is sparse enough for ``onnxruntime-sparse``; a warning with ``all``.
+            BuildError: there is no compiler for the sparse operators; a warning with ``all``.
         """
         reports = []
         if self.is_world_process_zero():
@@ -93,15 +92,15 @@ class EvaluationMixin:
     def evaluate_onnx(
         self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
     ) -> dict[str, float]:
-        """Evaluate with ONNX Runtime's logits in place of the model's.
+        """Evaluate an exported file in ONNX Runtime in place of the model.
 
         Args:
-            directory: output directory of ``export_onnx``.
-            file_name: file in it, e.g. ``model.sparse.onnx``.
-            metric_key_prefix: prefix of every metric's name.
+            directory: folder to which ``export_onnx`` wrote the file.
+            file_name: name of the file, ``model.onnx`` or ``model.sparse.onnx``.
+            metric_key_prefix: prefix of the metrics' names.
 
         Returns:
-            The metrics that ``evaluate`` returns.
+            The metrics of ``evaluate``.
         """
         self._onnx_model = OnnxModel(Path(directory) / file_name)
         try:
@@ -110,8 +109,8 @@ class EvaluationMixin:
             self._onnx_model = None
 
     def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
-        """Evaluate the teacher in place of the model; returns the metrics of ``evaluate`` under the prefix."""
-        # The precision in which Trainer would evaluate the teacher as its own model.
+        """Evaluate the teacher in place of the model; return the metrics of ``evaluate``, with the prefix."""
+        # The precision in which Trainer would evaluate the teacher alone.
         full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
         precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
         self._evaluated_teacher = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
@@ -128,13 +127,20 @@ class EvaluationMixin:
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._onnx_model is not None:
-            return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
+            logits = [torch.from_numpy(output) for output in self._onnx_model(inputs)]
+            labels = [inputs[name] for name in self.label_names if name in inputs]
+            return None, _one_or_all(logits), _one_or_all(labels)
         if self._evaluated_teacher is None:
             return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
         labels = {name: inputs[name] for name in self.label_names if name in inputs}
-        # As for the model that Accelerate has prepared: lower precision inside, fp32 outputs.
+        # As Accelerate does for a prepared model: lower precision inside, fp32 outside.
         with self.accelerator.autocast():
             step = super().prediction_step(
                 self._evaluated_teacher, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
             )
         return convert_outputs_to_fp32(lambda: step)() if self.accelerator.native_amp else step
+
+
+def _one_or_all(tensors: list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
+    """A single tensor as it is, several as a tuple, None for none: as Trainer's own ``prediction_step`` has them."""
+    return tensors[0] if len(tensors) == 1 else tuple(tensors) or None

@@ -16,7 +16,7 @@ from sparsification.export.onnx import ONNX_FILE
 from sparsification.export.verify import OnnxModel
 from sparsification.model_io import input_names
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.recipe.model import RECIPE_FILE
 from sparsification.report import collect
 from sparsification.report.dashboards import log_files
 from sparsification.report.environment import machine_text, versions

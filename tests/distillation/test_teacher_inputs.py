@@ -20,8 +20,8 @@ from sparsification.distillation.teacher import load_teacher
 from sparsification.distillation.teacher_cache import TeacherCache, cache_key, settings
 from sparsification.export.verify import OnnxModel
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import UsageError
 from sparsification.tasks.question_answering.features import prepare_train_features
 
 DISTILL = "modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n  - !DistillationModifier {hardness: 1.0}\n"
@@ -135,10 +135,10 @@ def with_tokenizer(models, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"do_lower_case": False}, "makes other input_ids of one text than the student's, .*in lower case perhaps"),
-        ({"pad_token": "[MASK]"}, "has pad_token_id 4, the student 0: save both alike"),
-        ({"cls_token": "[MASK]"}, "has cls_token_id 4, the student 2"),
-        ({"padding_side": "left"}, "has padding_side left, the student right"),
+        ({"do_lower_case": False}, "makes other input_ids of one text than the student's, .*e.g. in lowercasing"),
+        ({"pad_token": "[MASK]"}, "must have the same pad_token_id, got 4 and 0"),
+        ({"cls_token": "[MASK]"}, "must have the same cls_token_id, got 4 and 2"),
+        ({"padding_side": "left"}, "must have the same padding_side, got left and right"),
     ],
 )
 def test_teacher_that_reads_texts_otherwise_is_refused(changes, message, models, tiny_squad, tmp_path):
@@ -185,7 +185,7 @@ def test_model_without_a_tokenizer_is_refused(models, tiny_squad, tmp_path, caps
 
 def test_model_whose_tokenizer_makes_no_token_types_is_told(models, tiny_squad, tmp_path, caplog):
     stages_qa.logger.propagate = True
-    warning = "takes token_type_ids, and its DistilBertTokenizer makes none"
+    warning = "takes token_type_ids, but its DistilBertTokenizer makes none"
     main(command(models / "distilbert", tiny_squad, tmp_path / "one", "--do_eval"))
     assert "token_type_ids" not in caplog.text
     tokenizer = ["--tokenizer_name", str(models / "distilbert")]

@@ -16,8 +16,9 @@ from sparsification.export import sparse as export
 from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.runtime.rewrite.linear import DOMAIN
+from sparsification.tasks.errors import UsageError
 
 
 @needs_compiler

@@ -12,18 +12,16 @@ from torch.nn import functional as F
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
+from sparsification.quantization.checkpoint import QuantizationError, load_quantization, save_quantization
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs, calculate_qparams
 from sparsification.quantization.modules import (
-    QuantizationError,
     enable_fake_quant,
     fake_quant_enabled,
     fake_quantized_modules,
-    load_quantization,
     quantizers,
-    save_quantization,
 )
 from sparsification.quantization.scheme import SCHEMES
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.3, 1.7), (0.2, 1.0), (-1.0, -0.5), (0.0, 0.0), (-7e-9, 3e-9)])
@@ -243,7 +241,7 @@ def test_ranges_of_another_model_are_refused(tmp_path):
     with pytest.raises(QuantizationError, match="was not saved with this model"):
         load_quantization(other, tmp_path)
     (tmp_path / "quantization.safetensors").write_bytes(b"no such thing")
-    with pytest.raises(QuantizationError, match="does not hold the ranges"):
+    with pytest.raises(QuantizationError, match="is not a file of quantization ranges"):
         load_quantization(load_model("model_student"), tmp_path)
 
 
@@ -258,17 +256,20 @@ def test_series_for_dashboards():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("end_epoch: 3", "quantization has no end"),
+        ("end_epoch: 3", "end_epoch must be -1, got 3: quantization has no end"),
         ("start_epoch: 3\n      disable_quantization_observer_epoch: 2", "observers would see no data"),
-        ("num_calibration_steps: 0", "observers would see no data"),
-        ("weight_bits: 16", "weight_bits 16: no engine"),
-        ("activation_bits: 4", "activation_bits 4: no engine"),
-        ("scheme: fastest", "no scheme 'fastest', only default, deepsparse, tensorrt"),
+        (
+            "num_calibration_steps: 0",
+            "num_calibration_steps must be at least 1, got 0: the observers would see no data",
+        ),
+        ("weight_bits: 16", "weight_bits must be in 2 to 8, got 16"),
+        ("activation_bits: 4", "activation_bits must be 8, got 4"),
+        ("scheme: fastest", "scheme must be default, deepsparse, tensorrt or a mapping, got 'fastest'"),
         ("scheme: {weigths: {num_bits: 8}}", "scheme has no key 'weigths'"),
-        ("scheme: {weights: {num_bits: 3.5}}", "num_bits must be a whole number"),
+        ("scheme: {weights: {num_bits: 3.5}}", "num_bits must be an integer, got 3.5"),
         ("scheme: {weights: {strategy: row}}", "strategy must be tensor or channel"),
-        ("scheme: {input_activations: {strategy: channel}}", "activations have one scale"),
-        ("scheme: default\n      submodules: [bert]", "submodules belongs to the form of 2021"),
+        ("scheme: {input_activations: {strategy: channel}}", "strategy must be tensor for activations, got channel"),
+        ("scheme: default\n      submodules: [bert]", "submodules is a legacy key and cannot be combined with scheme"),
     ],
 )
 def test_impossible_recipes_are_refused_when_they_are_read(keys, message):
@@ -282,8 +283,8 @@ def test_impossible_recipes_are_refused_when_they_are_read(keys, message):
         ("submodules: [bert.encodr]", "no submodule matches 'bert.encodr'; did you mean 'bert.encoder'"),
         ("ignore: [LayerNrm]", "no module or module type matches 'LayerNrm'"),
         ("scheme_overrides: {Conv2d: default}", "scheme_overrides: no module or module type matches 'Conv2d'"),
-        ("custom_quantizable_module_types: [GELUActivation]", "there are modules of type GELUActivation, left as they"),
-        ("submodules: [bert.embeddings.dropout]", "nothing is to be quantized"),
+        ("custom_quantizable_module_types: [GELUActivation]", "modules of type GELUActivation cannot be quantized"),
+        ("submodules: [bert.embeddings.dropout]", "the recipe quantizes no Linear, Embedding or attention module"),
     ],
 )
 def test_recipes_that_do_not_fit_the_model_are_refused_before_training(keys, message):

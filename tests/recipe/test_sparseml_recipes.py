@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from sparsification.modifiers import MODIFIERS
-from sparsification.recipe.loader import RecipeError, load_recipe
+from sparsification.recipe.document import RecipeError
+from sparsification.recipe.loader import load_recipe
 
 # The arguments of each modifier's constructor in SparseML 1.8.0; RigL took global_sparsity, which had to be false.
 GRADUAL = (
@@ -252,12 +253,12 @@ def test_a_staged_recipe_with_anchors_prefixes_and_numbers_for_switches_loads(tm
 @pytest.mark.parametrize(
     ("label", "old", "new", "message"),
     [
-        ("GMPruningModifier", "phased: False", "phased: True", "phased: use ACDCPruningModifier"),
+        ("GMPruningModifier", "phased: False", "phased: True", "phased must be false: use ACDCPruningModifier"),
         (
             "GMPruningModifier",
             "score_type: magnitude",
             "score_type: movement",
-            "score_type 'movement': use MovementPruningModifier",
+            "score_type must be 'magnitude', got 'movement'",
         ),
         ("QuantizationModifier", "weight_qconfig_kwargs: {}", "weight_qconfig_kwargs: {observer: x}", "observers"),
     ],

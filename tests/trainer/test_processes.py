@@ -124,5 +124,7 @@ def test_every_process_ends_with_the_weights_of_the_best_checkpoint(tmp_path):
 def test_launcher_that_splits_the_weights_is_refused_by_name(tmp_path, monkeypatch, name):
     trainer = make_trainer(tmp_path, PRUNE)
     monkeypatch.setattr(trainer, f"is_{name.lower()}_enabled", True)
-    with pytest.raises(ManagerError, match=f"{name} splits the weights between processes"):
+    with pytest.raises(
+        ManagerError, match=f"{name} splits the weights between processes, but a recipe needs whole weights"
+    ):
         trainer._refuse_split_weights()

@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from helpers.data import PLACES, squad_json
 from helpers.models import build_tiny_tokenizer
+from sparsification.tasks.errors import DataError
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
-from sparsification.tasks.question_answering.data import DataError, load_squad_files
+from sparsification.tasks.question_answering.data import load_squad_files
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
 from sparsification.tasks.question_answering.metrics import f1_score, normalize_answer, squad_metrics, squad_v2_metrics
 from sparsification.tasks.question_answering.nbest_json import _NBestText, write_json

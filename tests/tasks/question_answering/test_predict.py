@@ -23,7 +23,7 @@ from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantization.modules import save_quantization
+from sparsification.quantization.checkpoint import save_quantization
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.features import prepare_validation_features
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor
@@ -165,9 +165,9 @@ def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):
     wrong = {
         str(tmp_path / "nowhere"): "nowhere: no such file or folder",
         str(tmp_path / "empty"): "empty holds no model: neither model.sparse.onnx, model.onnx nor config.json",
-        str(bare): "bare has no tokenizer: tokenizer.json has to be beside the model",
+        str(bare): "bare has no tokenizer: it must hold the model's tokenizer.json",
         str(broken): "broken: Error parsing message",
-        str(folders / "plain" / "config.json"): "config.json is no folder and no .onnx file",
+        str(folders / "plain" / "config.json"): "config.json is neither a folder nor an .onnx file",
     }
     for model, message in wrong.items():
         assert main(["predict", model, *asked]) == 1
