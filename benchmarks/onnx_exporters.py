@@ -38,12 +38,10 @@ SIZE = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "i
 VOCABULARY = {"vocab_size": 2000}
 RELATIVE = {"relative_attention": True, "position_biased_input": False, "type_vocab_size": 0}
 DEBERTA_V2 = RELATIVE | {"position_buckets": 64, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
-# Name: model type and configuration.
+# Name: model type and configuration. XLM-R's and CamemBERT's code is RoBERTa's.
 FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     "BERT": ("bert", SIZE),
     "RoBERTa": ("roberta", SIZE),
-    "XLM-R": ("xlm-roberta", SIZE),
-    "CamemBERT": ("camembert", SIZE),
     "DistilBERT": ("distilbert", {"dim": 256, "n_layers": 4, "n_heads": 4, "hidden_dim": 1024}),
     "ELECTRA": ("electra", SIZE),
     "ALBERT": ("albert", SIZE),
