@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test browser-test lint newwiki bench-onnx bench-exporters bench-step bench-scale bench-padding bench-qa runtime \
-	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
+.PHONY: help quickstart test browser-test lint newwiki bench-onnx bench-exporters bench-step bench-scale bench-padding \
+	bench-qa runtime bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
