@@ -53,7 +53,7 @@ class SparsificationArguments:
     onnx_exporter: str = field(
         default=AUTO,
         metadata={
-            "help": "PyTorch's ONNX exporter: dynamo (opset 18 and later), torchscript (deprecated by PyTorch), or "
+            "help": "PyTorch's ONNX exporter: dynamo (opsets 18 to 23), torchscript (deprecated by PyTorch), or "
             "auto, which is dynamo from opset 18 on, except for DeepSparse and XLNet.",
             "choices": [*EXPORTERS],
         },

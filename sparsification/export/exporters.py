@@ -1,7 +1,7 @@
 """PyTorch's two ONNX exporters with one signature, and the choice between them.
 
-The TorchScript exporter, which PyTorch has deprecated, writes opsets 7 to 20. The dynamo exporter writes opset 18 and
-later; it takes seconds longer and writes fewer nodes. Both keep the batch and the sequence axis dynamic.
+The TorchScript exporter, which PyTorch has deprecated, writes opsets 7 to 20. The dynamo exporter writes opsets 18
+to 23; it takes seconds longer and writes fewer nodes. Both keep the batch and the sequence axis dynamic.
 ``choose_exporter`` follows the measurements in benchmarks/onnx_exporters.md.
 """
 
@@ -19,7 +19,8 @@ from sparsification.export.graph import reorder_gelu, strip_metadata
 from sparsification.export.targets import AUTO, DYNAMO, EXPORTERS, TORCHSCRIPT
 from sparsification.export.verify import ExportError, NamedOutputs
 
-MIN_DYNAMO_OPSET = 18  # the exporter's own; it cannot convert LayerNormalization to an older one
+# The dynamo exporter's own opset is 18: it cannot convert LayerNormalization to an older one. 23 is the newest tested.
+DYNAMO_OPSETS = range(18, 24)
 # Models that the dynamo exporter of PyTorch 2.13 cannot export; by model type.
 _TORCHSCRIPT_ONLY = {"xlnet"}  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
 REGISTRATION_LOGGER = logging.getLogger("torch.onnx._internal.exporter._registration")
@@ -39,7 +40,7 @@ def choose_exporter(exporter: str, model_type: str, opset: int, target: str) -> 
 
     Args:
         exporter: one of ``EXPORTERS``. "auto" is the dynamo exporter where it passes the checks that the TorchScript
-            exporter passes: from opset 18 on, for ONNX Runtime, except for XLNet.
+            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet.
         model_type: of the model's config.
         opset: ONNX operator set.
         target: engine.
@@ -52,11 +53,12 @@ def choose_exporter(exporter: str, model_type: str, opset: int, target: str) -> 
     """
     if exporter not in EXPORTERS:
         raise ExportError(f"exporter must be one of {', '.join(EXPORTERS)}, got {exporter!r}")
-    if exporter == DYNAMO and opset < MIN_DYNAMO_OPSET:
-        raise ExportError(f"opset must be {MIN_DYNAMO_OPSET} or more for the dynamo exporter, got {opset}")
+    if exporter == DYNAMO and opset not in DYNAMO_OPSETS:
+        ends = f"{DYNAMO_OPSETS.start} to {DYNAMO_OPSETS.stop - 1}"
+        raise ExportError(f"opset must be {ends} for the dynamo exporter, got {opset}")
     if exporter != AUTO:
         return exporter
-    passes = opset >= MIN_DYNAMO_OPSET and target == "onnxruntime" and model_type not in _TORCHSCRIPT_ONLY
+    passes = opset in DYNAMO_OPSETS and target == "onnxruntime" and model_type not in _TORCHSCRIPT_ONLY
     return DYNAMO if passes else TORCHSCRIPT
 
 

@@ -33,6 +33,8 @@ def _optimized(path, target) -> list[str]:
         ("auto", "bert", 18, "onnxruntime", "dynamo"),
         ("auto", "bert", 18, "deepsparse", "torchscript"),
         ("auto", "xlnet", 18, "onnxruntime", "torchscript"),
+        ("auto", "bert", 23, "onnxruntime", "dynamo"),
+        ("auto", "bert", 24, "onnxruntime", "torchscript"),
         ("torchscript", "bert", 20, "onnxruntime", "torchscript"),
         ("dynamo", "bert", 18, "deepsparse", "dynamo"),
     ],
@@ -42,7 +44,7 @@ def test_auto_is_dynamo_where_it_passes_the_checks(exporter, model_type, opset, 
 
 
 def test_impossible_choices_are_errors(tmp_path):
-    with pytest.raises(ExportError, match="opset must be 18 or more for the dynamo exporter, got 17"):
+    with pytest.raises(ExportError, match="opset must be 18 to 23 for the dynamo exporter, got 17"):
         _export(_bert(1), tmp_path, opset=17, exporter="dynamo")
     with pytest.raises(ExportError, match="exporter must be one of auto, dynamo, torchscript, got 'onnx'"):
         _export(_bert(1), tmp_path, exporter="onnx")

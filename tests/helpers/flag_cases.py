@@ -271,7 +271,7 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
     "onnx_exporter": (
         Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter dynamo"),
         Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter torchscript"),
-        refused("--onnx_export_path {out}/onnx --onnx_exporter dynamo", "opset must be 18 or more"),
+        refused("--onnx_export_path {out}/onnx --onnx_exporter dynamo", "opset must be 18 to 23"),
     ),
     "best_model_after_epoch": (
         Case(BEST + "--best_model_after_epoch 0.1"),
