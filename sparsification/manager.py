@@ -102,11 +102,7 @@ class ScheduledModifierManager(RecipeSummary):
         ]
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
-        """Set the source of gradients of single batches, for the modifiers that prune by them.
-
-        Args:
-            sampler: see ``GradientSampler``.
-        """
+        """Set the source of gradients of single batches, for the modifiers that prune by them."""
         for modifier in self.modifiers:
             modifier.set_gradient_sampler(sampler)
 
@@ -234,13 +230,13 @@ class ScheduledModifierManager(RecipeSummary):
         Args:
             model: the model to train; its structure may change here.
             optimizer: over parameters of ``model``.
-            steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
+            steps_per_epoch: optimizer steps in an epoch; gradient accumulation and processes are included.
 
         Returns:
-            The same optimizer: schedulers and gradient scalers take it as before.
+            The same optimizer; schedulers and gradient scalers work as before.
 
         Raises:
-            ManagerError: the recipe does not fit the model, or it distills: ``PlainLoop`` takes a teacher.
+            ManagerError: the recipe does not fit the model, or it distills; use ``PlainLoop`` with a teacher then.
             ValueError: ``steps_per_epoch`` is below 1.
         """
         if self.distills:
@@ -251,7 +247,7 @@ class ScheduledModifierManager(RecipeSummary):
         return optimizer
 
     def apply_in(self, hooks: OptimizerHooks) -> None:
-        """Start training with the recipe in an optimizer's hooks; after ``initialize`` and ``attach_teacher``."""
+        """Start training with the recipe in an optimizer's hooks; call after ``initialize`` and ``attach_teacher``."""
         groups = hooks.optimizer.param_groups
         base_rates = [group["lr"] for group in groups]
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from sparsification.check.rules import LintContext, LintWarning
 from sparsification.check.timeline import window_text
-from sparsification.targets import ALL, ALL_PRUNABLE, match_names
+from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, match_names
 
-_DENSE = "SparseML's own recipes prune neither"
+_WHOLE = f"{ENCODER} leaves both out, as SparseML's own recipes do"
 # In a regular expression: an escape, a character class, or a dot without a quantifier.
 _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 
@@ -116,7 +116,7 @@ def _prunes_outside_the_encoder(ctx: LintContext) -> Iterator[LintWarning]:
     for modifier in ctx.pruning():
         if ctx.targets is None:
             if ALL_PRUNABLE in modifier.parameter_patterns:
-                yield modifier, f"{ALL_PRUNABLE} includes word embeddings and the head: {_DENSE}"
+                yield modifier, f"{ALL_PRUNABLE} includes word embeddings and the head: {_WHOLE}"
             continue
         matrices = set(modifier.pruned_names())
         tables = [f"{name}.weight" for name in ctx.targets.modules_of(nn.Embedding)]
@@ -128,7 +128,7 @@ def _prunes_outside_the_encoder(ctx: LintContext) -> Iterator[LintWarning]:
         }
         found = [f"{what} ({_and_more(names)})" for what, names in outside.items() if names]
         if found:
-            yield modifier, f"it also prunes {' and '.join(found)}: {_DENSE}"
+            yield modifier, f"it also prunes {' and '.join(found)}: {_WHOLE}"
 
 
 def _and_more(names: list[str]) -> str:

@@ -18,7 +18,7 @@ class ConstantPruningModifier(PruningBase):
     Chen et al. 2020, arXiv:2007.12223 (subnetworks that transfer); Zafrir et al. 2021, arXiv:2111.05754.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
 
     @property
     def parameter_patterns(self) -> list[str]:

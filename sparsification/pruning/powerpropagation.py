@@ -47,7 +47,7 @@ class PowerpropagationModifier(Modifier):
     stay zero.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     alpha: float = 1.0  # 1.0 changes nothing; 2.0 to 4.0 in the paper
     strict: bool = True  # whether a pattern that matches nothing is an error
 

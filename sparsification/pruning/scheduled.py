@@ -56,7 +56,7 @@ class ScheduledPruning(PruningBase):
     ``compute_masks`` and, where the sparsity changes between start and end, ``sparsity_at``.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     mask_type: str | list[int]  # block4, [rows, columns], or N:M
     leave_enabled: bool  # whether the last mask holds until the end of training
 

@@ -14,7 +14,7 @@ from sparsification.targets import Targets
 class ParamBase(Modifier):
     """Base of modifiers that write values into parameters."""
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     params_strict: bool = True  # whether a name or pattern without a match is an error
 
     def initialize(self, targets: Targets) -> None:

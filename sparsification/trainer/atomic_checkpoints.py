@@ -71,6 +71,7 @@ class AtomicCheckpointMixin:
             if self._name_best_checkpoint(final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
             atomic_replace(saved, final)
+            logger.info(f"Saved {final}")
         self._remove_replaced()
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()

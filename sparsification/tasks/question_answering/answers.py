@@ -101,7 +101,7 @@ def postprocess_qa_predictions(
             contents["null_odds.json"] = null_odds
         for name, content in contents.items():
             path = os.path.join(output_dir, name if prefix is None else f"{prefix}_{name}")
-            logger.info(f"Writing {path}")
+            logger.debug(f"Writing {path}")
             write_json(path, content)
     return answers
 
