@@ -120,7 +120,9 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     if training_args.do_eval and trainer.teacher is not None:
         metrics |= pipeline.evaluate_teacher(trainer, data_args, metrics)
     if sparse_args.onnx_export_path is not None:
-        exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
+        exported = trainer.export_onnx(
+            *(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset, sparse_args.onnx_exporter)
+        )
         if training_args.do_eval:
             metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args, data_args)
     if manager.recipe is not None:

@@ -223,7 +223,9 @@ class TaskRun:
             if self.training.do_eval and trainer.teacher is not None:
                 results |= save(trainer, "eval_teacher", trainer.evaluate_teacher())
             if export_path is not None:
-                trainer.export_onnx(export_path, self.sparse.onnx_target, self.sparse.onnx_opset)
+                trainer.export_onnx(
+                    export_path, self.sparse.onnx_target, self.sparse.onnx_opset, self.sparse.onnx_exporter
+                )
                 if self.training.do_eval:
                     results |= save(trainer, "eval_onnx", trainer.evaluate_onnx(export_path))
             if self.manager.recipe is not None:

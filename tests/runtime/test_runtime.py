@@ -155,8 +155,8 @@ def test_linear_equals_numpy_to_the_last_bit(library, case):
     numbers, integers = _linear_session(case), _linear_session(case, quantized=True)
     for _ in _each_instruction_set(library):
         np.testing.assert_array_equal(numbers.run(None, {"x": case["x"]})[0], expected)
-        grid = case["output_scale"], case["output_zero_point"]
-        np.testing.assert_array_equal(integers.run(None, {"x": case["x"]})[0], _quantized(expected, *grid))
+        params = case["output_scale"], case["output_zero_point"]
+        np.testing.assert_array_equal(integers.run(None, {"x": case["x"]})[0], _quantized(expected, *params))
 
 
 @needs_compiler
@@ -170,8 +170,8 @@ def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(library, case):
         for _ in _each_instruction_set(library)
     ]
     np.testing.assert_allclose(results[0][0], expected, rtol=1e-6, atol=1e-6)
-    grid = case["output_scale"], case["output_zero_point"]
-    np.testing.assert_array_equal(results[0][1], _quantized(results[0][0], *grid))
+    params = case["output_scale"], case["output_zero_point"]
+    np.testing.assert_array_equal(results[0][1], _quantized(results[0][0], *params))
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -189,7 +189,7 @@ def test_extreme_sums_do_not_saturate(library):
 
 
 @needs_compiler
-def test_outputs_beyond_all_grids_are_their_ends(library):
+def test_outputs_out_of_range_saturate(library):
     case = _linear_case(3, 4, 4, 0.0, 0)
     case["bias"] = np.array([np.inf, -np.inf, 3e38, -3e38], np.float32)
     session = _linear_session(case, quantized=True)
@@ -489,7 +489,7 @@ def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: i
 
 @needs_compiler
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
+def test_sparse_file_equals_the_int8_file(family, tmp_path):
     make, names, pad = FAMILIES[family]
     _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
     report = rewrite_sparse(tmp_path / "model.onnx")
@@ -505,7 +505,7 @@ def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
         assert _compare(tmp_path, rows, length, names, pad) < 0.02
 
 
-# The opset changes patterns, not grids.
+# The opset changes patterns, not quantization parameters.
 RECIPES = [(name, 14) for name in CASES if "only" not in name and name != "attention alone"]
 RECIPES += [("per channel", 17), ("per channel", 20)]
 
@@ -519,7 +519,7 @@ def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
             rewrite_sparse(tmp_path / "model.onnx")
         return
     report = rewrite_sparse(tmp_path / "model.onnx")
-    if case != "asymmetric 3-bit weights":  # of these some grids have no zero point
+    if case != "asymmetric 3-bit weights":  # some of these have no zero point
         assert len(report.sparse) == 6
     assert _compare(tmp_path) < 0.02
     if case in ("per tensor", "per channel"):
@@ -651,7 +651,7 @@ def test_environment_chooses_the_instruction_set(name):
         assert "SPARSIFICATION_CPU=no_such_cpu: here there are only " in result.stderr
 
 
-def test_missing_compiler_is_told_in_one_line(tmp_path):
+def test_missing_compiler_is_an_error_of_one_line(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
     command = [sys.executable, "-m", "sparsification.runtime.build"]
     result = subprocess.run(
