@@ -130,6 +130,33 @@ def test_only_inputs_and_weights_are_quantized_by_default():
     assert not any("embeddings" in name for name in set(quantizers(asked)) - set(quantizers(model)))
 
 
+def quantized_tensors(keys: str) -> set[str]:
+    """Names of the fake quantizers that a recipe inserts into BERT."""
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(f"modifiers:\n  - !QuantizationModifier {{{keys}}}\n").initialize(model)
+    return set(quantizers(model))
+
+
+def test_embeddings_outside_of_submodules_are_not_quantized():
+    assert not any("embeddings" in name for name in quantized_tensors("submodules: [bert.encoder]"))
+    assert "bert.embeddings.word_embeddings.weight_quantizer" in quantized_tensors("submodules: [bert.embeddings]")
+
+
+def test_tensorrt_quantizes_no_outputs_of_linear_layers_and_embeddings_as_in_sparseml():
+    outputs = {
+        name
+        for name in quantized_tensors("tensorrt: True, quantize_outputs: True, quantize_linear_activations: True")
+        if name.endswith("output_quantizer")
+    }
+    assert outputs and all("LayerNorm" in name for name in outputs)
+
+
+def test_outputs_of_embeddings_are_quantized_without_their_tables_as_in_sparseml():
+    names = quantized_tensors("quantize_outputs: True, quantize_embeddings: False, submodules: [bert.embeddings]")
+    kinds = {name.rpartition(".")[2] for name in names if "word_embeddings" in name}
+    assert kinds == {"output_quantizer"}
+
+
 def test_before_its_start_the_model_is_the_plain_one_bit_by_bit():
     plain, model = load_model("model_student"), load_model("model_student")
     manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=1, frozen=2))
