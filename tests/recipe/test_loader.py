@@ -543,7 +543,7 @@ pruning_modifiers:
     start_epoch: 5
     end_epoch: 2
   - !AnyModifier 3
-more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
+more_modifiers: {EpochRangeModifier: {end_epoch: -2.0}}
 """
     problems = [problem.removeprefix("<recipe>, line ") for problem in problems_of(text, "c=1")]
     expected = [
@@ -558,7 +558,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "15: TrainableParamsModifier requires params and trainable",
         "17: EpochRangeModifier: end_epoch must be at least start_epoch, got 2 and 5",
         "20: AnyModifier must be followed by its keys",
-        "21: modifiers must be a list of entries",
+        "21: EpochRangeModifier: end_epoch must be at least -1",
     ]
     assert len(problems) == len(expected)
     for problem, start in zip(problems, expected, strict=True):

@@ -162,8 +162,12 @@ def block(label: str) -> str:
     return "\n".join([f"  - !{name}", *lines]) + "\n"
 
 
+# Not SparseML's, or not of its recipes for training.
+OURS = {"ReconstructionPruningModifier", "SparseGPTModifier", "WandaPruningModifier"}
+
+
 def test_every_modifier_is_here():
-    assert {label.partition(",")[0] for label in KEYS} == set(MODIFIERS)
+    assert {label.partition(",")[0] for label in KEYS} == set(MODIFIERS) - OURS
 
 
 @pytest.mark.parametrize("label", KEYS)
