@@ -120,6 +120,11 @@ class EvaluationMixin:
             self._evaluated_teacher = None
 
     def evaluation_loop(self, *args, **kwargs):
+        if self.is_in_train and self.manager.modifiers:
+            # A DataLoader draws a number each time it starts. Put the generator back: how often a run by a recipe
+            # evaluates must not change the order of its training data.
+            with torch.random.fork_rng(devices=[]):
+                return super().evaluation_loop(*args, **kwargs)
         if self.is_in_train:
             return super().evaluation_loop(*args, **kwargs)
         with full_eval(self.accelerator.unwrap_model(self.model), self.args):

@@ -26,8 +26,8 @@ from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
 from sparsification.quantization.checkpoint import load_quantization
-from sparsification.report.dashboards import DashboardCallback
-from sparsification.report.progress import TerminalCallback
+from sparsification.report.dashboards import add_dashboards
+from sparsification.report.progress import LogIntervalCallback, TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
 from sparsification.trainer.distilling import DistillationMixin
 from sparsification.trainer.epoch_length import EpochLength
@@ -137,7 +137,8 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
-            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
+            add_dashboards(self, self.manager.recipe)
+            self.add_callback(LogIntervalCallback)
             self._apply_recipe_overrides()
 
     @property

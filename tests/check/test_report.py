@@ -1,4 +1,4 @@
-"""Does the check tell what training will do, and does it doubt what is doubtful and nothing else?
+"""The report of ``check``: schedules, sizes and warnings, and exit codes.
 
 Schedules are compared with closed forms written down here, sizes with files that are really compressed, and what a
 model becomes with what the manager makes of it.
@@ -90,20 +90,20 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipe_raises_no_doubts(path):
+def test_shipped_recipe_has_no_warnings(path):
     report, warnings = check(str(path))
     assert warnings == []
     assert "No warnings." in report
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_that_training_writes_raises_no_doubts(path, tmp_path):
+def test_recipe_that_training_writes_has_no_warnings(path, tmp_path):
     (tmp_path / "recipe.yaml").write_text(load_recipe(path).to_yaml(), encoding="utf-8")
     assert main(["check", "--strict", str(tmp_path / "recipe.yaml")]) == 0
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_recipe_of_2021_is_doubted_for_its_dots_alone(name, tmp_path):
+def test_legacy_recipe_has_warnings_about_its_dots_only(name, tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text(GOLDEN[name]["str"], encoding="utf-8")
     report, warnings = check(str(path))
@@ -112,7 +112,7 @@ def test_recipe_of_2021_is_doubted_for_its_dots_alone(name, tmp_path):
     assert max(map(len, report.split("\n\nwarning")[0].splitlines())) <= 100
 
 
-def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
+def test_sound_recipe_has_no_warnings_with_and_without_a_model(tmp_path, model_dir):
     assert warnings_of(tmp_path, SOUND) == []
     assert warnings_of(tmp_path, SOUND, model_name=model_dir) == []
 
@@ -165,7 +165,7 @@ def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
         ),
     ],
 )
-def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
+def test_warning_names_its_line(modifiers, line, words, tmp_path):
     warnings = warnings_of(tmp_path, modifiers)
     told = [doubt for doubt in warnings if words in doubt]
     assert len(told) == 1, warnings
@@ -173,17 +173,17 @@ def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
     assert "\n" not in told[0]
 
 
-def test_learning_rate_that_rises_again_lets_pruned_weights_recover(tmp_path):
+def test_pruning_before_a_rise_of_the_learning_rate_has_no_warning(tmp_path):
     twice = DECAY % 6.0 + (DECAY % 10.0).replace("start_epoch: 0.0", "start_epoch: 6.0")
     assert warnings_of(tmp_path, RUN + PRUNING + twice) == []
 
 
-def test_zeros_that_another_modifier_takes_over_are_not_doubted(tmp_path):
+def test_zeros_that_another_modifier_keeps_have_no_warning(tmp_path):
     holds = r"  - !ConstantPruningModifier {params: ['re:.*(query|key)\.weight'], start_epoch: 6.0}" + "\n"
     assert warnings_of(tmp_path, RUN + PRUNING + "    leave_enabled: false\n" + holds) == []
 
 
-def test_variable_that_nothing_reads_is_doubted(tmp_path):
+def test_unused_variable_has_a_warning(tmp_path):
     head = "used: 10.0\nfirst: 1.0\nanchor: &a 2.0\nthrough: eval(first)\nidle: 3\ncopy: *a\n"
     modifiers = "  - !EpochRangeModifier {end_epoch: eval(used)}\n  - !SetWeightDecayModifier {weight_decay: *a}\n"
     warnings = warnings_of(tmp_path, modifiers, head)
@@ -192,7 +192,7 @@ def test_variable_that_nothing_reads_is_doubted(tmp_path):
     assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == warnings
 
 
-def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
+def test_unused_variable_of_a_stage_has_a_warning(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("stage:\n  a: 1.0\n  b: 2.0\n  modifiers:\n    - !EpochRangeModifier {end_epoch: eval(a)}\n")
     assert [doubt.split(": ")[1] for doubt in check(str(path))[1]] == ["unused variable b"]
@@ -225,7 +225,7 @@ def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
         ),
     ],
 )
-def test_doubt_that_needs_a_model_is_told(modifiers, words, tmp_path, model_dir):
+def test_warning_that_needs_a_model_is_reported(modifiers, words, tmp_path, model_dir):
     warnings = warnings_of(tmp_path, modifiers, model_name=model_dir)
     assert any(words in doubt for doubt in warnings), warnings
 
@@ -245,14 +245,14 @@ def test_doubt_that_needs_a_model_is_told(modifiers, words, tmp_path, model_dir)
         (SOUND, ["--model", "no/such/model/here"], 1),
     ],
 )
-def test_exit_code_tells_right_doubtful_and_wrong(modifiers, options, code, tmp_path, capsys):
+def test_exit_code_is_that_of_success_warnings_or_error(modifiers, options, code, tmp_path, capsys):
     assert main(["check", write(tmp_path, modifiers), *options]) == code
     out, err = capsys.readouterr()
     assert bool(err) == (code == 1)
     assert bool(out) == (code != 1)
 
 
-def test_all_mistakes_are_told_one_line_each(tmp_path, capsys):
+def test_all_errors_are_reported_one_line_each(tmp_path, capsys):
     path = write(tmp_path, "  - !EpochRangeModifer {}\n  - !GMPruningModifier {final: 1}\n")
     assert main(["check", path]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -275,9 +275,7 @@ def test_pattern_without_a_match_is_the_managers_error(tmp_path, capsys, model_d
         (False, 10**12, "the model is too large ("),
     ],
 )
-def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
-    weights, vocab_size, reason, model_dir, tmp_path, capsys
-):
+def test_configuration_that_does_not_fit_is_a_one_line_error(weights, vocab_size, reason, model_dir, tmp_path, capsys):
     for file in Path(model_dir).iterdir():
         if weights or file.suffix == ".json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -289,7 +287,7 @@ def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
 
 
 @pytest.mark.parametrize("options", [["--batch_size", "4"], ["--batch_size", "0", "--num_examples", "8"]])
-def test_command_line_that_makes_no_sense_exits_with_2(options, tmp_path):
+def test_invalid_command_line_exits_with_2(options, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["check", write(tmp_path, SOUND), *options])
     assert caught.value.code == 2
@@ -420,7 +418,7 @@ def test_steps_are_those_of_the_run(tmp_path):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7, 0.8, 0.9, 0.95])
 @pytest.mark.parametrize(("bytes_each", "tolerance"), [(4, 0.05), (1, 0.1)])
-def test_gzip_makes_of_random_weights_what_is_estimated(sparsity, bytes_each, tolerance):
+def test_estimated_gzip_size_is_that_of_random_weights(sparsity, bytes_each, tolerance):
     generator = np.random.default_rng(0)
     weights = generator.normal(0, 0.04, 200_000).astype(np.float32)
     if bytes_each == 1:
@@ -445,7 +443,7 @@ def entry(report: str, label: str) -> str:
     return re.search(rf"^{label} +(.*(?:\n {{16}}.*)*)", report, re.MULTILINE)[1]
 
 
-def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
+def test_report_has_the_final_sizes_of_a_model(tmp_path, model_dir):
     drop = "  - !LayerPruningModifier {layers: [bert.encoder.layer.1, bert.encoder.layer.3]}\n"
     report, _ = check(write(tmp_path, SOUND + drop), model_name=model_dir)
     model = AutoModelForQuestionAnswering.from_pretrained(model_dir)
@@ -470,7 +468,7 @@ def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
     assert entry(report, "ONNX, int8").startswith(f"about {int8 / 1e6:.3g} MB; gzipped about ")
 
 
-def test_report_tells_what_is_left_of_a_thinned_model(model_dir):
+def test_report_has_the_final_sizes_of_a_thinned_model(model_dir):
     report, warnings = check(str(ROOT / "recipes" / "bert-base-12layers_ffn50.md"), model_name=model_dir)
     config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
     after = BertForQuestionAnswering(config).num_parameters()
@@ -560,7 +558,7 @@ def test_model_has_the_head_that_its_configuration_names(kind, expected, with_we
     assert status == (0 if has_classifier else 1), capsys.readouterr().err
 
 
-def test_family_without_question_answering_is_checked_as_what_it_is(tmp_path):
+def test_model_without_a_question_answering_head_keeps_its_own(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
     ViTForImageClassification(config).save_pretrained(tmp_path)
     assert type(build_model(str(tmp_path))[0]) is ViTForImageClassification

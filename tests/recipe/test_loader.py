@@ -1,4 +1,4 @@
-"""Is a recipe read as it is meant, and a wrong or hostile one told from a right one? tests/parity asks SparseML."""
+"""Reading of valid, invalid and hostile recipes; tests/parity compares with SparseML."""
 
 import json
 import math
@@ -122,7 +122,7 @@ def test_lines_are_counted_from_the_top_of_the_file(tmp_path):
         ("x.yaml", "a: 1\nb: \x01\n", "line 2: a character that YAML does not allow"),
     ],
 )
-def test_file_that_holds_no_recipe_is_told(tmp_path, name, content, message):
+def test_file_without_a_recipe_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     problem = problem_of(path)
@@ -131,7 +131,7 @@ def test_file_that_holds_no_recipe_is_told(tmp_path, name, content, message):
     assert problem.count("\n") == 0
 
 
-def test_missing_file_and_directory_are_told(tmp_path):
+def test_missing_file_and_directory_are_refused(tmp_path):
     (tmp_path / "prune80.md").write_text("")
     assert problem_of(tmp_path) == f"{tmp_path}: is not a file"
     assert problem_of(tmp_path / "prune8.md").endswith("no such file; did you mean 'prune80.md'?")
@@ -140,7 +140,7 @@ def test_missing_file_and_directory_are_told(tmp_path):
         problem_of(name)
 
 
-def test_raw_text_over_the_limit_is_told():
+def test_raw_text_over_the_limit_is_refused():
     assert "at most 1000000 characters" in problem_of("#\n" * 600_000)
 
 
@@ -198,7 +198,7 @@ def test_plain_text_becomes_value(text, value):
         ("groups", "{0.7: [a], 1: []}", {0.7: ["a"], 1.0: []}),
     ],
 )
-def test_value_is_converted_to_what_its_field_asks_for(key, text, value):
+def test_value_is_converted_to_the_type_of_its_field(key, text, value):
     read = field_of(text, key)
     assert (read, type(read)) == (value, type(value))
 
@@ -233,7 +233,7 @@ def test_value_is_converted_to_what_its_field_asks_for(key, text, value):
         ("free", "!!str [a]", "the tag '!!str' is not allowed here"),
     ],
 )
-def test_value_that_does_not_fit_is_told_with_its_line(key, text, message):
+def test_value_of_a_wrong_type_is_refused_with_its_line(key, text, message):
     problem = problem_of(f"modifiers:\n  - !AnyModifier\n    start_epoch: 1\n    {key}: {text}\n")
     assert problem.startswith("<recipe>, line 4: ")
     assert message in problem
@@ -318,7 +318,7 @@ def test_arithmetic_is_python_s(expression, value):
         "\ud800",
     ],
 )
-def test_what_is_no_arithmetic_is_refused(expression):
+def test_expression_that_is_not_arithmetic_is_refused(expression):
     with pytest.raises((ExpressionError, KeyError)):
         evaluate(expression, {"a": 1}.__getitem__)
     # JSON is how a text with any character gets into YAML.
@@ -356,7 +356,7 @@ def test_variable_alone_may_be_text_list_or_mapping():
         ("<<: {a: 1}", "line 1: merge keys"),
     ],
 )
-def test_wrong_variable_is_told_once_however_often_it_is_used(head, message):
+def test_invalid_variable_is_reported_once(head, message):
     text = f"{head}\nmodifiers:\n  - !AnyModifier\n    free: [eval(a), eval(a)]\n    number: eval(a)\n"
     assert message in (problem_of(text) if "[a]" not in head and "<<" not in head else problems_of(text)[0])
 
@@ -425,7 +425,7 @@ def test_override_reaches_the_variables_of_stages():
         ("epochs=eval(nope)", "recipe_args: 'eval(nope)': unknown variable 'nope'"),
     ],
 )
-def test_wrong_override_is_told(arguments, message):
+def test_invalid_override_is_refused(arguments, message):
     assert any(message in problem for problem in problems_of(OVERRIDABLE, arguments))
 
 
@@ -444,7 +444,7 @@ def test_modifiers_keep_the_order_of_the_file_whatever_their_keys():
 @pytest.mark.parametrize(
     "text", ["- !AnyModifier\n  whole: 1", "!AnyModifier\nwhole: 1", "- !pytorch.AnyModifier {whole: 1}"]
 )
-def test_modifiers_may_stand_without_a_key(text):
+def test_modifiers_need_no_key(text):
     assert [modifier.whole for modifier in load(text).modifiers] == [1]
 
 
@@ -475,21 +475,21 @@ def test_a_stages_variable_without_an_outer_namesake_needs_itself():
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\nmodifiers: []\n", "modifiers: []\nmodifiers: []\n"])
-def test_key_twice_is_told(text):
+def test_duplicate_key_is_refused(text):
     assert "duplicate key" in problem_of(text)
 
 
 @pytest.mark.parametrize(
     "value", ["bert.encoder.layer.11'", "'bert.encoder.layer.11\"'", '"\'bert.encoder.layer.11"', "re:.*weight'"]
 )
-def test_name_with_a_quote_at_one_end_is_told(value):
+def test_name_with_a_quote_at_one_end_is_refused(value):
     """As in the tutorial's own fragment for LayerPruningModifier."""
     for text in (f"layers: [bert.encoder.layer.1, {value}]", f"layers:\n      - {value}", "layers: eval(names)"):
         recipe = f"names: [{value}]\nmodifiers:\n  - !LayerPruningModifier\n    {text}\n"
         assert "has a quote at one end only" in problems_of(recipe)[0]
 
 
-def test_text_that_is_no_name_may_end_in_a_quote():
+def test_metadata_may_end_in_a_quote():
     assert load('__metadata__: {note: "the layers\'"}\n' + RANGE).metadata == {"note": "the layers'"}
 
 
@@ -502,7 +502,7 @@ def test_text_that_is_no_name_may_end_in_a_quote():
         ("update_frequency: -2", "update_frequency must be at least -1 (every step), got -2"),
     ],
 )
-def test_times_before_the_run_are_told(times, message):
+def test_times_before_the_run_are_refused(times, message):
     assert message in problem_of(f"modifiers:\n  - !AnyModifier {{{times}}}\n")
 
 
@@ -522,7 +522,7 @@ def test_metadata_is_kept_as_it_is_and_the_version_is_not_a_variable():
     assert "__metadata__ must be a mapping, got 3" in problem_of("__metadata__: 3\n" + RANGE)
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_lines():
+def test_all_problems_are_reported_at_once_in_the_order_of_lines():
     text = """a: eval(b)
 training_modifiers:
   - !EpochRangeModifier
@@ -565,7 +565,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         assert problem.startswith(start)
 
 
-def test_problem_of_a_node_behind_an_alias_is_told_once():
+def test_problem_of_a_node_behind_an_alias_is_reported_once():
     assert "line 1" in problem_of("a: &a eval(x)\nmodifiers:\n  - &m !AnyModifier {free: [*a, *a]}\n  - *m\n")
 
 
@@ -627,7 +627,7 @@ def stepping(start: float, end: float) -> str:
         (setting(-1) + setting(0), True),
     ],
 )
-def test_two_modifiers_at_one_learning_rate_are_told(lines, fights):
+def test_two_modifiers_that_set_one_learning_rate_are_refused(lines, fights):
     if fights:
         problem = problem_of("modifiers:\n" + lines)
         assert problem.startswith("<recipe>, line 3: ")
@@ -637,14 +637,14 @@ def test_two_modifiers_at_one_learning_rate_are_told(lines, fights):
         assert len(load("modifiers:\n" + lines).modifiers) == 2
 
 
-def test_two_ranges_are_no_fight():
+def test_two_epoch_ranges_do_not_conflict():
     assert len(load(RANGE + "  - !EpochRangeModifier\n    end_epoch: 9.0\n").modifiers) == 2
 
 
 # ---- writing
 
 
-def test_what_is_written_is_resolved_and_holds_what_was_given():
+def test_written_recipe_is_resolved_and_has_the_explicit_keys():
     text = "__metadata__: {a: 1}\nn: &n 30\nm: eval(n * 2)\nmodifiers:\n"
     text += "  - !AnyModifier {whole: 0, number: *n, names: &l [a, '2:4', 1e5x], free: {x: *l, y: *l}, text: 2:4}\n"
     assert load(text, "n=3").to_yaml() == (

@@ -1,10 +1,11 @@
-"""Does the report of a run say what the run's files say, and can it be read without a network?"""
+"""The report of a run: its figures are those of the run's files, and its page needs no network."""
 
 import dataclasses
 import gzip
 import json
 import math
 import random
+import shlex
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,11 +17,12 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 import run_qa
-from sparsification.report.curves import MAX_POINTS, curve
+from sparsification.report.curves import MAX_POINTS, curve, panels
+from sparsification.report.plots import Line, Panel, draw_panel, draw_spans, to_svg
 from sparsification.report.profiling import gzipped_size
-from sparsification.report.results import RunResult, load_result, redact_secrets, save_result
-from sparsification.report.svg import WIDTH, Line, line_chart, windows_chart
-from sparsification.report.tables import markdown, plain, result_table
+from sparsification.report.render import headline, report_html
+from sparsification.report.results import ModelResult, RunResult, load_result, redact_secrets, save_result
+from sparsification.report.tables import markdown, plain, result_table, transpose
 
 RECIPE = """
 modifiers:
@@ -36,6 +38,7 @@ modifiers:
   - !DistillationModifier
     hardness: 0.5
 """
+SVG = "{http://www.w3.org/2000/svg}"
 COMMON = "--use_cpu --max_seq_length 64 --doc_stride 16 --per_device_train_batch_size 4 --logging_steps 1"
 
 
@@ -90,22 +93,36 @@ def test_table_says_what_the_results_and_the_weights_say(out, result):
 
 def test_report_needs_nothing_beside_it_and_shows_every_plot(out):
     html = page(out / "report.html")
-    assert not [e for e in html.iter() if {"src", "href"} & set(e.attrib) or e.tag in ("script", "link", "img")]
-    titles = [element.text for element in html.iter("h2")]
-    assert titles == [
-        "Scores and zeros in the encoder, percent",
-        "Zeros in each layer, percent",
-        "Losses",
-        "Teacher agreement, percent of the features",
+    links = [value for e in html.iter() for name, value in e.attrib.items() if name.endswith(("src", "href"))]
+    assert all(link.startswith("#") for link in links)  # within the page
+    assert not [e for e in html.iter() if e.tag.rpartition("}")[2] in ("script", "link", "img", "image")]
+    assert [element.text for element in html.iter("figcaption")] == [
+        "EM and F1 on the evaluation data",
+        "Encoder sparsity, %",
+        "Training loss",
         "Learning rate",
-        "The recipe's modifiers and their time",
-        "The run",
-        "The recipe",
+        "Sparsity of each encoder layer, %",
+        "Predictions equal to the teacher's, % of the features",
+        "Schedule of the recipe",
     ]
-    drawings = list(html.iter("{http://www.w3.org/2000/svg}svg"))
-    assert len(drawings) == 6
-    assert len(list(drawings[-1].iter("{http://www.w3.org/2000/svg}rect"))) == 3  # one for each modifier
-    assert len(list(drawings[0].iter("{http://www.w3.org/2000/svg}polyline"))) == 4  # EM, F1, zeros, their goal
+    assert len(list(html.iter(f"{SVG}svg"))) == 7
+    identifiers = [e.attrib["id"] for drawing in html.iter(f"{SVG}svg") for e in drawing.iter() if "id" in e.attrib]
+    assert not [name for name in identifiers if name.startswith(("figure", "axes", "text"))]  # same in each drawing
+
+
+def test_each_plot_has_the_curves_of_the_log(out, result):
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    scores, sparsity, loss, rate, layers, agreement = panels(result, history)
+    assert [line.label for line in scores.lines[:2]] == ["F1", "EM"]
+    for line, name in zip(scores.lines, ("eval_f1", "eval_exact_match"), strict=False):
+        assert line.points == [(row["epoch"], row[name]) for row in history if name in row]
+    assert [line.label for line in sparsity.lines] == ["encoder", "target"]
+    assert sparsity.lines[0].points[-1][1] == pytest.approx(75, abs=0.1)
+    assert sparsity.lines[1].points[-1] == (2.0, 75.0)
+    assert [line.label for line in loss.lines] == ["total loss", "task loss", "distillation loss"]
+    assert [point[1] for point in rate.lines[0].points] == [row["learning_rate"] for row in history if "loss" in row]
+    assert [line.label for line in layers.lines] == ["layer 0", "layer 1"]
+    assert all(0 <= share <= 100 for _, share in agreement.lines[0].points)
 
 
 def test_both_reports_tell_how_to_do_it_again_without_secrets(out, result):
@@ -129,7 +146,7 @@ def test_resumed_run_reports_the_whole_curve(out, tiny_model_dir, tiny_squad, tm
         f"--distill_teacher {out.parent}/teacher".split()
     )
     first, second = (
-        [e.attrib["points"] for e in page(folder / "report.html").iter("{http://www.w3.org/2000/svg}polyline")]
+        [ElementTree.tostring(drawing) for drawing in page(folder / "report.html").iter(f"{SVG}svg")]
         for folder in (out, tmp_path / "out")
     )
     assert second == first
@@ -147,14 +164,19 @@ def test_model_card_has_the_figures_in_the_hubs_format(out, result):
     assert str(out.parent.parent) not in card.text.partition("## Model description")[0]
 
 
-def test_reported_run_ends_with_the_weights_of_a_silent_one(tiny_model_dir, tiny_squad, tmp_path, monkeypatch):
+def test_run_that_logs_and_evaluates_ends_with_the_weights_of_a_silent_one(
+    tiny_model_dir, tiny_squad, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    runs = {"silent": "--logging_strategy no --report_to none", "loud": f"{COMMON} --report_to tensorboard"}
+    runs = {
+        "silent": "--logging_strategy no --report_to none",
+        "loud": "--report_to tensorboard --eval_strategy steps --eval_steps 1",
+    }
     for name, flags in runs.items():
         run_qa.main(
-            f"--model_name_or_path {tiny_model_dir} --do_train --output_dir {tmp_path}/{name} {COMMON} {flags} "
-            f"--dataset_name {tiny_squad} --recipe {tmp_path}/recipe.yaml --distill_teacher self".split()
+            f"--model_name_or_path {tiny_model_dir} --do_train --do_eval --output_dir {tmp_path}/{name} {COMMON} "
+            f"{flags} --dataset_name {tiny_squad} --recipe {tmp_path}/recipe.yaml --distill_teacher self".split()
         )
     silent, loud = (load_file(tmp_path / name / "model.safetensors") for name in runs)
     assert all(torch.equal(silent[name], loud[name]) for name in silent)
@@ -169,7 +191,7 @@ def test_facts_are_read_as_they_were_written(result, tmp_path):
 def test_table_leaves_out_what_is_not_known(result):
     bare = [dataclasses.replace(model, scores={}, latency=None, throughput=None) for model in result.models]
     head, rows = result_table(dataclasses.replace(result, models=bare))
-    assert head == ["", "parameters", "zeros", "file", "gzipped"]
+    assert head == ["", "parameters", "sparsity", "file", "gzipped"]
     assert len({len(line) for line in plain((head, rows)).splitlines()}) == 1
 
 
@@ -188,19 +210,94 @@ def test_size_of_a_large_file_is_estimated_from_all_of_its_parts(tmp_path):
     assert gzipped_size(tmp_path / "small") == len(gzip.compress(b"a" * 1000, 6))
 
 
+def test_low_score_fills_its_axis_where_sparsity_has_an_axis_of_its_own(result):
+    history = [{"epoch": e, "eval_f1": 2.0 + e, "eval_exact_match": 1.0, "eval_sparsity": e / 4} for e in (1.0, 2.0)]
+    bare = dataclasses.replace(result, models=[])
+    scores, sparsity = panels(bare, history)
+    low, high = draw_panel(scores, 2.0).axes[0].get_ylim()
+    assert 0 < low < 1.0 and 4.0 < high < 5.0
+    assert draw_panel(sparsity, 2.0).axes[0].get_ylim()[1] > 100
+
+
+def test_teacher_is_drawn_beside_the_score_that_counts(result):
+    teacher = ModelResult(name="teacher", scores={"EM": 10.0, "F1": 20.0})
+    scores = panels(dataclasses.replace(result, models=[teacher]), [{"epoch": 1.0, "eval_f1": 9.0}])[0]
+    (own, line) = draw_panel(scores, 2.0).axes[0].lines
+    assert (line.get_label(), set(line.get_ydata())) == ("F1 of the teacher", {20.0})
+    assert own.get_label() == "F1"
+
+
+def test_curve_that_another_one_covers_is_left_out(result):
+    losses = {"DistillationModifier/total_loss": 3.0, "DistillationModifier/distillation_loss": 3.0}
+    history = [{"epoch": 1.0, "learning_rate": 0.1, "DistillationModifier/task_loss": 1.0, **losses}]
+    loss = next(panel for panel in panels(result, history) if panel.title == "Training loss")
+    assert [line.label for line in loss.lines] == ["task loss", "distillation loss"]
+
+
+def test_run_that_prunes_nothing_has_no_plot_of_sparsity(result):
+    history = [{"epoch": 1.0, "loss": 1.0, "sparsity/encoder": 0.0, "eval_f1": 3.0}]
+    assert not [panel for panel in panels(result, history) if "sparsity" in panel.title]
+
+
+def test_headline_is_of_the_exported_model(result):
+    exported, teacher = result.model("ONNX"), result.model("teacher")
+    tiles = {name: (value, note) for name, value, note in headline(result)}
+    assert tiles["F1"] == (f"{exported.scores['F1']:.1f}", f"teacher: {teacher.scores['F1']:.1f}")
+    assert tiles["Encoder sparsity"][0] == "75.0%"
+    assert tiles["Latency"][1] == "ONNX, one thread"
+    bare = dataclasses.replace(result, models=[ModelResult(name="student", scores={})])
+    assert headline(bare) == []
+
+
+def test_command_has_a_flag_a_line_and_is_still_the_same_command(result):
+    command = "python run_qa.py --do_train --recipe 'my recipe.yaml' --recipe_args '{\"a\": 1}'"
+    html = ElementTree.fromstring(
+        report_html(dataclasses.replace(result, command=command), []).removeprefix("<!DOCTYPE html>")
+    )
+    shown = next(html.iter("pre")).text
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
+    assert shown.count("\n") == 3
+
+
+def test_transposed_table_has_a_column_for_each_model(result):
+    head, rows = result_table(result)
+    turned_head, turned_rows = transpose((head, rows))
+    assert turned_head == ["", "teacher", "student", "ONNX"]
+    assert [row[0] for row in turned_rows] == head[1:]
+    assert transpose((turned_head, turned_rows)) == (head, rows)
+
+
 def test_lines_start_and_end_where_their_values_do():
-    drawing = line_chart([Line("a < b", [(0.0, 0.0), (1.0, math.nan), (2.0, 10.0)], "#000")], 2.0, y_end=10.0)
-    svg, _, legend = drawing.partition("<p ")
-    (points,) = (e.attrib["points"] for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}polyline"))
-    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points.split())
-    assert x2 == WIDTH - 12 and y2 < y1 and x1 < x2
-    assert "a &lt; b" in legend
+    figure = draw_panel(Panel("a < b", [Line('"a" < b', [(0.5, 1.0), (1.0, math.inf), (2.0, 10.0)])]), 4.0)
+    (line,) = figure.axes[0].lines
+    assert line.get_xydata().tolist()[::2] == [[0.5, 1.0], [2.0, 10.0]]
+    assert math.isnan(line.get_ydata()[1])
+    assert figure.axes[0].get_xlim() == (0.0, 4.0)
+    drawing = ElementTree.fromstring(to_svg(figure, '"a" < b'))
+    assert drawing.attrib["aria-label"] == '"a" < b'
+    assert '"a" < b' in [text.text for text in drawing.iter(f"{SVG}text")]
+
+
+def test_spans_have_the_length_of_their_time():
+    spans = [("always", 0.0, math.inf), ("half", 1.0, 3.0), ("moment", 4.0, 4.0), ("after the run", 9.0, 10.0)]
+    bars = draw_spans(spans, 4.0).axes[0].patches
+    assert [(bar.get_x(), bar.get_width()) for bar in bars[:2]] == [(0.0, 4.0), (1.0, 2.0)]
+    assert all(bar.get_width() > 0 and bar.get_x() + bar.get_width() <= 4.0 for bar in bars[2:])
 
 
 @pytest.mark.parametrize("end", [0.0, 1e-7, 0.3, 1.0, 30.0, 12345.0])
+@pytest.mark.filterwarnings("error")
 def test_every_length_of_run_can_be_drawn(end):
-    ElementTree.fromstring(windows_chart([("always", 0.0, math.inf), ("late", 2 * end, 3 * end)], end))
-    line_chart([Line("", [(end, end)], "#000")], end)
+    ElementTree.fromstring(to_svg(draw_spans([("always", 0.0, math.inf), ("late", 2 * end, 3 * end)], end), ""))
+    for panel in (Panel("", [Line("", [(end, 0.0)])], is_share=True), Panel("", [Line("a", [(end, end)])])):
+        ElementTree.fromstring(to_svg(draw_panel(panel, end), ""))
+
+
+def test_model_of_many_layers_has_a_color_for_each():
+    lines = [Line(f"layer {index}", [(0.0, 0.0), (1.0, float(index))]) for index in range(24)]
+    figure = draw_panel(Panel("", lines, is_share=True, by_layer=True), 1.0)
+    assert len({tuple(line.get_color()) for line in figure.axes[0].lines}) == 24
+    assert not figure.legends and figure.axes[1].get_ylabel() == "layer"
 
 
 def test_curve_of_many_points_is_thinned_out_but_ends_where_it_ends():
