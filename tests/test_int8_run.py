@@ -126,6 +126,21 @@ def test_one_shot_reconstructs_and_quantizes_and_exports(tiny_model_dir, tiny_sq
         assert not (pruned[weight][kept] == dense[weight][kept]).all()
 
 
+def test_one_shot_recipe_also_trains_under_its_mask(tiny_model_dir, tiny_squad, tmp_path):
+    metrics = run_qa.main(
+        squad_command(
+            tiny_squad,
+            *("--model_name_or_path", tiny_model_dir, "--do_train", "--do_eval", "--output_dir", tmp_path / "out"),
+            *("--recipe", ROOT / "recipes" / "one-shot_reconstruct50_int8.md", "--recipe_args", "num_samples=6"),
+            *("--onnx_export_path", tmp_path / "onnx"),
+        )
+    )
+    assert "train_loss" in metrics and "eval_onnx_f1" in metrics
+    for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
+        if name.endswith(("query.weight", "intermediate.dense.weight")):
+            assert int((weight == 0).sum()) == weight.numel() // 2
+
+
 def test_one_shot_refits_a_finished_mask_to_the_teacher(tiny_model_dir, tiny_squad, tmp_path):
     recipe = (ROOT / "recipes" / "one-shot_reconstruct50.md").read_text().split("---")[1]
     (tmp_path / "prune.yaml").write_text(recipe)
