@@ -140,3 +140,16 @@ def test_no_test_module_imports_another():
         for module in imports_of(path):
             name = module.split(".")[-1]
             assert not name.startswith("test_") and name != "conftest", f"{path} imports {module}: move it to helpers"
+
+
+def test_every_module_has_a_test_file_of_its_name_or_a_reason():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Modules without a test file\n")[2]
+    lines = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    reasons = {name: reason for line in lines for name, reason in [line.strip("| ").split(" | ")]}
+    untested = set()
+    for path in FILES.values():
+        place = path.relative_to(PACKAGE)
+        if path.stem != "__init__" and not (ROOT / "tests" / place.parent / f"test_{place.stem}.py").is_file():
+            untested.add(f"`{place.as_posix()}`")
+    assert set(reasons) == untested, "a module needs a file of its name in tests/, or a row in CONTRIBUTING.md"
+    assert all(len(reason.split()) > 3 for reason in reasons.values())

@@ -43,7 +43,7 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 # what a normal distribution leaves unused, since its rare large numbers set the scale.
 VALUE_BITS = {4: 29.7, 1: 6.8}
 # Saying where the zeros are costs deflate this multiple of the places' entropy. Measured on normal weights with zeros
-# at random places; `tests/check/test_report.py` repeats it.
+# at random places; `tests/check/test_estimate.py` repeats it.
 PLACE_BITS = {4: 3.0, 1: 1.9}
 
 

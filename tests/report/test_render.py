@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 import math
-import random
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,10 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 import run_qa
-from sparsification.report.curves import MAX_POINTS, curve
-from sparsification.report.profiling import gzipped_size
-from sparsification.report.results import RunResult, load_result, redact_secrets, save_result
-from sparsification.report.svg import WIDTH, Line, line_chart, windows_chart
+from sparsification.report.results import RunResult, load_result, save_result
 from sparsification.report.tables import markdown, plain, result_table
 
 RECIPE = """
@@ -171,40 +167,3 @@ def test_table_leaves_out_what_is_not_known(result):
     head, rows = result_table(dataclasses.replace(result, models=bare))
     assert head == ["", "parameters", "zeros", "file", "gzipped"]
     assert len({len(line) for line in plain((head, rows)).splitlines()}) == 1
-
-
-def test_tokens_are_hidden_however_they_are_given():
-    argv = "--token abc --hub_token=def --hub-token ghi --do_train --token --push_to_hub".split()
-    assert (
-        redact_secrets(argv) == "--token ... --hub_token=... --hub-token ... --do_train --token --push_to_hub".split()
-    )
-
-
-def test_size_of_a_large_file_is_estimated_from_all_of_its_parts(tmp_path):
-    noise, size = random.Random(0), 20 * 2**20
-    (tmp_path / "half").write_bytes(noise.randbytes(size) + bytes(size))
-    assert gzipped_size(tmp_path / "half") == pytest.approx(size, rel=0.05)
-    (tmp_path / "small").write_bytes(b"a" * 1000)
-    assert gzipped_size(tmp_path / "small") == len(gzip.compress(b"a" * 1000, 6))
-
-
-def test_lines_start_and_end_where_their_values_do():
-    drawing = line_chart([Line("a < b", [(0.0, 0.0), (1.0, math.nan), (2.0, 10.0)], "#000")], 2.0, y_end=10.0)
-    svg, _, legend = drawing.partition("<p ")
-    (points,) = (e.attrib["points"] for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}polyline"))
-    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points.split())
-    assert x2 == WIDTH - 12 and y2 < y1 and x1 < x2
-    assert "a &lt; b" in legend
-
-
-@pytest.mark.parametrize("end", [0.0, 1e-7, 0.3, 1.0, 30.0, 12345.0])
-def test_every_length_of_run_can_be_drawn(end):
-    ElementTree.fromstring(windows_chart([("always", 0.0, math.inf), ("late", 2 * end, 3 * end)], end))
-    line_chart([Line("", [(end, end)], "#000")], end)
-
-
-def test_curve_of_many_points_is_thinned_out_but_ends_where_it_ends():
-    history = [{"epoch": step / 100, "loss": float(step)} for step in range(10 * MAX_POINTS + 3)]
-    points = curve(history, "loss")
-    assert len(points) <= MAX_POINTS + 1
-    assert (points[0][1], points[-1][1]) == (0.0, 10 * MAX_POINTS + 2)

@@ -1,0 +1,112 @@
+"""Warnings about recipes that load and do something else than was meant."""
+
+import pytest
+
+from helpers.checking import DECAY, PRUNING, QUANTIZATION, RUN, SOUND, warnings_of
+from sparsification.check.report import check
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "line", "words"),
+    [
+        (PRUNING, None, "no EpochRangeModifier"),
+        (SOUND.replace("end_epoch: 6.0", "end_epoch: 10.0").replace(QUANTIZATION, ""), 3, "recovers"),
+        (RUN + DECAY % 6.0 + PRUNING, 4, "has reached 0 of 3e-05 and does not rise again"),
+        (RUN + DECAY % 6.0, None, "the learning rate is 0 from epoch 6 to 9.99"),
+        (SOUND.replace("end_epoch: 6.0", "end_epoch: 7.5"), 9, "pruning goes on until 7.5"),
+        (SOUND.replace(", disable_quantization_observer_epoch: 8.0", ""), 9, "is not given"),
+        (SOUND.replace("observer_epoch: 8.0", "observer_epoch: -1"), 9, "is not given"),
+        (SOUND.replace("observer_epoch: 8.0", "observer_epoch: 10.0"), 9, "not before the end of the run at 10"),
+        (RUN + "  - !SetWeightDecayModifier {weight_decay: 0.0, start_epoch: 10.0}\n", 3, "never acts"),
+        (RUN + PRUNING.replace("6.0", "12.0"), 3, "ends at epoch 12, and the run at 10, with 79.4% pruned in place of"),
+        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
+        (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
+        (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness 0"),
+        (
+            RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
+            3,
+            "gain 0: its term counts nothing",
+        ),
+        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two at the same time"),
+        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "and the task loss counts 0.25"),
+        (RUN + PRUNING.replace("init_sparsity: 0.0", "init_sparsity: 0.9"), 3, "is below init_sparsity 0.9"),
+        (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
+        (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
+        (RUN + PRUNING + "    leave_enabled: false\n", 3, "zeros fill up"),
+        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "come back at epoch 5"),
+        (
+            RUN + PRUNING.replace(r"\.", "."),
+            3,
+            r"still matches all that was meant; exact is 're:.*(query|key)\.weight'",
+        ),
+        (RUN + PRUNING * 2, 9, "is pruned by another one, too"),
+        (
+            RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
+            3,
+            "also means word embeddings and the",
+        ),
+    ],
+)
+def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
+    warnings = warnings_of(tmp_path, modifiers)
+    told = [doubt for doubt in warnings if words in doubt]
+    assert len(told) == 1, warnings
+    assert told[0].startswith(str(tmp_path / "recipe.yaml") + (f", line {line}: " if line else ": "))
+    assert "\n" not in told[0]
+
+
+def test_learning_rate_that_rises_again_lets_pruned_weights_recover(tmp_path):
+    twice = DECAY % 6.0 + (DECAY % 10.0).replace("start_epoch: 0.0", "start_epoch: 6.0")
+    assert warnings_of(tmp_path, RUN + PRUNING + twice) == []
+
+
+def test_zeros_that_another_modifier_takes_over_are_not_doubted(tmp_path):
+    holds = r"  - !ConstantPruningModifier {params: ['re:.*(query|key)\.weight'], start_epoch: 6.0}" + "\n"
+    assert warnings_of(tmp_path, RUN + PRUNING + "    leave_enabled: false\n" + holds) == []
+
+
+def test_variable_that_nothing_reads_is_doubted(tmp_path):
+    head = "used: 10.0\nfirst: 1.0\nanchor: &a 2.0\nthrough: eval(first)\nidle: 3\ncopy: *a\n"
+    modifiers = "  - !EpochRangeModifier {end_epoch: eval(used)}\n  - !SetWeightDecayModifier {weight_decay: *a}\n"
+    warnings = warnings_of(tmp_path, modifiers, head)
+    assert len(warnings) == 1
+    assert "through, idle: variables that nothing reads" in warnings[0]
+    assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == warnings
+
+
+def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stage:\n  a: 1.0\n  b: 2.0\n  modifiers:\n    - !EpochRangeModifier {end_epoch: eval(a)}\n")
+    assert [doubt.split(": ")[1] for doubt in check(str(path))[1]] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("modifiers", "words"),
+    [
+        (
+            RUN
+            + PRUNING.replace("['re:.*(query|key)\\.weight']", r"['re:.*query\.weight', 're:.*0\..*query\.weight']"),
+            "both match bert.encoder.layer.0.attention.self.query.weight; once is enough",
+        ),
+        (
+            RUN + PRUNING.replace("(query|key)", "word.embeddings"),
+            "it also matches bert.embeddings.word_embeddings.weight",
+        ),
+        (RUN + PRUNING.replace(r"\.", "."), "here only dots"),
+        (
+            RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
+            "it prunes embeddings (bert.embeddings.word_embeddings.weight and 2 more) and the head (qa_outputs.weight)",
+        ),
+        (RUN + PRUNING.replace("(query|key)", "outputs"), "it prunes the head (qa_outputs.weight), too"),
+        (RUN + PRUNING.replace(r"(query|key)\.weight", r"Norm\.weight"), "it prunes bert.embeddings.LayerNorm.weight"),
+        (
+            RUN
+            + "  - !TrainableParamsModifier {params: __ALL__, trainable: false, end_epoch: 5.0}\n"
+            + "  - !TrainableParamsModifier {params: [qa_outputs.bias], trainable: true}\n",
+            "another one claims qa_outputs.bias",
+        ),
+    ],
+)
+def test_doubt_that_needs_a_model_is_told(modifiers, words, tmp_path, model_dir):
+    warnings = warnings_of(tmp_path, modifiers, model_name=model_dir)
+    assert any(words in doubt for doubt in warnings), warnings
