@@ -134,15 +134,19 @@ def test_quantization_has_the_tutorials_times(path):
     assert rates == pytest.approx([5e-5, 2.5e-5, 5e-5, 2.5e-5, 0.0])
 
 
-@each()
-def test_one_variable_scales_the_whole_recipe(path):
-    full = ScheduledModifierManager.from_yaml(path)
-    scaled = ScheduledModifierManager.from_yaml(path, {"num_epochs": full.max_epochs / 5})
-    for modifier, shorter in zip(full.modifiers, scaled.modifiers, strict=True):
-        for long, short in zip(modifier.active_range, shorter.active_range, strict=True):
-            assert short == pytest.approx(long / 5)
-        assert shorter.final_epoch == pytest.approx(modifier.final_epoch / 5)
-        assert getattr(shorter, "cycle_epochs", 1.0) in (1.0, pytest.approx(getattr(modifier, "cycle_epochs", 1.0) / 5))
+def test_one_variable_scales_the_whole_recipe(subtests):
+    for path in RECIPES:
+        with subtests.test(path.name):
+            full = ScheduledModifierManager.from_yaml(path)
+            scaled = ScheduledModifierManager.from_yaml(path, {"num_epochs": full.max_epochs / 5})
+            for modifier, shorter in zip(full.modifiers, scaled.modifiers, strict=True):
+                for long, short in zip(modifier.active_range, shorter.active_range, strict=True):
+                    assert short == pytest.approx(long / 5)
+                assert shorter.final_epoch == pytest.approx(modifier.final_epoch / 5)
+                assert getattr(shorter, "cycle_epochs", 1.0) in (
+                    1.0,
+                    pytest.approx(getattr(modifier, "cycle_epochs", 1.0) / 5),
+                )
 
 
 OLD = {
@@ -178,13 +182,14 @@ def test_recipe_has_the_hyperparameters_of_sparsemls_own(name):
     assert compared > 15
 
 
-@each()
-def test_recipe_says_how_to_run_it_and_what_it_reaches(path):
-    text = path.read_text()
-    assert f"# {path.stem}\n" in text
-    given = "--output_dir MODELS_DIR" if path.stem == "bert-base-12layers" else f"--recipe recipes/{path.name}"
-    assert given in text  # the tutorial trains its teacher without a recipe
-    assert "\n- Published for SQuAD v1.1, EM / F1: " in text
-    assert "\n- Measured by this project: " in text
-    assert "arXiv:" in text
-    assert len(max(text.splitlines(), key=len)) <= 130
+def test_recipe_says_how_to_run_it_and_what_it_reaches(subtests):
+    for path in RECIPES:
+        with subtests.test(path.name):
+            text = path.read_text()
+            assert f"# {path.stem}\n" in text
+            given = "--output_dir MODELS_DIR" if path.stem == "bert-base-12layers" else f"--recipe recipes/{path.name}"
+            assert given in text  # the tutorial trains its teacher without a recipe
+            assert "\n- Published for SQuAD v1.1, EM / F1: " in text
+            assert "\n- Measured by this project: " in text
+            assert "arXiv:" in text
+            assert len(max(text.splitlines(), key=len)) <= 130

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from helpers import ROOT
 
 PACKAGE = ROOT / "sparsification"
@@ -83,11 +81,12 @@ def place(module: str) -> int:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_downwards(module):
-    for other in imports_of(MODULES[module]):
-        if other in MODULES:
-            assert place(other) <= place(module), f"{module} imports {other}, which stands above it"
+def test_imports_point_downwards(subtests):
+    for module in MODULES:
+        with subtests.test(module):
+            for other in imports_of(MODULES[module]):
+                if other in MODULES:
+                    assert place(other) <= place(module), f"{module} imports {other}, which stands above it"
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -123,16 +122,16 @@ def test_every_module_can_be_imported_first():
     assert done.stdout.split() == list(MODULES), done.stderr
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for pattern in ("*.py", "*.cpp", "*.h") for path in sorted(PACKAGE.rglob(pattern))],
-    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
-)
-def test_file_is_short_or_says_why_not(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    limit = STILL_LONG.get(path.relative_to(PACKAGE).as_posix(), MAX_LINES)
-    reason = re.search(re.escape(REASON) + r"\w+", "\n".join(lines[:12]))
-    assert len(lines) <= limit or reason, f"{len(lines)} lines, at most {limit}: cut it, or begin with {REASON!r}"
+def test_file_is_short_or_says_why_not(subtests):
+    for path in [path for pattern in ("*.py", "*.cpp", "*.h") for path in sorted(PACKAGE.rglob(pattern))]:
+        name = path.relative_to(PACKAGE).as_posix()
+        with subtests.test(name):
+            lines = path.read_text(encoding="utf-8").splitlines()
+            limit = STILL_LONG.get(name, MAX_LINES)
+            reason = re.search(re.escape(REASON) + r"\w+", "\n".join(lines[:12]))
+            assert len(lines) <= limit or reason, (
+                f"{len(lines)} lines, at most {limit}: cut it, or begin with {REASON!r}"
+            )
 
 
 def test_no_test_module_imports_another():
