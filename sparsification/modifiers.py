@@ -18,7 +18,9 @@ from sparsification.pruning.mfac import MFACPruningModifier
 from sparsification.pruning.movement import MovementPruningModifier
 from sparsification.pruning.obs import OBSPruningModifier
 from sparsification.pruning.powerpropagation import PowerpropagationModifier
+from sparsification.pruning.ranked import RankedPruning
 from sparsification.pruning.rigl import RigLPruningModifier
+from sparsification.pruning.scheduled import ScheduledPruning
 from sparsification.pruning.structured import StructuredPruningModifier
 from sparsification.pruning.topkast import TopKASTPruningModifier
 from sparsification.quantization.modifier import QuantizationModifier
@@ -74,5 +76,7 @@ __all__ = [
     "GradualPruning",
     "LearningRateBase",
     "Modifier",
+    "RankedPruning",
+    "ScheduledPruning",
     *MODIFIERS,
 ]

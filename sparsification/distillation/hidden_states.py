@@ -1,4 +1,4 @@
-"""What does a student learn from its teacher's hidden states?"""
+"""Distillation of hidden states: the loss of a layer, and the modifier."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import Modifier, TrainingStep
+from sparsification.base import TrainingStep
+from sparsification.distillation.base import DistillationBase
 from sparsification.targets import Targets
 
 
 def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsilon: float = 1e-6) -> Tensor:
-    """Mean squared difference of two layers' outputs.
+    """Mean squared error between the outputs of two layers.
 
     Args:
         student: any shape.
         teacher: the same shape.
-        normalize: whether to divide by the teacher's mean square, so that layers with large outputs do not rule.
-        epsilon: keeps that division from one by zero.
+        normalize: whether to divide by the teacher's mean square, so that layers with large outputs do not dominate.
+        epsilon: added to that mean square.
 
     Returns:
         Scalar.
@@ -28,40 +29,41 @@ def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsil
 
 
 def _layers(targets: Targets, names: list[str] | None) -> dict[str, nn.Module]:
-    """The modules of these names and patterns, or all Linear layers; ValueError where there are none."""
+    """Modules by name: those that match ``names``, or all Linear layers; raises ValueError where there are none."""
     if names is None:
         found = targets.modules_of(nn.Linear, nn.Conv2d)
         if not found:
-            raise ValueError("the model has no Linear layer to compare: name its layers in student_layer_names")
+            raise ValueError("the model has no Linear layer to compare: set student_layer_names")
         return found
     return targets.modules(names)
 
 
 @dataclass(kw_only=True)
-class PerLayerDistillationModifier(Modifier):
-    """Pull the outputs of the student's layers towards those of the teacher's: task + gain x sum over the layers.
+class PerLayerDistillationModifier(DistillationBase):
+    """Train the student's layers to match the outputs of the teacher's: loss = task + gain · sum over the layers.
 
     Romero et al. 2015, arXiv:1412.6550; Jiao et al. 2020, arXiv:1909.10351. The loss of a layer is the mean squared
-    difference. Where widths differ, the student's output goes through a matrix first, which learns with the student by
-    an AdamW of its own and is no part of the saved model. Layers keep the names of the model as it was loaded. With
-    one list of names both models' layers have them, with none all Linear layers are compared, as in SparseML. The
-    teacher is asked in every step: logits that were kept on disk have no layers.
+    error. If the widths differ, a matrix maps the student's output to the teacher's width; it is trained along with the
+    student by an AdamW optimizer of its own and is not part of the saved model. Layer names are those of the model as
+    it was loaded. One list of names applies to both models; without any, all Linear layers are compared, as in
+    SparseML. As in SparseML, padded positions are part of the loss unless ``ignore_padding`` is set. The teacher runs
+    in every step, because cached logits contain no hidden states.
     """
 
-    gain: float = 1.5  # weight of the layers' loss
+    gain: float = 1.5  # weight of the sum over the layers
     student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. bert.encoder.layer.1
-    teacher_layer_names: list[str] | None = None  # the same number of them, in the same order
+    teacher_layer_names: list[str] | None = None  # the same number of layers, in the same order
     normalize: bool = True  # whether each layer's loss is divided by the teacher's mean square
     epsilon: float = 1e-6  # added to that mean square
-    project_features: bool = True  # whether a matrix learns to bridge widths that differ
-    distill_output_keys: list[str | int] | None = None  # accepted for SparseML's sake, without effect
-    teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
-    ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
+    project_features: bool = True  # whether to learn a matrix where the widths differ
+    distill_output_keys: list[str | int] | None = None  # SparseML's key, no effect
+    teacher_input_keys: list[str] | None = None
+    ignore_padding: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epsilon < 0:
-            raise ValueError(f"epsilon {self.epsilon:g} is below 0")
+            raise ValueError(f"epsilon must be at least 0, got {self.epsilon:g}")
         self._features: dict[tuple[str, int], Tensor] = {}  # of the last forward pass, by side and position
         self._projections: dict[str, nn.Parameter] = {}  # by the student's layer, (teacher's width, student's width)
         self._optimizer: torch.optim.Optimizer | None = None
@@ -76,38 +78,33 @@ class PerLayerDistillationModifier(Modifier):
     def compares_layers(self) -> bool:
         return self.needs_teacher
 
-    @property
-    def teacher_inputs(self) -> list[str] | None:
-        return self.teacher_input_keys
-
-    def is_active(self, now: TrainingStep) -> bool:
-        """Whether to distill at this step; the one at ``end_epoch`` is the last."""
-        start, end = self.active_range
-        return self.needs_teacher and now.step_at(start) <= now.step <= now.step_at(end)
-
     def warnings(self, length: float | None) -> Iterator[str]:
         if not self.needs_teacher:
-            yield "gain 0: its term counts nothing, and the teacher is never asked for it"
+            yield "gain is 0: the loss of the layers has no effect, and the teacher does not run for it"
 
     def initialize(self, targets: Targets) -> None:
         self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)
-        self._listen("student", targets.model, list(self._student.values()))
+        self._record("student", targets.model, list(self._student.values()))
 
     def attach_teacher(self, teacher: nn.Module) -> None:
         """Find the teacher's layers.
 
+        Args:
+            teacher: the model whose layers are compared with the student's.
+
         Raises:
-            ValueError: they are not there, or not as many as the student's.
+            ValueError: no layer matches, or their number differs from the student's.
         """
         layers = _layers(Targets(teacher), self.teacher_layer_names or self.student_layer_names)
         if len(layers) != len(self._student):
             raise ValueError(
-                f"{len(self._student)} layers of the student ({', '.join(self._student)}) are compared with "
-                f"{len(layers)} of the teacher ({', '.join(layers)})"
+                f"student and teacher must have the same number of layers to compare, got {len(self._student)} of the "
+                f"student ({', '.join(self._student)}) and {len(layers)} of the teacher ({', '.join(layers)})"
             )
-        self._listen("teacher", teacher, list(layers.values()))
+        self._record("teacher", teacher, list(layers.values()))
 
-    def _listen(self, side: str, model: nn.Module, layers: list[nn.Module]) -> None:
+    def _record(self, side: str, model: nn.Module, layers: list[nn.Module]) -> None:
+        """Keep the output of each layer at every forward pass; of the student in training mode only."""
         for position, layer in enumerate(layers):
 
             def keep(module, args, output, position=position):
@@ -116,9 +113,6 @@ class PerLayerDistillationModifier(Modifier):
 
             self._hooks.append(layer.register_forward_hook(keep))
 
-    def preview(self) -> None:
-        self.start_epoch = self.end_epoch = -1.0
-
     def loss_term(
         self,
         task_loss: Tensor,
@@ -126,25 +120,25 @@ class PerLayerDistillationModifier(Modifier):
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Compute gain · the sum of the layers' losses of the forward passes just done.
+        """Compute gain · the sum of the layers' losses, from the outputs recorded in the latest forward passes.
 
         Args:
-            task_loss: scalar.
+            task_loss: scalar; only its device is used.
             student: unused, outputs by name.
             teacher: unused, the teacher's outputs by name.
-            attention_mask: (batch, positions), 0 where padded; None: nothing is.
+            attention_mask: (batch, positions), 0 where padded; None: no padding.
 
         Returns:
             Scalar, to be added to the task loss.
 
         Raises:
-            ValueError: a layer was not asked, or widths differ and ``project_features`` is off.
+            ValueError: a layer did not run, or widths differ and ``project_features`` is false.
         """
         distilled = torch.zeros((), device=task_loss.device)
         for position, name in enumerate(self._student):
             for side in ("student", "teacher"):
                 if (side, position) not in self._features:
-                    raise ValueError(f"the {side} did not run its layer for {name}: is it dropped?")
+                    raise ValueError(f"the {side} did not run the layer that is compared with {name}: is it dropped?")
             own, target = self._features["student", position], self._features["teacher", position]
             own = self._project(name, own, target)
             if self.ignore_padding and attention_mask is not None and own.shape[:-1] == attention_mask.shape:
@@ -159,8 +153,8 @@ class PerLayerDistillationModifier(Modifier):
             return own
         if own.shape[:-1] != target.shape[:-1] or not self.project_features:
             raise ValueError(
-                f"{name} gives {tuple(own.shape)}, the teacher's layer {tuple(target.shape)}; project_features bridges "
-                "only different widths, where it is on"
+                f"{name}: outputs of student and teacher may differ in the last dimension only, and only with "
+                f"project_features true; got {tuple(own.shape)} and {tuple(target.shape)}"
             )
         if name not in self._projections:
             generator = torch.Generator().manual_seed(list(self._student).index(name))
@@ -170,8 +164,8 @@ class PerLayerDistillationModifier(Modifier):
         return nn.functional.linear(own.float(), self._projections[name])
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-        """Let the projections learn, at the student's learning rate."""
-        self._features.clear()  # those outside of the window
+        """Take an optimizer step for the projections, at the student's learning rate."""
+        self._features.clear()  # those of steps that are not active
         gradients = [matrix.grad for matrix in self._projections.values() if matrix.grad is not None]
         if not gradients:
             return
@@ -192,7 +186,7 @@ class PerLayerDistillationModifier(Modifier):
         self._features.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The projections and what their optimizer remembers."""
+        """The projections and the state of their optimizer."""
         state = {}
         for name, matrix in self._projections.items():
             state[f"{name}.weight"] = matrix.detach()
@@ -216,7 +210,7 @@ class PerLayerDistillationModifier(Modifier):
                     }
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
-        """The mean over the batches since the last call."""
+        """The mean over the batches since the previous call."""
         if not self._count:
             return {}
         mean = float(self._sum) / self._count

@@ -1,4 +1,4 @@
-"""What does a student learn from its teacher?"""
+"""Distillation of logits: the loss, padding, agreement, and the modifier."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsification.base import Modifier, TrainingStep
+from sparsification.base import TrainingStep
+from sparsification.distillation.base import DistillationBase
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
-_IMPOSSIBLE = torch.finfo(torch.float16).min  # a logit without probability, finite in 16 bits and at any temperature
+_MASKED_LOGIT = torch.finfo(torch.float16).min  # its probability is 0; finite in 16 bits and at any temperature
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softened distributions, times the squared temperature.
 
-    Hinton et al. 2015, arXiv:1503.02531: T² keeps the gradients at the scale of the task's.
+    Hinton et al. 2015, arXiv:1503.02531. The factor T² keeps the gradients at the scale of the task loss.
 
     Args:
-        student: logits, (..., n); the last dimension is the one of the distribution, e.g. positions.
+        student: logits, (..., n); each distribution lies along the last dimension, e.g. over positions.
         teacher: logits of the same shape.
-        temperature: softens both distributions, > 0.
+        temperature: T, by which both logits are divided, > 0.
 
     Returns:
         Scalar, mean over all but the last dimension.
@@ -32,28 +33,30 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def without_padding(logits: Tensor, attention_mask: Tensor) -> Tensor:
-    """Leave padded positions out of the distributions that logits are.
+    """Remove padded positions from logits.
 
     Args:
-        logits: (batch, positions), each row a distribution over positions, or (batch, positions, n), one at each.
+        logits: (batch, positions), each row a distribution over positions; or (batch, positions, n), a distribution at
+            each position.
         attention_mask: (batch, positions), 0 where padded.
 
     Returns:
-        Logits of the same shape with no probability on padded positions, or (tokens, n); others as they are.
+        For (batch, positions) the same shape, with probability 0 at padded positions; for (batch, positions, n) the
+        rows of the real tokens, (tokens, n). Logits of any other shape are returned unchanged.
     """
     if logits.shape == attention_mask.shape:
-        return logits.masked_fill(attention_mask == 0, _IMPOSSIBLE)
+        return logits.masked_fill(attention_mask == 0, _MASKED_LOGIT)
     if logits.shape[:-1] == attention_mask.shape:
         return logits[attention_mask.bool()]
     return logits
 
 
 def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Share of the features for which both find the same: the largest logits stand at the same places.
+    """Fraction of the examples for which student and teacher have their largest logits at the same indices.
 
     Args:
-        student: logits (batch, ..., n), one tensor for each output, e.g. of starts and of ends.
-        teacher: the same.
+        student: logits (batch, ..., n), one tensor for each output, e.g. start and end logits.
+        teacher: logits of the same shapes.
 
     Returns:
         Scalar in [0, 1].
@@ -66,25 +69,26 @@ def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class DistillationModifier(Modifier):
-    """Mix the teacher's opinion into the loss: (1 - hardness) · task + hardness · distillation.
+class DistillationModifier(DistillationBase):
+    """Train on the teacher's logits beside the labels: loss = (1 - hardness) · task + hardness · distillation.
 
-    Padded positions take part unless ``ignore_padding`` is set, as they do in SparseML. Where several distillations are
-    active, each adds its own term, and the task's is multiplied by each 1 - hardness.
+    Hinton et al. 2015, arXiv:1503.02531. As in SparseML, padded positions are part of the loss unless
+    ``ignore_padding`` is set. If several distillation modifiers are active, each adds its own term, and the task loss
+    is multiplied by 1 - hardness of each.
     """
 
-    hardness: float = 0.5  # share of the distillation loss, in [0, 1]
-    temperature: float = 2.0
-    distill_output_keys: list[str | int] | None = None  # None: every floating-point output that both have
-    teacher_input_keys: list[str] | None = None  # None: all inputs of the student but the labels
-    ignore_padding: bool = False  # whether to compare real tokens only; False: SparseML's loss
+    hardness: float = 0.5  # weight of the distillation loss, in [0, 1]
+    temperature: float = 2.0  # divides the logits of both models
+    distill_output_keys: list[str | int] | None = None  # None: every floating-point output that both models have
+    teacher_input_keys: list[str] | None = None
+    ignore_padding: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.hardness <= 1:
-            raise ValueError(f"hardness {self.hardness} is no fraction between 0 and 1")
+            raise ValueError(f"hardness must be in [0, 1], got {self.hardness:g}")
         if self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} is not above 0")
+            raise ValueError(f"temperature must be greater than 0, got {self.temperature:g}")
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -93,27 +97,22 @@ class DistillationModifier(Modifier):
         return self.hardness > 0
 
     @property
-    def teacher_inputs(self) -> list[str] | None:
-        return self.teacher_input_keys
-
-    @property
     def task_share(self) -> float:
         return 1 - self.hardness
 
-    def is_active(self, now: TrainingStep) -> bool:
-        """Whether to distill at this step; the one at ``end_epoch`` is the last."""
-        start, end = self.active_range
-        return self.needs_teacher and now.step_at(start) <= now.step <= now.step_at(end)
-
     def warnings(self, length: float | None) -> Iterator[str]:
         if not self.needs_teacher:
-            yield "hardness 0: its term counts nothing, and the teacher is never asked for it"
+            yield "hardness is 0: the distillation loss has no effect, and the teacher does not run for it"
 
     def output_keys(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> list[str]:
-        """The outputs to distill.
+        """Names of the outputs to distill.
+
+        Args:
+            student: outputs by name.
+            teacher: outputs by name.
 
         Raises:
-            ValueError: an output that the recipe names is missing, or the shapes do not agree.
+            ValueError: an output that the recipe names is missing, or its shapes differ.
         """
         names = [name for name, value in student.items() if isinstance(value, Tensor) and name != "loss"]
         if self.distill_output_keys is None:
@@ -126,19 +125,16 @@ class DistillationModifier(Modifier):
         for key in keys:
             for who, outputs in (("student", student), ("teacher", teacher)):
                 if key not in outputs:
-                    there = ", ".join(name for name in outputs if name != "loss")
-                    raise ValueError(f"the {who} has no output '{key}' to distill, only {there}")
+                    present = ", ".join(name for name in outputs if name != "loss")
+                    raise ValueError(f"the {who} has no output '{key}' to distill, only {present}")
             if student[key].shape != teacher[key].shape:
                 raise ValueError(
-                    f"'{key}' is {tuple(student[key].shape)} in the student and {tuple(teacher[key].shape)} in the "
-                    "teacher: both must have the same head"
+                    f"output '{key}' must have the same shape in both models, got {tuple(student[key].shape)} from the "
+                    f"student and {tuple(teacher[key].shape)} from the teacher"
                 )
         if not keys:
-            raise ValueError("student and teacher have no output in common to distill")
+            raise ValueError("student and teacher have no floating-point output in common to distill")
         return keys
-
-    def preview(self) -> None:
-        self.start_epoch = self.end_epoch = -1.0
 
     def loss_term(
         self,
@@ -150,10 +146,10 @@ class DistillationModifier(Modifier):
         """Compute hardness · the mean of the distillation losses over the chosen outputs.
 
         Args:
-            task_loss: scalar, for the log.
+            task_loss: scalar, logged only.
             student: outputs by name; logits (batch, ..., n).
             teacher: the teacher's outputs for the same inputs.
-            attention_mask: (batch, positions), 0 where padded; None: nothing is.
+            attention_mask: (batch, positions), 0 where padded; None: no padding.
 
         Returns:
             Scalar, to be added to ``task_share`` · task loss.
@@ -174,7 +170,7 @@ class DistillationModifier(Modifier):
         return term
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
-        """Means over the batches since the last call."""
+        """Means over the batches since the previous call."""
         means = {name: value.item() / self._count for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         return means

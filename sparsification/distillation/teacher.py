@@ -1,4 +1,4 @@
-"""Who can teach this student?"""
+"""Loading of the teacher, and the checks that it fits the student."""
 
 import copy
 import logging
@@ -13,9 +13,9 @@ from sparsification.quantization.modules import load_quantization
 
 logger = logging.getLogger(__name__)
 
-# What a feature's numbers mean beside its words.
+# Settings of both tokenizers that must be equal beside the vocabulary: both models read the same features.
 _CONVENTIONS = ("pad_token_id", "cls_token_id", "sep_token_id", "unk_token_id", "pad_token_type_id", "padding_side")
-# Tokenizers differ in case, accents, punctuation, digits, ideographs and blanks.
+# Differences between tokenizers show in case, accents, punctuation, digits, ideographs and whitespace.
 _SAMPLE = ("Où est l'ÉCOLE No. 42?", "The school's name: “Café 1½”, 東京;\u00a0U.S.A. naïve-ly")
 
 
@@ -27,11 +27,11 @@ def load_teacher(
     recipe: str | None,
     **from_pretrained_kwargs,
 ) -> PreTrainedModel | None:
-    """Find the teacher that ``--distill_teacher`` names, and make sure that it can teach this student.
+    """Load the teacher that ``--distill_teacher`` names, and check that it fits the student.
 
     Args:
         name: path, hub name, ``self`` (a copy of the student as it is now), ``disable``, or None.
-        auto_class: what loads it, e.g. ``AutoModelForQuestionAnswering``.
+        auto_class: the class that loads it, e.g. ``AutoModelForQuestionAnswering``.
         student: the model to train.
         tokenizer: the student's.
         recipe: source of the recipe that distills; None where no recipe does.
@@ -41,16 +41,16 @@ def load_teacher(
         The teacher, or None where there is none to use.
 
     Raises:
-        ManagerError: the recipe wants a teacher and none is given, it cannot be loaded, it has another head or
-            vocabulary, or its tokenizer reads texts otherwise.
+        ManagerError: the recipe needs a teacher and none is given, it cannot be loaded, it has another head or
+            vocabulary, or its tokenizer makes other token ids of one text.
     """
     if name is None and recipe is not None:
         raise ManagerError(
             f"{recipe} distills: name its teacher with --distill_teacher "
-            "(a path, a hub name or 'self'), or say --distill_teacher disable"
+            "(a path, a hub name or 'self'), or set --distill_teacher disable"
         )
     if name is not None and name != "disable" and recipe is None:
-        logger.warning(f"--distill_teacher {name} is not used: no recipe that distills was given.")
+        logger.warning(f"--distill_teacher {name} has no effect: no recipe that distills was given.")
         return None
     if name is None or name == "disable":
         return None
@@ -63,7 +63,7 @@ def load_teacher(
     if info["missing_keys"]:
         raise ManagerError(
             f"the teacher {name} has another head than {type(student).__name__}: "
-            f"it has no {', '.join(sorted(info['missing_keys']))}"
+            f"its checkpoint lacks {', '.join(sorted(info['missing_keys']))}"
         )
     if teacher.config.vocab_size != student.config.vocab_size:
         raise ManagerError(
@@ -77,13 +77,13 @@ def load_teacher(
     elif takes_token_types(teacher) and "token_type_ids" not in tokenizer.model_input_names:
         raise ManagerError(
             f"the teacher {name} takes token_type_ids, which the student's {type(tokenizer).__name__} does not make: "
-            "save the teacher's own tokenizer beside it"
+            "save the teacher's own tokenizer in its folder"
         )
     return teacher
 
 
 def saved_tokenizer(name: str, **from_pretrained_kwargs) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of a model, None where it was saved without."""
+    """Load the tokenizer of a model; None where the model was saved without one."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **from_pretrained_kwargs)
     except (OSError, ValueError, ImportError):
@@ -94,10 +94,10 @@ def saved_tokenizer(name: str, **from_pretrained_kwargs) -> PreTrainedTokenizerB
 def teacher_tokenizer(
     name: str | None, tokenizer: PreTrainedTokenizerBase, **from_pretrained_kwargs
 ) -> PreTrainedTokenizerBase:
-    """Give the tokenizer whose columns the teacher takes: its own, the student's where it has none.
+    """Choose the tokenizer whose columns the teacher takes: its own, or the student's where it has none.
 
     Args:
-        name: what ``--distill_teacher`` names.
+        name: value of ``--distill_teacher``.
         tokenizer: the student's.
         **from_pretrained_kwargs: cache_dir, token and the like.
     """
@@ -107,21 +107,20 @@ def teacher_tokenizer(
 
 
 def _check_tokenizers(name: str, own: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Raise ManagerError where the teacher would read the student's tokens as others than those of its own tokenizer.
-
-    The features are the student's, and serve both.
-    """
+    """Raise ManagerError if the teacher's tokenizer differs from the student's, which makes the features of both."""
     if own.get_vocab() != student.get_vocab():
-        raise ManagerError(f"the teacher {name} has another vocabulary: its tokens have other numbers")
+        raise ManagerError(f"the teacher {name} has another vocabulary: its tokens have other ids")
     for attribute in _CONVENTIONS:
         ours, theirs = getattr(student, attribute), getattr(own, attribute)
         if ours != theirs:
-            raise ManagerError(f"the teacher {name} has {attribute} {theirs}, the student {ours}: save both alike")
+            raise ManagerError(
+                f"the teacher {name} and its student must have the same {attribute}, got {theirs} and {ours}"
+            )
     ours, theirs = student(*_SAMPLE), own(*_SAMPLE)
     for column in ("input_ids", "token_type_ids"):
         if column in ours and column in theirs and ours[column] != theirs[column]:
             pair = [" ".join(map(str, part[column])) for part in (theirs, ours)]
             raise ManagerError(
                 f"the tokenizer of the teacher {name} makes other {column} of one text than the student's, "
-                f"{pair[0]} in place of {pair[1]}: they differ in more than their vocabulary, in lower case perhaps"
+                f"{pair[0]} instead of {pair[1]}: they differ in more than their vocabulary, e.g. in lowercasing"
             )

@@ -1,12 +1,12 @@
-"""Why ask a teacher the same question in every epoch?
+"""On-disk cache of teacher logits.
 
-A teacher's logits for a feature never change: it does not train, and drops nothing. So they are kept on disk when they
-are computed first, in the precision in which they come, and read from then on. A row holds the logits of one feature,
-padded as its first batch was; a later batch that is padded further asks the teacher again.
+The teacher is frozen and runs in evaluation mode, so its logits for a feature are the same in every epoch. They are
+written to disk the first time that they are computed, in their own precision, and read afterwards. A row holds the
+logits of one feature, padded to the width of its first batch; the teacher runs again for a later batch that is wider.
 
-The folder's name is a hash of everything that the logits depend on: the teacher's weights and quantization, the
-features, the inputs that the teacher is given, the precision. A stale cache is never found; each row has a checksum,
-and one that was cut short is no row.
+The name of the folder is a hash of everything that the logits depend on: weights and quantization of the teacher, the
+features, the inputs that the teacher takes, the precision. Each row has a checksum; a row that was not written
+completely is computed again.
 """
 
 import hashlib
@@ -28,19 +28,19 @@ from transformers import PreTrainedConfig
 from sparsification.atomic_io import atomic_path
 
 logger = logging.getLogger(__name__)
-SAMPLE_INDEX = "feature_row"  # the column that says which feature of the training data this is
+SAMPLE_INDEX = "feature_row"  # the column with the index of a feature in the training data
 _INDEX = "index.uint32"
 _NAMES = {"_name_or_path", "name_or_path", "transformers_version", "architectures"}
 
 
 class TeacherCache:
-    """Logits by feature, in files that several processes and later runs share.
+    """Logits by feature, in files shared by the processes of a run and by later runs.
 
     Args:
-        directory: made if missing.
-        key: names what the logits depend on, see ``cache_key``.
-        num_rows: features.
-        width: longest row that is kept, e.g. the tokens of the longest feature.
+        directory: created if missing.
+        key: hash of what the logits depend on, see ``cache_key``.
+        num_rows: number of features.
+        width: length of the longest row, e.g. the number of tokens of the longest feature.
     """
 
     def __init__(self, directory: str | Path, key: str, num_rows: int, width: int):
@@ -48,18 +48,18 @@ class TeacherCache:
         self._shape = num_rows, width
         self._stores: dict[str, np.ndarray] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        self._is_off = False  # its disk is full, or the teacher's outputs are no rows
-        self._index: np.ndarray | None = None  # of each row the width and a checksum; 0: not there
+        self._is_off = False  # the disk is full, or the outputs have no shape that can be cached
+        self._index: np.ndarray | None = None  # (rows, 2): width and checksum; width 0: not cached
 
     def get(self, rows: Tensor, width: int) -> dict[str, Tensor] | None:
-        """Look logits up.
+        """Look up logits.
 
         Args:
-            rows: (batch,) numbers of the features.
-            width: of the batch, e.g. its tokens with padding.
+            rows: (batch,) indices of the features.
+            width: width of the batch, e.g. its number of tokens with padding.
 
         Returns:
-            Logits (batch, width) by output, or None if one of them is not there.
+            Logits (batch, width) by output, or None if a row is not cached.
         """
         if self._is_off or (self._index is None and not self._open()):
             return None
@@ -75,12 +75,12 @@ class TeacherCache:
         }
 
     def put(self, rows: Tensor, outputs: Mapping[str, Tensor]) -> None:
-        """Keep logits.
+        """Write logits.
 
         Args:
-            rows: (batch,) numbers of the features.
-            outputs: by name; a loss is left out. Where another is not (batch, width), or wider than a row, or has
-                another width than the rest, a warning says so and the cache is off: a row has all outputs or none.
+            rows: (batch,) indices of the features.
+            outputs: by name; a scalar loss is skipped. All others must be (batch, width) with one width that fits into
+                a row; otherwise one warning is logged and the cache is off.
         """
         if self._is_off:
             return
@@ -104,7 +104,7 @@ class TeacherCache:
             self._index[number] = width, self._checksum(number, width)
 
     def _turn_off(self, reason: str) -> None:
-        logger.warning(f"The teacher's logits are not kept, and it is asked every time: {reason}")
+        logger.warning(f"The teacher's logits are not kept, and the teacher runs for every batch: {reason}")
         self._is_off = True
 
     def _checksum(self, number: int, width: int) -> int:
@@ -115,7 +115,7 @@ class TeacherCache:
 
     def _make(self, dtypes: Mapping[str, torch.dtype]) -> None:
         size = sum(dtype.itemsize for dtype in dtypes.values()) * self._shape[0] * self._shape[1]
-        logger.info(f"The teacher's logits are kept in {self._folder}: up to {size / 1e6:.0f} MB.")
+        logger.info(f"The teacher's logits are cached in {self._folder}: up to {size / 1e6:.0f} MB.")
         self._folder.mkdir(parents=True, exist_ok=True)
         for name, dtype in dtypes.items():
             kind = str(dtype).removeprefix("torch.")
@@ -124,7 +124,7 @@ class TeacherCache:
         self._open()
 
     def _open(self) -> bool:
-        """Map the files of this or of an earlier run, if they are there."""
+        """Map the files of this or of an earlier run; False if there are none."""
         if not (self._folder / _INDEX).is_file():
             return False
         for path in self._folder.glob("[!.]*"):
@@ -138,18 +138,19 @@ class TeacherCache:
 
 
 def _as_integers(values: Tensor) -> Tensor:
-    """The bits of floating-point numbers: NumPy knows no bfloat16."""
+    """The bits of floating-point numbers, because NumPy has no bfloat16."""
     return values.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[values.dtype.itemsize])
 
 
 def _allocate(path: Path, num_bytes: int) -> None:
-    """Make a file of zeros, unless there is one.
+    """Create a file of zeros, unless it exists.
 
-    Its space is reserved where the system can do that: a disk that is full later would kill the process, which writes
-    through mapped memory.
+    On Linux its space is reserved: the process writes through mapped memory and would be killed if the disk were full
+    then.
 
-    It is never seen half made. Where two processes make it at once one of them may go on with a file that has lost its
-    name: what it writes is asked again, since checksums and logits then lie in different files.
+    The file gets its name when it is complete. If two processes create it at the same time, one of them may continue
+    with a file that has lost its name. What that process writes is computed again later, because its logits and
+    checksums are not in the same files.
     """
     if path.exists():
         return
@@ -161,7 +162,12 @@ def _allocate(path: Path, num_bytes: int) -> None:
 
 
 def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
-    """Hash what stands in some columns of a data set, row by row."""
+    """Hash the values of some columns of a data set, in the order of its rows.
+
+    Args:
+        dataset: e.g. the features.
+        columns: names of the columns to hash.
+    """
     digest = hashlib.sha256()
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=1000):
         sink = pyarrow.BufferOutputStream()
@@ -172,11 +178,11 @@ def fingerprint(dataset: datasets.Dataset, columns: Sequence[str]) -> str:
 
 
 def cache_key(teacher: nn.Module, *others: object) -> str:
-    """Hash what a teacher's logits depend on.
+    """Hash everything that a teacher's logits depend on.
 
     Args:
-        teacher: its class, and all its parameters and buffers, ranges of fake quantizers included.
-        *others: e.g. the data's fingerprint and the precision; told apart by their ``repr``.
+        teacher: its class, parameters and buffers are hashed, quantization ranges included.
+        *others: e.g. the fingerprint of the data and the precision; hashed by their ``repr``.
     """
     digest = hashlib.sha256(repr((type(teacher).__name__, *others)).encode())
     for name, tensor in _tensors(teacher):
@@ -186,7 +192,7 @@ def cache_key(teacher: nn.Module, *others: object) -> str:
 
 
 def settings(config: PreTrainedConfig) -> str:
-    """Give all of a configuration that logits may depend on: activation, heads, attention, but no path or version."""
+    """Dump the settings of a configuration that logits may depend on, as JSON without paths and versions."""
     values = config.to_dict() | {"attention": config._attn_implementation}
     return json.dumps({name: values[name] for name in sorted(values.keys() - _NAMES)}, sort_keys=True, default=str)
 

@@ -1,16 +1,19 @@
 """Can a pruned network go on exploring? By being dense again, now and then."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from sparsification.base import TrainingStep
-from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.masked_weights import first_moments
+from sparsification.pruning.ranked import RankedPruning
+from sparsification.pruning.scheduled import sparsity_groups
+from sparsification.schedule import curves
 
 
 @dataclass(kw_only=True)
-class ACDCPruningModifier(GradualPruning):
+class ACDCPruningModifier(RankedPruning):
     """Alternate dense and compressed phases, each ``update_frequency`` epochs long: AC/DC.
 
     Peste et al. 2021, arXiv:2106.12379. The first phase is dense, the last one compressed, whatever its number; each
@@ -18,19 +21,22 @@ class ACDCPruningModifier(GradualPruning):
     from zero.
     """
 
-    compression_sparsity: float  # in the compressed phases
+    params: list[str] | str
     update_frequency: float = field()  # epochs of a phase
-    global_sparsity: bool = True  # one ranking over all weights instead of one for each
+    mask_type: str | list[int] = "unstructured"
+    global_sparsity: bool = True
+    max_sparsity: float = 1.0
+    leave_enabled: bool = True
+    compression_sparsity: float  # in the compressed phases
     momentum_buffer_reset: bool = True  # whether the optimizer's first moments begin anew with a dense phase
-    init_sparsity: float = field(init=False, default=0.0)
-    final_sparsity: float = field(init=False, default=0.0)
-    inter_func: str = field(init=False, default="linear")
 
     def __post_init__(self) -> None:
-        self.final_sparsity = self.compression_sparsity
         if self.update_frequency <= 0:
             raise ValueError(f"update_frequency {self.update_frequency:g}: a phase lasts longer than 0 epochs")
         super().__post_init__()
+
+    def groups(self) -> list[tuple[float, list[str]]]:
+        return sparsity_groups(self.params, self.compression_sparsity)
 
     def sparsity_at(self, x: float, init: float, final: float) -> float:
         """Sparsity at progress ``x`` in [0, 1] of the window."""
@@ -49,7 +55,7 @@ class ACDCPruningModifier(GradualPruning):
             self.masked.remove_masks()
             self._target_sparsity = dict.fromkeys(self._final, 0.0)
         elif since == 0 or now.step == end:
-            self._update_masks(dict(self._final), now.step)
+            self._update_masks(dict(self._final), now.step, curves.progress(now.epoch, *self.active_range))
         if now.step == end and not self.leave_enabled:
             self.masked.remove_masks()
 
@@ -59,8 +65,8 @@ class ACDCPruningModifier(GradualPruning):
             for moment in first_moments(optimizer, weight):
                 moment.zero_()
 
-    def _score(self, name: str) -> torch.Tensor:
-        return self.masked.weights[name].detach().abs()
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, torch.Tensor]:
+        return self.masks_by_score(self.magnitude, targets)
 
 
 def _is_dense(phase: int, phases: float) -> bool:

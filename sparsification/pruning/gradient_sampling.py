@@ -8,14 +8,17 @@ from torch import Tensor
 
 from sparsification.base import GradientSampler
 from sparsification.pruning.gradual import GradualPruning
+from sparsification.pruning.scheduled import ScheduledPruning
 
 
-@dataclass(kw_only=True)
-class GradientSampledPruning(GradualPruning):
-    """Gradual pruning by scores that are made from gradients of single batches, sampled before each new mask."""
+class GradientSampling(ScheduledPruning):
+    """Scheduled pruning with gradients of single batches, sampled before each new mask.
 
-    update_frequency: float = 1.0  # epochs between new masks
-    grad_sampler_kwargs: dict[str, object] | None = None  # batch_size; without it the training batch's
+    Annotates keys as ``ScheduledPruning`` does.
+    """
+
+    update_frequency: float  # epochs between new masks
+    grad_sampler_kwargs: dict[str, object] | None  # batch_size; without it the training batch's
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,6 +44,14 @@ class GradientSampledPruning(GradualPruning):
         weights = self.masked.weights
         for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
             yield dict(zip(weights, gradients, strict=True))
+
+
+@dataclass(kw_only=True)
+class GradientSampledPruning(GradientSampling, GradualPruning):
+    """Gradual pruning by scores that are made from sampled gradients."""
+
+    update_frequency: float = 1.0
+    grad_sampler_kwargs: dict[str, object] | None = None
 
 
 def from_first_process(tensor: Tensor) -> Tensor:

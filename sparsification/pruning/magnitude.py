@@ -1,5 +1,6 @@
 """Which weights go: the smallest ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,8 +26,8 @@ class GMPruningModifier(GradualPruning):
         if self.score_type != "magnitude":
             raise ValueError(f"score_type '{self.score_type}': use MovementPruningModifier or another one of that name")
 
-    def _score(self, name: str) -> Tensor:
-        return self.masked.weights[name].detach().abs()
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
+        return self.masks_by_score(self.magnitude, targets)
 
 
 @dataclass(kw_only=True)

@@ -1,14 +1,13 @@
-"""Which weights stay and which go, given a score for each and a share to prune?
+"""Pruning masks of one weight from its scores: unstructured, in blocks, N:M.
 
-Pure functions: scores and a sparsity in, a bool keep-mask out. Nothing here knows a model, a schedule or a recipe.
-Rounding, block scores and the choice among equal scores are those of SparseML 1.8.0, so that the same weights give
-the same masks there and here (`tests/golden/masks` holds what it did).
+Pure functions that take scores and a sparsity and return bool masks, False where pruned. Rounding, block scores and
+ties are those of SparseML 1.8.0, so that the same weights have the same masks there and here; `tests/golden/masks`
+has the masks of SparseML.
 """
 
 import math
 import random
 import re
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -19,25 +18,36 @@ MaskType = str | list[int]
 
 
 def unstructured_mask(scores: Tensor, sparsity: float) -> Tensor:
-    """Keep the highest scores, wherever they are.
+    """Keep the highest scores of a tensor.
 
-    Of equal scores at the threshold the first in row-major order stay. Where the threshold is the lowest score of
-    all (a tensor with many zeros), no order is meaningful and a fixed shuffle chooses, so that pruning is not
+    Of equal scores at the threshold the first in row-major order are kept. If the threshold is the lowest score of
+    all, as in a tensor with many zeros, a fixed shuffle chooses among them instead, so that pruning is not
     concentrated in the last rows.
 
     Args:
         scores: importance of each weight, any shape, e.g. ``weight.abs()``.
-        sparsity: fraction to prune, in [0, 1]; ``round(n * sparsity)`` weights go.
+        sparsity: fraction to prune, in [0, 1]; ``round(n * sparsity)`` weights are pruned.
 
     Returns:
         Bool mask shaped like ``scores``, False where pruned.
     """
-    flat = scores.flatten()
-    num_pruned = round(flat.numel() * sparsity)
+    return keep_highest(scores.flatten(), round(scores.numel() * sparsity)).view_as(scores)
+
+
+def keep_highest(flat: Tensor, num_pruned: int) -> Tensor:
+    """Mask a given number of the lowest scores; for ties see ``unstructured_mask``.
+
+    Args:
+        flat: scores, 1-d.
+        num_pruned: how many are pruned; none below 0, all above the number of scores.
+
+    Returns:
+        Bool mask, 1-d, False where pruned.
+    """
     if num_pruned <= 0:
-        return torch.ones_like(scores, dtype=torch.bool)
+        return torch.ones_like(flat, dtype=torch.bool)
     if num_pruned >= flat.numel():
-        return torch.zeros_like(scores, dtype=torch.bool)
+        return torch.zeros_like(flat, dtype=torch.bool)
     threshold = torch.kthvalue(flat, num_pruned).values
     keep = flat > threshold
     num_ties_kept = flat.numel() - num_pruned - int(keep.sum())
@@ -50,46 +60,17 @@ def unstructured_mask(scores: Tensor, sparsity: float) -> Tensor:
         else:
             ties = ties[:num_ties_kept]
         keep[ties] = True
-    return keep.view_as(scores)
-
-
-def global_masks(scores: Sequence[Tensor], sparsity: float, mask_type: MaskType = "unstructured") -> list[Tensor]:
-    """Keep the highest scores of all tensors together: unimportant tensors lose more than important ones.
-
-    Args:
-        scores: one tensor of scores per weight; any shapes, 2-d or more where ``mask_type`` is one of blocks.
-        sparsity: fraction to prune of all of them together, in [0, 1].
-        mask_type: ``unstructured``, or blocks, which are ranked by their mean scores: ``block4``, ``[rows, columns]``.
-
-    Returns:
-        One bool mask per tensor of scores.
-
-    Raises:
-        ValueError: the blocks do not tile a tensor, or the pattern has its own number of zeros (N:M).
-    """
-    pattern = parse_mask_type(mask_type)
-    if pattern == "unstructured":
-        ranked = scores
-    elif pattern == "block4" or isinstance(pattern, tuple):
-        ranked = [_block_means(score, pattern) for score in scores]
-    else:
-        raise ValueError(f"mask_type {mask_type!r} prunes every weight alike: there is nothing to rank globally")
-    keep = unstructured_mask(torch.cat([score.flatten() for score in ranked]), sparsity)
-    parts = keep.split([score.numel() for score in ranked])
-    masks = [part.view_as(score) for part, score in zip(parts, ranked, strict=True)]
-    if pattern == "unstructured":
-        return masks
-    return [_expand_block_mask(mask, score.shape, pattern) for mask, score in zip(masks, scores, strict=True)]
+    return keep
 
 
 def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tensor:
-    """Keep the blocks with the highest mean score; a block stays or goes as a whole.
+    """Keep the blocks with the highest mean score; all weights of a block are kept or pruned together.
 
     Args:
-        scores: (out_features, in_features) of a Linear weight, or (out, in, ...) of a convolution's, whose blocks are
-            made of its channels at each place of the kernel.
+        scores: (out_features, in_features) of a Linear weight, or (out, in, ...) of a convolution's, which has blocks
+            of channels at each position of the kernel.
         sparsity: fraction of the blocks to prune, in [0, 1].
-        block: (rows, columns); ``(1, 4)`` is four consecutive input features, what int8 kernels consume at once.
+        block: (rows, columns); ``(1, 4)`` is four consecutive input features, which int8 kernels multiply at once.
 
     Returns:
         Bool mask shaped like ``scores``.
@@ -97,14 +78,14 @@ def block_mask(scores: Tensor, sparsity: float, block: tuple[int, int]) -> Tenso
     Raises:
         ValueError: the blocks do not tile the tensor.
     """
-    return _expand_block_mask(unstructured_mask(_block_means(scores, block), sparsity), scores.shape, block)
+    return expand_block_mask(unstructured_mask(block_means(scores, block), sparsity), scores.shape, block)
 
 
 def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
     """Keep the groups of four consecutive weights of a row with the highest mean score.
 
-    The same as ``block_mask(scores, sparsity, (1, 4))``, but any row length will do: the last group of a row may have
-    fewer than four members.
+    The same as ``block_mask(scores, sparsity, (1, 4))``, but for any row length: the last group of a row may have fewer
+    than four members.
 
     Args:
         scores: (out_features, in_features), or (out, in, ...) of a convolution.
@@ -113,15 +94,22 @@ def block4_mask(scores: Tensor, sparsity: float) -> Tensor:
     Returns:
         Bool mask shaped like ``scores``.
     """
-    return _expand_block_mask(unstructured_mask(_block_means(scores, "block4"), sparsity), scores.shape, "block4")
+    return expand_block_mask(unstructured_mask(block_means(scores, "block4"), sparsity), scores.shape, "block4")
 
 
-def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
-    """Mean score of each block; ``pattern`` is ``block4`` or (rows, columns).
+def block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
+    """Mean score of each block.
+
+    Args:
+        scores: (out, in, ...).
+        pattern: ``block4`` or (rows, columns).
 
     Returns:
-        (rows of blocks, columns of blocks), of a convolution with its kernel's shape behind; of ``block4`` with the
-        kernel's places as further rows.
+        (rows of blocks, columns of blocks). For a convolution the kernel's dimensions follow; with ``block4`` its
+        positions are further rows.
+
+    Raises:
+        ValueError: the blocks do not tile the tensor.
     """
     if pattern == "block4":
         columns = scores.shape[1]
@@ -135,8 +123,17 @@ def _block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
     return scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).mean(dim=(1, 3))
 
 
-def _expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
-    """The mask of the weights, of ``shape``, from the mask of their blocks."""
+def expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int, int]) -> Tensor:
+    """Expand the mask of blocks to the mask of their weights.
+
+    Args:
+        keep: bool, shaped as ``block_means`` returns it.
+        shape: (out, in, ...) of the weight.
+        pattern: ``block4`` or (rows, columns).
+
+    Returns:
+        Bool mask of ``shape``.
+    """
     if pattern == "block4":
         mask = keep.repeat_interleave(4, dim=1)[:, : shape[1]]
         return mask.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
@@ -147,8 +144,8 @@ def _expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int
 def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
     """Keep at least the ``n`` highest of every ``m`` consecutive scores of a row.
 
-    Mishra et al. 2021, arXiv:2104.08378. At the full sparsity of 1 - n/m exactly n of m stay. Below it the lowest of
-    the weights that may go are pruned, so that a schedule can rise to the pattern step by step.
+    Mishra et al. 2021, arXiv:2104.08378. At the full sparsity of 1 - n/m exactly n of m are kept. At a lower sparsity
+    the lowest scores outside of the n highest of their groups are pruned, so that a schedule can approach the pattern.
 
     Args:
         scores: 2-d, (out_features, in_features), in_features a multiple of ``m``.
@@ -160,7 +157,7 @@ def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
         Bool mask shaped like ``scores``.
 
     Raises:
-        ValueError: more is to be pruned than the pattern allows, or the groups do not tile the tensor.
+        ValueError: the sparsity is above that of the pattern, or the groups do not tile the tensor.
     """
     if scores.shape[-1] % m:
         raise ValueError(f"groups of {m} do not tile a weight of shape {tuple(scores.shape)}")
@@ -172,16 +169,22 @@ def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
 
 
 def n_of_m_sparsity(sparsity: float, n: int, m: int) -> float:
-    """The sparsity that an N:M pattern makes of one that is asked for: its own where they differ by 0.01 at most.
+    """Round a sparsity to that of an N:M pattern if they differ by at most 0.01, as SparseML does: 0.67 completes 1:3.
 
-    So 0.67 completes 1:3, as in SparseML.
+    Args:
+        sparsity: fraction to prune, in [0, 1 - n/m + 0.01].
+        n: weights to keep in each group.
+        m: weights in a group.
+
+    Returns:
+        The sparsity of the mask, in [0, 1 - n/m].
 
     Raises:
-        ValueError: more is to be pruned than the pattern allows.
+        ValueError: the sparsity is above that of the pattern.
     """
     full = 1 - n / m
     if sparsity > full + 0.01 + 1e-9:
-        raise ValueError(f"{n}:{m} keeps {n} of every {m} weights: a sparsity of {sparsity} is over {full}")
+        raise ValueError(f"sparsity must be in [0, {full:g}] with mask_type {n}:{m}, got {sparsity:g}")
     return full if sparsity >= full - 0.01 - 1e-9 else sparsity
 
 
@@ -189,13 +192,13 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     """Read a recipe's ``mask_type``.
 
     Args:
-        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, ``"N:M"``, or SparseML's ``tensorrt``.
+        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, ``"N:M"``, or SparseML's ``tensorrt`` for 2:4.
 
     Returns:
-        The name, (rows, columns) of a block; an N:M pattern stays the text it was, ``tensorrt`` is 2:4.
+        ``unstructured``, ``block4``, (rows, columns) of a block, or the text "N:M".
 
     Raises:
-        ValueError: anything else.
+        ValueError: any other value.
     """
     if mask_type in ("unstructured", "block4"):
         return mask_type
@@ -206,11 +209,13 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", mask_type) if isinstance(mask_type, str) else None
     if match and 0 < int(match[1]) < int(match[2]):
         return mask_type
-    raise ValueError(f"mask_type {mask_type!r} is none of 'unstructured', 'block4', [rows, columns], 'N:M' with N < M")
+    raise ValueError(
+        f"mask_type must be 'unstructured', 'block4', [rows, columns] or 'N:M' with N < M, got {mask_type!r}"
+    )
 
 
 def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor:
-    """Mask one weight by its scores in the pattern that a recipe names.
+    """Compute the mask of one weight in the pattern of a recipe.
 
     Args:
         scores: importance of each weight; any shape for ``unstructured``, 2-d for N:M, 2-d or more for blocks.
@@ -221,14 +226,14 @@ def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor
         Bool mask shaped like ``scores``, False where pruned.
 
     Raises:
-        ValueError: the pattern is unknown or does not fit the shape or the sparsity.
+        ValueError: the pattern is unknown, or does not fit the shape or the sparsity.
     """
     pattern = parse_mask_type(mask_type)
     if pattern == "unstructured":
         return unstructured_mask(scores, sparsity)
     n_of_m = isinstance(pattern, str) and ":" in pattern
     if scores.dim() < 2 or (n_of_m and scores.dim() > 2):
-        raise ValueError(f"mask_type {mask_type!r} is for matrices, not for a weight of shape {tuple(scores.shape)}")
+        raise ValueError(f"mask_type {mask_type!r} needs a matrix, got a weight of shape {tuple(scores.shape)}")
     if pattern == "block4":
         return block4_mask(scores, sparsity)
     if n_of_m:
@@ -238,7 +243,13 @@ def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor
 
 
 def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:
-    """How many weights of a tensor a mask zeroes: it rounds to weights, blocks, rows or columns (heads: to rows)."""
+    """Count the weights of a tensor that a mask prunes.
+
+    Args:
+        shape: of the weight.
+        sparsity: fraction to prune, in [0, 1]; rounded to whole weights, blocks, rows or columns (heads: rows).
+        mask_type: see ``parse_mask_type``, or ``filter``, ``channel``, ``head``.
+    """
     numel = shape.numel()
     if isinstance(mask_type, str) and mask_type in UNIT_DIMENSION:
         size = shape[UNIT_DIMENSION[mask_type]]

@@ -1,6 +1,6 @@
 """Which weights go: those that the loss misses least, by a curvature too wide to be written out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,20 +67,25 @@ class MFACPruningModifier(GradientSampledPruning):
             raise ValueError(f"damp {self.damp:g} is not above 0: the Fisher matrix would have no inverse")
         self._counts = dict(sorted(counts.items()))
         self._sampled = torch.empty(0, 0)  # (gradients, weights that are not pruned, padded to whole blocks)
-        self._diagonals: dict[str, Tensor] = {}  # of the inverse, 1.0 where pruned
 
-    def _update_masks(self, targets: dict[str, float], step: int) -> None:
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         self._sample(step)
-        live = [self.masked.mask(name) for name in targets]
+        live = {name: self.masked.mask(name) for name in targets}
         diagonal = torch.cat([inverse_diagonal(factor, self.damp).flatten() for factor, _ in self._factors()])
-        parts = diagonal.split(self._sizes(live, len(diagonal)))
-        self._diagonals = {
+        parts = diagonal.split(self._sizes(live.values(), len(diagonal)))
+        diagonals = {  # of the inverse, 1.0 where pruned
             name: torch.ones(keep.shape, device=keep.device).masked_scatter_(keep, part)
-            for name, keep, part in zip(targets, live, parts, strict=False)  # the last part is padding
+            for (name, keep), part in zip(live.items(), parts, strict=False)  # the last part is padding
         }
-        super()._update_masks(targets, step)
+
+        def score(name: str) -> Tensor:
+            weight = self.masked.weights[name].detach().float()
+            return from_first_process(weight.square() / (2 * diagonals[name]))
+
+        keeps = self.masks_by_score(score, targets)
+        self._move(keeps, live, diagonals)
         self._sampled = torch.empty(0, 0)
-        self._diagonals.clear()
+        return keeps
 
     def _sample(self, step: int) -> None:
         """Take the gradients of the weights that are not pruned."""
@@ -106,29 +111,23 @@ class MFACPruningModifier(GradientSampledPruning):
             yield whitened(blocks, self.damp), slice(first, first + part.shape[1])
 
     @staticmethod
-    def _sizes(live: list[Tensor], total: int) -> list[int]:
+    def _sizes(live: Iterable[Tensor], total: int) -> list[int]:
         """Lengths of the weights' parts of the vector, and of its padding."""
         sizes = [int(keep.sum()) for keep in live]
         return [*sizes, total - sum(sizes)]
 
-    def _score(self, name: str) -> Tensor:
-        weight = self.masked.weights[name].detach().float()
-        return from_first_process(weight.square() / (2 * self._diagonals[name]))
-
-    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
-        live = [self.masked.mask(name) for name in keeps]
+    def _move(self, keeps: dict[str, Tensor], live: dict[str, Tensor], diagonals: dict[str, Tensor]) -> None:
+        """Move the weights that stay, so that the loss rises least when the others go."""
         pulls = [
-            (self.masked.weights[name].detach().float() / self._diagonals[name]).masked_fill(keep, 0.0)[alive]
-            for (name, keep), alive in zip(keeps.items(), live, strict=True)
+            (self.masked.weights[name].detach().float() / diagonals[name]).masked_fill(keep, 0.0)[live[name]]
+            for name, keep in keeps.items()
         ]
         pull = torch.nn.functional.pad(torch.cat(pulls), (0, self._sampled.shape[1] - sum(map(len, pulls))))
         for factor, place in self._factors():
             blocks = pull[place].view(-1, self.fisher_block_size)
             pull[place] = inverse_times(factor, blocks, self.damp).flatten()
-        moves = pull.split(self._sizes(live, len(pull)))
-        for name, alive, move in zip(keeps, live, moves, strict=False):
+        moves = pull.split(self._sizes(live.values(), len(pull)))
+        for (name, alive), move in zip(live.items(), moves, strict=False):
             weight = self.masked.weights[name].detach()
             weight[alive] -= move.to(weight.dtype)
-        super()._apply_masks(keeps)
-        for name in keeps:
-            from_first_process(self.masked.weights[name].detach())
+            from_first_process(weight)

@@ -1,5 +1,6 @@
 """Which weights go: those that training has moved towards zero."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +37,8 @@ class MovementPruningModifier(GradualPruning):
     def apply_one_shot(self) -> None:
         raise ValueError("without training no weight moves: movement pruning cannot be done in one shot")
 
-    def _score(self, name: str) -> Tensor:
-        return self._scores[name]
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
+        return self.masks_by_score(self._scores.__getitem__, targets)
 
     def state_dict(self) -> dict[str, Tensor]:
         return super().state_dict() | {f"score.{name}": score for name, score in self._scores.items()}

@@ -1,5 +1,6 @@
 """Which weights go: those that the loss misses least, by its curvature, once the others have moved to help."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,7 +21,7 @@ class OBSPruningModifier(GradientSampledPruning):
     weight that was pruned does not come back.
     """
 
-    global_sparsity: bool = True  # one ranking over all weights instead of one for each
+    global_sparsity: bool = True
     num_grads: int = 1024  # batches from which the Fisher matrix is estimated
     damp: float = 1e-7  # added to the diagonal of the Fisher matrix
     fisher_block_size: int = 1  # 50 in the paper, 32 for block4
@@ -42,7 +43,6 @@ class OBSPruningModifier(GradientSampledPruning):
                 f"fisher_block_size {self.fisher_block_size} cuts through the blocks of mask_type {self.mask_type}: "
                 f"use a multiple of {self._group}, e.g. {8 * self._group}"
             )
-        self._inverses: dict[str, Tensor] = {}
 
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
@@ -52,39 +52,42 @@ class OBSPruningModifier(GradientSampledPruning):
             if weight.shape[-1] % self._group:
                 raise ValueError(f"{name}: rows of {weight.shape[-1]} are not made of blocks of {self._group}")
 
-    def _update_masks(self, targets: dict[str, float], step: int) -> None:
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         before = self._target_sparsity or dict.fromkeys(targets, 0.0)
-        for part in range(1, self.num_recomputations + 1):
+        for part in range(1, self.num_recomputations):
             share = part / self.num_recomputations
             between = {name: before[name] + (target - before[name]) * share for name, target in targets.items()}
-            self._estimate((step, part))
-            super()._update_masks(targets if part == self.num_recomputations else between, step)
-            self._inverses.clear()
+            self._apply_masks(self._prune_once(between, (step, part)))
+        return self._prune_once(targets, (step, self.num_recomputations))
 
-    def _estimate(self, moment: tuple[int, int]) -> None:
+    def _prune_once(self, targets: Mapping[str, float], moment: tuple[int, int]) -> dict[str, Tensor]:
+        """Compute masks from a new estimate, and move the weights that stay."""
+        inverses = self._estimate(moment)
+
+        def score(name: str) -> Tensor:
+            weight = self.masked.weights[name].detach().float()
+            return from_first_process(fisher.saliency(weight, inverses[name], self._group))
+
+        keeps = self.masks_by_score(score, targets)
+        for name, keep in keeps.items():
+            weight = self.masked.weights[name].detach()
+            weight += fisher.obs_update(weight, inverses[name], keep, self._group)
+            from_first_process(weight)
+        return keeps
+
+    def _estimate(self, moment: tuple[int, int]) -> dict[str, Tensor]:
         """Build the inverse Fisher matrix of each weight."""
-        self._inverses = {
+        inverses = {
             name: fisher.damped_inverse(weight.numel(), self.fisher_block_size, self.damp, weight.device)
             for name, weight in self.masked.weights.items()
         }
         for gradients in self._gradients(self.num_grads, moment):
             for name, gradient in gradients.items():
-                fisher.add_gradient_(self._inverses[name], self.masked.apply(name, gradient), self.num_grads)
-        for name, inverse in self._inverses.items():
+                fisher.add_gradient_(inverses[name], self.masked.apply(name, gradient), self.num_grads)
+        for name, inverse in inverses.items():
             if not inverse.diagonal(dim1=1, dim2=2).isfinite().all():
                 raise ValueError(
                     f"{name}: the inverse Fisher matrix is not finite; either the gradients are not (has the loss "
                     f"become nan?), or they are too large for damp {self.damp:g}"
                 )
-
-    def _score(self, name: str) -> Tensor:
-        weight = self.masked.weights[name].detach().float()
-        return from_first_process(fisher.saliency(weight, self._inverses[name], self._group))
-
-    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
-        for name, keep in keeps.items():
-            weight = self.masked.weights[name].detach()
-            weight += fisher.obs_update(weight, self._inverses[name], keep, self._group)
-        super()._apply_masks(keeps)
-        for name in keeps:
-            from_first_process(self.masked.weights[name].detach())
+        return inverses

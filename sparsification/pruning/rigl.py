@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sparsification.base import TrainingStep
 from sparsification.pruning import masks
-from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
+from sparsification.pruning.gradient_sampling import GradientSampling, from_first_process
 from sparsification.pruning.masked_weights import first_moments
+from sparsification.pruning.scheduled import FinalSparsity, sparsity_groups
 from sparsification.targets import Targets
 
 Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
@@ -75,7 +76,7 @@ def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction:
 
 
 @dataclass(kw_only=True)
-class RigLPruningModifier(GradientSampledPruning):
+class RigLPruningModifier(GradientSampling):
     """Keep the sparsity and move the zeros: drop small weights, grow where the gradient is large (RigL).
 
     Evci et al. 2020, arXiv:1911.11134. At each update a share of the weights that are kept, ``init_update_fraction``
@@ -84,15 +85,17 @@ class RigLPruningModifier(GradientSampledPruning):
     way. Where a small weight's share is more than all of it, the others make up for it; SparseML pruned more, then.
     """
 
-    final_sparsity: float | list[float] | dict[float, list[str] | str] = field()  # from start to end
+    params: list[str] | str
+    final_sparsity: FinalSparsity  # from start to end
+    update_frequency: float = 1.0
+    mask_type: Literal["unstructured"] = "unstructured"  # SparseML's key, which has this value alone
+    global_sparsity: bool = False  # SparseML's key; must be false, sparsity_strategy says what each weight loses
+    leave_enabled: bool = True
+    grad_sampler_kwargs: dict[str, object] | None = None
     num_grads: int = 1  # batches whose gradients are summed
     init_update_fraction: float = 0.3  # of the weights that are kept, the share replaced at the first update
     sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how sparsity is shared out among the weights
     momentum_buffer_reset: bool = True  # whether the optimizer's first moments of what grows begin anew
-    mask_type: Literal["unstructured"] = "unstructured"  # it has no other
-    global_sparsity: bool = False  # has to be false: sparsity_strategy says what each weight loses
-    init_sparsity: float = field(init=False, default=0.0)
-    inter_func: str = field(init=False, default="linear")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,18 +105,16 @@ class RigLPruningModifier(GradientSampledPruning):
             raise ValueError(f"num_grads {self.num_grads} is not 1 or more")
         if not 0 <= self.init_update_fraction <= 1:
             raise ValueError(f"init_update_fraction {self.init_update_fraction:g} is no fraction between 0 and 1")
-        self._fraction = 0.0
-        self._growth: dict[str, Tensor] = {}  # the sampled gradients, while masks are made
         self._grown: dict[str, Tensor] = {}  # what the last masks let learn again
+
+    def groups(self) -> list[tuple[float, list[str]]]:
+        return sparsity_groups(self.params, self.final_sparsity)
 
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
         for final, patterns in self.groups():
             shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
             self._final |= allocate_sparsity(shapes, final, self.sparsity_strategy)
-
-    def sparsity_at(self, x: float, init: float, final: float) -> float:
-        return final
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         super().update(now, optimizer)
@@ -123,28 +124,24 @@ class RigLPruningModifier(GradientSampledPruning):
                     moment.masked_fill_(grown, 0.0)
         self._grown.clear()
 
-    def _step_schedule(self, x: float, step: int) -> None:
-        self._fraction = self.init_update_fraction * (1 + math.cos(math.pi * x)) / 2
-        if self._fraction > 0:  # the last masks need no gradients
-            self._sample(step)
-        super()._step_schedule(x, step)
-        self._growth.clear()
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
+        fraction = self.init_update_fraction * (1 + math.cos(math.pi * progress)) / 2
+        growth = self._sample(step) if fraction > 0 else {}  # the last masks need no gradients
+        keeps = {}
+        for name, sparsity in targets.items():
+            weight = self.masked.weights[name].detach()
+            scores = regrowth_scores(weight, growth[name], sparsity, fraction) if growth else weight.abs()
+            keeps[name] = masks.unstructured_mask(scores, sparsity)
+        self._grown = {name: keep & ~self.masked.mask(name) for name, keep in keeps.items()}
+        return keeps
 
-    def _sample(self, step: int) -> None:
-        self._growth = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
+    def _sample(self, step: int) -> dict[str, Tensor]:
+        """Sum the gradients of ``num_grads`` batches, by weight."""
+        growth = {name: torch.zeros_like(weight) for name, weight in self.masked.weights.items()}
         for gradients in self._gradients(self.num_grads, (step, 1)):
             for name, gradient in gradients.items():
-                self._growth[name] += gradient
-        for name, total in self._growth.items():
+                growth[name] += gradient
+        for name, total in growth.items():
             if not from_first_process(total).isfinite().all():
                 raise ValueError(f"{name}: a gradient is not finite; has the loss become nan?")
-
-    def _score(self, name: str) -> Tensor:
-        weight = self.masked.weights[name].detach()
-        if not self._growth:
-            return weight.abs()
-        return regrowth_scores(weight, self._growth[name], self._final[name], self._fraction)
-
-    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
-        self._grown = {name: keep & ~self.masked.mask(name) for name, keep in keeps.items()}
-        super()._apply_masks(keeps)
+        return growth

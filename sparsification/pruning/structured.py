@@ -1,15 +1,16 @@
 """Which whole rows, columns or attention heads go?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from sparsification.pruning import masks
-from sparsification.pruning.gradual import GradualPruning
+from sparsification.pruning.gradual import GradualSchedule
 from sparsification.pruning.masked_weights import MaskedWeights
+from sparsification.pruning.scheduled import FinalSparsity
 from sparsification.targets import ALL_PRUNABLE, Targets
 
 
@@ -34,7 +35,7 @@ def spread(keep: Tensor, shape: torch.Size, dimension: int, size: int = 1) -> Te
 
 
 @dataclass(kw_only=True)
-class StructuredPruningModifier(GradualPruning):
+class StructuredPruningModifier(GradualSchedule):
     """Zero whole rows (filters), columns (channels) or attention heads: those with the smallest norms, more and more.
 
     Li et al. 2017, arXiv:1608.08710; Michel et al. 2019, arXiv:1905.10650. Units of equal numbers in several weights
@@ -44,17 +45,18 @@ class StructuredPruningModifier(GradualPruning):
     in every engine. Matrices alone are pruned: Linear layers and embeddings.
     """
 
-    params: list[str] | str = ALL_PRUNABLE  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
-    param_groups: list[list[str]] | None = None  # each with names or "re:" patterns of weights that lose the same units
+    params: list[str] | str = ALL_PRUNABLE
+    init_sparsity: float | str = 0.05
+    final_sparsity: FinalSparsity = 0.8
+    update_frequency: float = 0.01  # epochs between new masks
+    inter_func: Literal["linear", "cubic", "inverse_cubic"] = "cubic"
     mask_type: Literal["filter", "channel", "head"] = "filter"  # rows, columns, or the rows of one head
-    global_sparsity: bool = field(init=False, default=False)
+    leave_enabled: bool = True
+    param_groups: list[list[str]] | None = None  # each with names or "re:" patterns of weights that lose the same units
 
     masks_units: ClassVar[bool] = True
 
-    def _check_mask_type(self) -> None:
-        """The annotation says it all."""
-
-    def _check_shape(self, weight: Tensor, final: float) -> None:
+    def _check_weight(self, weight: Tensor, final: float) -> None:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
         if weight.dim() > 2:
             raise ValueError(
@@ -115,7 +117,7 @@ class StructuredPruningModifier(GradualPruning):
                     )
         return groups
 
-    def _compute_masks(self, targets: dict[str, float]) -> dict[str, Tensor]:
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
         keeps = {}
         for group in self._groups:

@@ -1,18 +1,20 @@
 """Can weights that are zero in the network go on learning outside of it?"""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsification.base import TrainingStep
-from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.masked_weights import MaskedWeights
+from sparsification.pruning.ranked import RankedPruning
+from sparsification.pruning.scheduled import sparsity_groups
 from sparsification.targets import Targets
 
 
 @dataclass(kw_only=True)
-class TopKASTPruningModifier(GradualPruning):
+class TopKASTPruningModifier(RankedPruning):
     """Compute with the largest weights and let some more of them learn, from which those may come: Top-KAST.
 
     Jayakumar et al. 2021, arXiv:2106.03517. The network has the weights of ``forward_sparsity``; all others are zero
@@ -22,23 +24,26 @@ class TopKASTPruningModifier(GradualPruning):
     are worth lies in the checkpoints beside the model.
     """
 
+    params: list[str] | str
+    update_frequency: float = -1.0  # epochs between new masks; -1: in every step
+    mask_type: str | list[int] = "unstructured"
+    global_sparsity: bool = True
+    max_sparsity: float = 1.0
+    leave_enabled: bool = True
     forward_sparsity: float  # of the network
     backward_sparsity: float  # of the weights that learn: at most forward_sparsity
     active_weight_decay: float = 1e-4  # x learning rate; 1 / (1 - forward_sparsity) as much outside the network
-    update_frequency: float = -1.0  # epochs between new masks; -1: in every step
-    global_sparsity: bool = True  # one ranking over all weights instead of one for each
-    init_sparsity: float = field(init=False, default=0.0)
-    final_sparsity: float = field(init=False, default=0.0)
-    inter_func: str = field(init=False, default="linear")
 
     def __post_init__(self) -> None:
-        self.init_sparsity = self.final_sparsity = self.forward_sparsity
         if not 0 <= self.backward_sparsity <= self.forward_sparsity < 1:
             raise ValueError(
                 f"backward_sparsity {self.backward_sparsity:g} and forward_sparsity {self.forward_sparsity:g}: "
                 "more weights learn than compute, and some compute (0 <= backward <= forward < 1)"
             )
         super().__post_init__()
+
+    def groups(self) -> list[tuple[float, list[str]]]:
+        return sparsity_groups(self.params, self.forward_sparsity)
 
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
@@ -80,17 +85,17 @@ class TopKASTPruningModifier(GradualPruning):
         weight = self.masked.weights[name].detach()
         return weight + self._outside[name] if name in self._outside else weight.clone()
 
-    def _score(self, name: str) -> Tensor:
-        return self._all_of(name).abs()
-
-    def _apply_masks(self, keeps: dict[str, Tensor]) -> None:
-        learning = self._compute_masks(dict.fromkeys(keeps, self.backward_sparsity))
+    def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
+        keeps = self.masks_by_score(lambda name: self._all_of(name).abs(), targets)
+        learning = self.masks_by_score(
+            lambda name: self._all_of(name).abs(), dict.fromkeys(targets, self.backward_sparsity)
+        )
         for name, keep in keeps.items():
             whole = self._all_of(name)
             self._learning.set_mask(name, learning[name])
             self._outside[name] = whole.masked_fill(keep, 0.0)
             self.masked.weights[name].detach().copy_(whole)
-        super()._apply_masks(keeps)
+        return keeps
 
     def state_dict(self) -> dict[str, Tensor]:
         return (

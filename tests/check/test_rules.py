@@ -21,11 +21,11 @@ from sparsification.check.report import check
         (RUN + PRUNING.replace("6.0", "12.0"), 3, "ends at epoch 12, and the run at 10, with 79.4% pruned in place of"),
         (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
         (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
-        (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness 0"),
+        (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness is 0"),
         (
             RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
             3,
-            "gain 0: its term counts nothing",
+            "gain is 0: the loss of the layers has no effect",
         ),
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two at the same time"),
         (RUN + "  - !DistillationModifier {}\n" * 2, 4, "and the task loss counts 0.25"),

@@ -107,6 +107,33 @@ def test_without_padding_layers_are_compared_at_real_tokens_only(tmp_path):
     assert modifier.loss_term(torch.zeros(()), {}, {}, mask).item() == pytest.approx(2 * expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("hardness", [0.5, 1.0])
+@pytest.mark.parametrize("end", ["", ", end_epoch: 1.0"])
+def test_padding_changes_neither_distillation_where_both_ignore_it(hardness, end):
+    student, teacher = make_model(), make_model(seed=9).eval()
+    for module in student.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    inputs = {key: value for key, value in batch().items() if "positions" not in key}
+    padded = {key: torch.nn.functional.pad(value, (0, 3)) for key, value in inputs.items()}
+
+    def loss(recipe: str, given: dict[str, torch.Tensor]) -> float:
+        manager = ScheduledModifierManager.from_yaml(recipe)
+        manager.initialize(student)
+        manager.attach_teacher(teacher)
+        outputs, taught = student(**given), teacher(**given)
+        total = manager.update_loss(torch.zeros(()), outputs, taught, TrainingStep(0, 10), given["attention_mask"])
+        manager.finalize()
+        return total.item()
+
+    layers = LAYERS + "    ignore_padding: True\n"
+    logits = f"  - !DistillationModifier {{hardness: {hardness}, ignore_padding: True{end}}}\n"
+    assert loss(layers + logits, padded) == pytest.approx(loss(layers + logits, inputs), rel=1e-5)
+    alone = loss(layers, inputs), loss("modifiers:\n" + logits, inputs)
+    assert loss(layers + logits, padded) == pytest.approx(sum(alone), rel=1e-5)
+    assert loss(LAYERS, padded) != pytest.approx(loss(LAYERS, inputs), rel=1e-3)  # the default: padding counts
+
+
 def test_a_term_of_nothing_asks_no_teacher():
     manager = ScheduledModifierManager.from_yaml(LAYERS + "    gain: 0.0\n")
     assert not manager.distills and not manager.compares_layers and not manager.distills_at(TrainingStep(0, 10))
@@ -199,7 +226,7 @@ def test_without_names_all_linear_layers_are_compared_as_in_sparseml(tmp_path):
     manager.attach_teacher(make_model(seed=9))
     linear = [name for name, module in student.named_modules() if isinstance(module, torch.nn.Linear)]
     assert list(manager.modifiers[0]._student) == linear
-    with pytest.raises(ManagerError, match=r"are compared with 7 of the teacher"):
+    with pytest.raises(ManagerError, match=r"and 7 of the teacher"):
         manager.attach_teacher(make_model(layers=1))
 
 
@@ -239,12 +266,14 @@ def test_feature_loss_of_equal_and_of_zero_features():
 
 
 def test_what_does_not_fit_is_said(tmp_path):
-    with pytest.raises(RecipeError, match="epsilon -1 is below 0"):
+    with pytest.raises(RecipeError, match="epsilon must be at least 0, got -1"):
         ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n    epsilon: -1.0\n")
     with pytest.raises(ManagerError, match="no module matches 'bert.encoder.layer.7'; did you mean"):
         trainer_of(tmp_path, LAYERS.replace(r"'re:bert\.encoder\.layer\.[02]$'", "bert.encoder.layer.7"))
-    with pytest.raises(ManagerError, match=r"2 layers of the student .* are compared with 1 of the teacher"):
+    with pytest.raises(
+        ManagerError, match=r"same number of layers to compare, got 2 of the student .* and 1 of the teacher"
+    ):
         trainer_of(tmp_path, LAYERS + "    teacher_layer_names: [bert.encoder.layer.1]\n")
     narrow = trainer_of(tmp_path, LAYERS + "    project_features: False\n", teacher_width=24)
-    with pytest.raises(ManagerError, match="project_features bridges only different widths"):
+    with pytest.raises(ManagerError, match="only with project_features true; got"):
         narrow.train()

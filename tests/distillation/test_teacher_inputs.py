@@ -135,10 +135,10 @@ def with_tokenizer(models, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"do_lower_case": False}, "makes other input_ids of one text than the student's, .*in lower case perhaps"),
-        ({"pad_token": "[MASK]"}, "has pad_token_id 4, the student 0: save both alike"),
-        ({"cls_token": "[MASK]"}, "has cls_token_id 4, the student 2"),
-        ({"padding_side": "left"}, "has padding_side left, the student right"),
+        ({"do_lower_case": False}, "makes other input_ids of one text than the student's, .*e.g. in lowercasing"),
+        ({"pad_token": "[MASK]"}, "must have the same pad_token_id, got 4 and 0"),
+        ({"cls_token": "[MASK]"}, "must have the same cls_token_id, got 4 and 2"),
+        ({"padding_side": "left"}, "must have the same padding_side, got left and right"),
     ],
 )
 def test_teacher_that_reads_texts_otherwise_is_refused(changes, message, models, tiny_squad, tmp_path):

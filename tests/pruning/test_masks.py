@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import DebertaV2Config, DebertaV2Model
 
 from sparsification.manager import ScheduledModifierManager
-from sparsification.pruning.masks import compute_mask, global_masks, n_of_m_mask, parse_mask_type, unstructured_mask
+from sparsification.pruning.global_ranking import global_masks
+from sparsification.pruning.masks import compute_mask, n_of_m_mask, parse_mask_type, unstructured_mask
 
 
 def test_two_by_two_blocks_are_two_rows_of_two_columns():
@@ -42,7 +43,7 @@ def test_a_sparsity_near_its_own_completes_n_of_m_as_in_sparseml(sparsity, patte
     m = 3 if pattern == "1:3" else 4
     kept = compute_mask(scores, sparsity, pattern).view(-1, m).sum(dim=1)
     assert kept.eq(1 if pattern == "1:3" else 2).all()
-    with pytest.raises(ValueError, match="a sparsity of 0.7 is over"):
+    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 0\..*got 0.7"):
         compute_mask(scores, 0.7, pattern)
 
 
@@ -123,30 +124,5 @@ def test_no_pruned_score_is_above_a_kept_one(values, sparsity):
 
 @pytest.mark.parametrize("mask_type", ["block", [0, 4], [1, 2, 3], [1.0, 4], "4:2", "0:4", "2:4:8", 124, None])
 def test_unknown_mask_type_is_named(mask_type):
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="mask_type must be .*, got"):
         parse_mask_type(mask_type)
-
-
-@pytest.mark.parametrize("mask_type", ["block4", [1, 4], [2, 4]])
-def test_blocks_of_all_weights_are_ranked_together(mask_type):
-    generator = torch.Generator().manual_seed(5)
-    scores = [torch.rand(4, 16, generator=generator), 0.5 * torch.rand(8, 8, generator=generator)]
-    masks = global_masks(scores, 0.5, mask_type)
-    rows, columns = [1, 4] if mask_type == "block4" else mask_type
-    means, kept = [], []
-    for score, mask in zip(scores, masks, strict=True):
-        for i in range(0, score.shape[0], rows):
-            for j in range(0, score.shape[1], columns):
-                tile = mask[i : i + rows, j : j + columns]
-                assert tile.all() or not tile.any()
-                means.append(score[i : i + rows, j : j + columns].mean().item())
-                kept.append(bool(tile.all()))
-    assert sum(kept) == len(kept) // 2
-    threshold = sorted(means)[len(means) // 2]
-    assert kept == [mean >= threshold for mean in means]
-    assert masks[0].float().mean() > masks[1].float().mean()
-
-
-def test_patterns_with_their_own_number_of_zeros_are_not_ranked_together():
-    with pytest.raises(ValueError, match="nothing to rank globally"):
-        global_masks([torch.rand(4, 4)], 0.5, "2:4")
