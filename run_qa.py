@@ -18,17 +18,19 @@ import transformers
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sparsification.tasks.question_answering.arguments import UsageError, parse_arguments
+from sparsification.tasks.errors import UsageError
+from sparsification.tasks.question_answering.arguments import parse_arguments
 
 # isort: split
 # [sparsification]
+from sparsification.arguments import teacher_cache_dir
 from sparsification.errors import SparsificationError
 from sparsification.trainer.run_lock import RunLock
 
 # [/sparsification]
 
 if TYPE_CHECKING:
-    from sparsification.tasks.question_answering.flag_checks import Flags
+    from sparsification.tasks.question_answering.arguments import Flags
 
 USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
@@ -43,16 +45,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         All metrics, as in all_results.json.
     """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = parse_arguments(argv)
+    flags = parse_arguments(argv)
     # Here, because it takes seconds: wrong flags and recipes have been refused by now.
-    from sparsification.tasks.question_answering.flag_checks import Flags, check_flags
+    from sparsification.tasks.output_dir import digest, only_run_in
+    from sparsification.tasks.question_answering.flag_checks import check_flags
     from sparsification.tasks.question_answering.logs import set_up_logging
-    from sparsification.tasks.question_answering.resume import only_run_in
 
-    flags = Flags(*arguments)
     set_up_logging(flags.training)
     check_flags(flags)
-    with only_run_in(arguments) as lock:
+    command = digest(flags.manager, flags.training, flags.model, flags.data, flags.sparse)
+    with only_run_in(flags.training, flags.sparse.onnx_export_path, command) as lock:
         return work(argv, flags, lock)
 
 
@@ -67,7 +69,8 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     Returns:
         All metrics.
     """
-    from sparsification.tasks.question_answering import feature_sets, loading, pipeline, resume
+    from sparsification.tasks import output_dir
+    from sparsification.tasks.question_answering import feature_sets, loading, pipeline
     from sparsification.tasks.question_answering.trial import try_out
 
     model_args, data_args, sparse_args = flags.model, flags.data, flags.sparse
@@ -75,12 +78,12 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     was_interrupted = lock is None or lock.was_interrupted
     # [sparsification]
     if sparse_args.one_shot:
-        resume.refuse_used_folder(data_args, training_args, was_interrupted)
+        output_dir.refuse_used_folder(training_args, data_args.overwrite_output_dir, was_interrupted)
         if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
             raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
         training_args.do_train = manager.quantizes
     # [/sparsification]
-    checkpoint = resume.find_checkpoint(data_args, training_args, was_interrupted)
+    checkpoint = output_dir.find_checkpoint(training_args, data_args.overwrite_output_dir, was_interrupted)
     if lock is not None:
         lock.begin()
     transformers.set_seed(training_args.seed)
@@ -99,7 +102,7 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     )
 
     # [sparsification]
-    cache = pipeline.teacher_cache_dir(model_args, sparse_args)
+    cache = teacher_cache_dir(sparse_args, model_args.cache_dir)
     trainer = pipeline.make_trainer(flags, models, train_dataset, eval_dataset, eval_examples, teacher_cache=cache)
     if sparse_args.one_shot:
         trainer.apply_one_shot()

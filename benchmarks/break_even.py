@@ -24,7 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsification.report.environment import cpu_name
 from sparsification.runtime import load_session
-from sparsification.runtime.convert import BLOCK, BREAK_EVEN, rewrite_sparse
+from sparsification.runtime.rewrite import BREAK_EVEN, rewrite_sparse
+from sparsification.runtime.rewrite.linear import BLOCK
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ((768, 3072), (3072, 768), (768, 768), (384, 1536))  # inputs, outputs: of BERT base and MiniLM

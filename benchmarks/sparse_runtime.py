@@ -37,12 +37,12 @@ from benchmarks.onnx_engines import (
     measure,
 )
 from benchmarks.sparse_runtime_report import DENSE, FP32, best, report, variant_name
-from sparsification.export.int8 import has_vnni
+from sparsification.export.cpu import has_vnni
 from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.environment import cpu_name
 from sparsification.runtime.build import build
-from sparsification.runtime.convert import SPARSE_FILE, rewrite_sparse
+from sparsification.runtime.rewrite import SPARSE_FILE, rewrite_sparse
 
 SHAPES = {
     "bert-base": {},

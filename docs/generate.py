@@ -32,7 +32,7 @@ from sparsification.modifiers import (  # noqa: E402
 )
 from sparsification.plain_loop import PlainLoop, modify  # noqa: E402
 from sparsification.recipe.types import describe, show  # noqa: E402
-from sparsification.tasks.question_answering.flag_checks import RULES  # noqa: E402
+from sparsification.tasks.question_answering.flag_rules import RULES  # noqa: E402
 
 MADE_BY = "<!-- Made by docs/generate.py: change the {source}, not this page. -->"
 
@@ -199,7 +199,7 @@ def flags_page() -> str:
     """What becomes of each flag of run_qa.py, and the case by which that is tested."""
     lines = [
         MADE_BY.format(
-            source="rules in tasks/question_answering/flag_checks.py and the cases in tests/helpers/flag_cases.py"
+            source="rules in tasks/question_answering/flag_rules.py and the cases in tests/helpers/flag_cases.py"
         ),
         "",
         "# Flags",

@@ -4,7 +4,9 @@
     python examples/plain_loop.py --recipe recipe.yaml --output_dir out
 
 The task is a toy: does a sequence of token ids hold more even ids than odd ones? Put your own model, batches
-and optimizer in their places. What concerns the recipe are the lines that use ``manager`` and ``loop``, and the export.
+and optimizer in their places. Only the lines that use ``manager`` and the export concern the recipe. For a recipe that
+distills, or that prunes by gradients of single batches, use ``sparsification.plain_loop.PlainLoop``, which takes a
+teacher and a gradient sampler, in place of ``manager.modify``.
 """
 
 import argparse
@@ -13,7 +15,6 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsification import ScheduledModifierManager, export_onnx
-from sparsification.plain_loop import PlainLoop
 
 STEPS_PER_EPOCH = 8
 
@@ -43,14 +44,13 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     manager = ScheduledModifierManager.from_yaml(args.recipe)
-    loop = PlainLoop(manager, model, optimizer, STEPS_PER_EPOCH)
+    optimizer = manager.modify(model, optimizer, STEPS_PER_EPOCH)
     for _ in range(int((manager.max_epochs or args.num_epochs) * STEPS_PER_EPOCH)):
         batch = make_batch(generator)
-        outputs = model(**batch)
-        loop.update_loss(outputs.loss, outputs, batch).backward()
+        model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    loop.finalize()
+    manager.finalize()
 
     report = export_onnx(
         model.eval(),

@@ -12,58 +12,28 @@ Files are CSV, JSON or JSON lines with a column ``label`` and one or two columns
 interrupted run from its last checkpoint.
 """
 
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
-from datasets import ClassLabel, DatasetDict, Value, load_dataset
+from datasets import ClassLabel, DatasetDict, Value
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
-    HfArgumentParser,
-    TrainingArguments,
-    set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
-from sparsification import SparseTrainer, SparsificationArguments, SparsificationError, load_teacher
-from sparsification.arguments import load_manager
-
-
-@dataclass
-class GlueArguments:
-    """The model and the data."""
-
-    model_name_or_path: str
-    dataset_name: str | None = None
-    dataset_config_name: str | None = None
-    train_file: str | None = None
-    validation_file: str | None = None
-    max_seq_length: int = 128
+from sparsification.tasks.errors import DataError
+from sparsification.tasks.script import TaskArguments, TaskRun, run_script
 
 
-def load_data(args: GlueArguments) -> DatasetDict:
-    """Load the splits, with ``label`` as class numbers."""
-    if args.dataset_name is not None:
-        splits = load_dataset(args.dataset_name, args.dataset_config_name)
-    else:
-        files = {"train": args.train_file, "validation": args.validation_file}
-        files = {split: file for split, file in files.items() if file is not None}
-        if not files:
-            raise SparsificationError("there is no data: give --dataset_name, or --train_file and --validation_file")
-        kind = "csv" if next(iter(files.values())).endswith(".csv") else "json"
-        splits = load_dataset(kind, data_files=files)
+def number_labels(splits: DatasetDict) -> tuple[DatasetDict, list[str]]:
+    """Make ``label`` class numbers, where they are texts or other numbers; gives the classes' names, too."""
     first = next(iter(splits.values()))
     if "label" not in first.column_names:
-        raise SparsificationError(f"the data needs a column 'label', it has {', '.join(first.column_names)}")
+        raise DataError(f"the data needs a column 'label', it has {', '.join(first.column_names)}")
     if not isinstance(first.features["label"], ClassLabel):
         splits = splits.cast_column("label", Value("string"))
         names = sorted({label for split in splits.values() for label in split.unique("label")})
         splits = splits.cast_column("label", ClassLabel(names=names))
-    return splits
+    return splits, next(iter(splits.values())).features["label"].names
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
@@ -72,66 +42,26 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Train, evaluate and export, as the arguments say."""
-    parser = HfArgumentParser((GlueArguments, TrainingArguments, SparsificationArguments))
-    args, training_args, sparse_args = parser.parse_args_into_dataclasses(argv)
-    manager = load_manager(sparse_args.recipe, sparse_args.recipe_args, sparse_args.one_shot)
-    set_seed(training_args.seed)
-
-    splits = load_data(args)
-    labels = splits["train" if "train" in splits else "validation"].features["label"].names
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        args.model_name_or_path,
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
-    )
+    """Train and evaluate a classifier, and export it."""
+    run = TaskRun.parse(TaskArguments, argv)
+    splits, labels = number_labels(run.task.load_splits())
+    tokenizer, model = run.load_model(AutoModelForSequenceClassification, labels)
     first = next(iter(splits.values()))
     texts = [name for name, feature in first.features.items() if feature.dtype in ("string", "large_string")][:2]
     splits = splits.map(
-        lambda rows: tokenizer(*(rows[name] for name in texts), truncation=True, max_length=args.max_seq_length),
+        lambda rows: tokenizer(*(rows[name] for name in texts), truncation=True, max_length=run.task.max_seq_length),
         batched=True,
     )
-
-    # What concerns the recipe: the manager, the teacher and the Trainer's class.
-    distilling = manager.recipe.source if manager.distills else None
-    teacher = load_teacher(
-        sparse_args.distill_teacher, AutoModelForSequenceClassification, model, tokenizer, distilling
-    )
-    trainer = SparseTrainer(
-        manager=manager,
-        teacher=teacher,
-        best_model_after_epoch=sparse_args.best_model_after_epoch,
-        model=model,
-        args=training_args,
-        train_dataset=splits.get("train"),
-        eval_dataset=splits.get("validation"),
-        processing_class=tokenizer,
+    trainer = run.make_trainer(
+        AutoModelForSequenceClassification,
+        model,
+        tokenizer,
+        splits,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
         compute_metrics=accuracy,
     )
-    metrics: dict[str, float] = {}
-    if sparse_args.one_shot:
-        trainer.apply_one_shot()
-    elif training_args.do_train:
-        started = Path(training_args.output_dir).is_dir()
-        checkpoint = get_last_checkpoint(training_args.output_dir) if started else None
-        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-        trainer.save_model()
-    if training_args.do_eval:
-        metrics |= trainer.evaluate()
-    if sparse_args.onnx_export_path is not None:
-        trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
-    if manager.recipe is not None:
-        trainer.write_report(
-            [sys.executable, *sys.argv], {"accuracy": "accuracy"}, metrics, onnx_folder=sparse_args.onnx_export_path
-        )
-    trainer.save_metrics("all", metrics)
-    return metrics
+    return run.execute(trainer, {"accuracy": "accuracy"})
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SparsificationError as error:
-        sys.exit(f"run_glue.py: error: {error}")
+    run_script(main)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from sparsification.errors import SparsificationError as SparsificationError
     from sparsification.export.onnx import export_onnx as export_onnx
     from sparsification.manager import ScheduledModifierManager as ScheduledModifierManager
-    from sparsification.quantization.modules import load_quantization as load_quantization
-    from sparsification.recipe.loader import Recipe as Recipe
+    from sparsification.quantization.checkpoint import load_quantization as load_quantization
     from sparsification.recipe.loader import load_recipe as load_recipe
+    from sparsification.recipe.model import Recipe as Recipe
     from sparsification.runtime import load_session as load_session
     from sparsification.trainer.mixin import SparseTrainerMixin as SparseTrainerMixin
     from sparsification.trainer.sparse_trainer import SparseTrainer as SparseTrainer
@@ -41,12 +41,12 @@ _HOMES = {
     "SparseTrainerMixin": ("sparsification.trainer.mixin", "SparseTrainerMixin"),
     "SparsificationArguments": ("sparsification.arguments", "SparsificationArguments"),
     "ScheduledModifierManager": ("sparsification.manager", "ScheduledModifierManager"),
-    "Recipe": ("sparsification.recipe.loader", "Recipe"),
+    "Recipe": ("sparsification.recipe.model", "Recipe"),
     "load_recipe": ("sparsification.recipe.loader", "load_recipe"),
     "Modifier": ("sparsification.base", "Modifier"),
     "load_teacher": ("sparsification.distillation.teacher", "load_teacher"),
     "export_onnx": ("sparsification.export.onnx", "export_onnx"),
-    "load_quantization": ("sparsification.quantization.modules", "load_quantization"),
+    "load_quantization": ("sparsification.quantization.checkpoint", "load_quantization"),
     "load_session": ("sparsification.runtime", "load_session"),
     "SparsificationError": ("sparsification.errors", "SparsificationError"),
 }

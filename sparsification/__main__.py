@@ -1,8 +1,8 @@
-"""``python -m sparsification``: the command line."""
+"""Entry point of ``python -m sparsification``."""
 
 import sys
 
 from sparsification.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="python -m sparsification"))

@@ -97,6 +97,22 @@ def load_manager(
     return ScheduledModifierManager()
 
 
+def teacher_cache_dir(args: SparsificationArguments, cache_dir: str | None) -> str | None:
+    """Folder of the cached teacher logits; None if they are not cached.
+
+    Args:
+        args: may name it, or turn the cache off.
+        cache_dir: folder of downloads and data sets; None: the one of the datasets library.
+    """
+    if args.teacher_cache == "off":
+        return None
+    if args.teacher_cache is not None or cache_dir is not None:
+        return args.teacher_cache or cache_dir
+    from datasets import config  # imported here: a wrong recipe is refused before slow imports
+
+    return str(config.HF_DATASETS_CACHE)
+
+
 def prepare_export(path: str | None, target: str) -> None:
     """Compile what the export will need, so that a missing compiler costs no training.
 

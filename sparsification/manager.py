@@ -16,9 +16,11 @@ from sparsification.base import GradientSampler, Modifier, TrainingStep
 from sparsification.errors import ManagerError as ManagerError
 from sparsification.errors import printable
 from sparsification.named_modifiers import NamedModifiers
+from sparsification.optimizer_hooks import OptimizerHooks
 from sparsification.pruning.sparsity import encoder_sparsity
 from sparsification.recipe.conflicts import mask_conflicts
-from sparsification.recipe.loader import Recipe, load_recipe
+from sparsification.recipe.loader import load_recipe
+from sparsification.recipe.model import Recipe
 from sparsification.recipe.summary import RecipeSummary
 from sparsification.schedule import curves
 from sparsification.targets import Targets
@@ -42,6 +44,7 @@ class ScheduledModifierManager(RecipeSummary):
         super().__init__(recipe)
         self._model: nn.Module | None = None
         self._named = NamedModifiers(self.modifiers)
+        self._hooks: OptimizerHooks | None = None  # in a loop without Trainer
 
     @classmethod
     def from_yaml(
@@ -187,6 +190,8 @@ class ScheduledModifierManager(RecipeSummary):
 
     def finalize(self) -> None:
         """Training is over."""
+        if self._hooks is not None:
+            self._hooks.remove()
         for modifier in self.modifiers:
             modifier.finalize()
 
@@ -204,6 +209,46 @@ class ScheduledModifierManager(RecipeSummary):
             with self._telling(modifier):
                 modifier.apply_one_shot()
             self._warn_of_empty(modifier)
+
+    # In a loop without Trainer
+
+    def modify(self, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> torch.optim.Optimizer:
+        """Apply the recipe at each ``optimizer.step()`` of a plain PyTorch loop, until ``finalize()``.
+
+        Args:
+            model: the model to train; its structure may change here.
+            optimizer: over parameters of ``model``.
+            steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
+
+        Returns:
+            The same optimizer: schedulers and gradient scalers take it as before.
+
+        Raises:
+            ManagerError: the recipe does not fit the model, or it distills: ``PlainLoop`` takes a teacher.
+            ValueError: ``steps_per_epoch`` is below 1.
+        """
+        if self.distills:
+            raise ManagerError("the recipe distills: give PlainLoop a teacher and take the loss from update_loss")
+        hooks = OptimizerHooks(optimizer, steps_per_epoch)
+        self.initialize(model)
+        self.apply_in(hooks)
+        return optimizer
+
+    def apply_in(self, hooks: OptimizerHooks) -> None:
+        """Start training with the recipe in an optimizer's hooks; after ``initialize`` and ``attach_teacher``."""
+        groups = hooks.optimizer.param_groups
+        base_rates = [group["lr"] for group in groups]
+
+        def before_step(now: TrainingStep) -> None:
+            self.after_backward()
+            self.update(now, hooks.optimizer)
+            if self.sets_learning_rate:
+                for index, (group, base) in enumerate(zip(groups, base_rates, strict=True)):
+                    group["lr"] = self.learning_rate(now, index, base)
+
+        self.on_train_begin(hooks.current_step)
+        hooks.register(before_step, self.after_optimizer_step)
+        self._hooks = hooks
 
     # What a resumed run and a dashboard want to know
 

@@ -1,23 +1,20 @@
-"""Recipes in a plain PyTorch loop, without Trainer.
+"""Recipes in a plain PyTorch loop, without Trainer: with a teacher, or with gradients of single batches.
 
-``PlainLoop`` hooks a manager into an optimizer: the loop itself stays as it is. ``modify`` is the short form for
-recipes without a teacher, with the arguments of SparseML's ``manager.modify``.
+``PlainLoop`` puts a manager into the hooks of an optimizer: the loop itself stays as it is. ``manager.modify`` is the
+short form for all other recipes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import TrainingStep
+from sparsification.base import GradientSampler, TrainingStep
 from sparsification.errors import ManagerError
-
-if TYPE_CHECKING:
-    from sparsification.manager import ScheduledModifierManager
-    from sparsification.pruning.gradient_sampling import GradientSampler
+from sparsification.manager import ScheduledModifierManager
+from sparsification.optimizer_hooks import OptimizerHooks
 
 
 class PlainLoop:
@@ -68,31 +65,23 @@ class PlainLoop:
         teacher: nn.Module | None = None,
         gradient_sampler: GradientSampler | None = None,
     ):
-        if steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, got {steps_per_epoch}")
         if manager.distills and teacher is None:
             raise ManagerError("the recipe distills: give PlainLoop a teacher and take the loss from update_loss")
         self.manager = manager
         self.optimizer = optimizer
         self.teacher = teacher.eval().requires_grad_(False) if teacher is not None else None
-        self._step = 0
-        self._steps_per_epoch = steps_per_epoch
-        self._base_learning_rates = [group["lr"] for group in optimizer.param_groups]
+        self._hooks = OptimizerHooks(optimizer, steps_per_epoch)
         manager.initialize(model)
         if gradient_sampler is not None:
             manager.set_gradient_sampler(gradient_sampler)
         if self.teacher is not None:
             manager.attach_teacher(self.teacher)
-        manager.on_train_begin(self.current_step)
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        manager.apply_in(self._hooks)
 
     @property
     def current_step(self) -> TrainingStep:
         """The optimizer step that comes next."""
-        return TrainingStep(self._step, self._steps_per_epoch)
+        return self._hooks.current_step
 
     def update_loss(self, loss: Tensor, outputs: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> Tensor:
         """Add the distillation terms that are active at this step to a task loss.
@@ -113,38 +102,11 @@ class PlainLoop:
 
     def finalize(self) -> None:
         """End the training: the recipe leaves the optimizer and brings the model into its final state."""
-        for hook in self._hooks:
-            hook.remove()
         self.manager.finalize()
-
-    def _before_step(self, *_: object) -> None:
-        self.manager.after_backward()
-        self.manager.update(self.current_step, self.optimizer)
-        if self.manager.sets_learning_rate:
-            groups = zip(self.optimizer.param_groups, self._base_learning_rates, strict=True)
-            for index, (group, base) in enumerate(groups):
-                group["lr"] = self.manager.learning_rate(self.current_step, index, base)
-
-    def _after_step(self, *_: object) -> None:
-        self.manager.after_optimizer_step()
-        self._step += 1
 
 
 def modify(
     manager: ScheduledModifierManager, model: nn.Module, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.Optimizer:
-    """Let an optimizer apply a recipe that has no teacher; call ``manager.finalize()`` after the last step.
-
-    Args:
-        manager: the recipe's manager, not initialized yet.
-        model: the model to train; its structure may change here.
-        optimizer: over parameters of ``model``.
-        steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
-
-    Returns:
-        The same optimizer: schedulers and gradient scalers take it as before.
-
-    Raises:
-        ManagerError: the recipe does not fit the model, or distills.
-    """
-    return PlainLoop(manager, model, optimizer, steps_per_epoch).optimizer
+    """Apply a recipe at each ``optimizer.step()``: ``manager.modify(model, optimizer, steps_per_epoch)``."""
+    return manager.modify(model, optimizer, steps_per_epoch)

@@ -30,8 +30,7 @@ import run_qa
 from helpers.data import PLACES, squad_json
 from helpers.models import save_tiny_bert
 from sparsification.atomic_io import SAVING
-from sparsification.tasks.question_answering import resume
-from sparsification.trainer.checkpoints import checkpoint_error, checkpoints
+from sparsification.trainer.checkpoints import checkpoint_error, checkpoints, last_complete_checkpoint
 
 RECIPE = """
 training_modifiers:
@@ -105,7 +104,7 @@ def half_written(out: Path, onnx_dir: Path) -> list[str]:
 
 def newest(out: Path) -> int:
     """Step of the newest whole checkpoint, 0 where there is none."""
-    path = resume.last_complete_checkpoint(out)
+    path = last_complete_checkpoint(out)
     return int(Path(path).name.split("-")[1]) if path else 0
 
 

@@ -31,8 +31,8 @@ import run_qa
 from helpers import ROOT
 from helpers.data import PLACES, squad_json
 from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
-from sparsification.quantization.modules import QUANTIZATION_FILE
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE
+from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 from sparsification.trainer import mixin
 
 PAGE = ROOT / "docs" / "encoders.md"

@@ -63,11 +63,11 @@ static void test_linear() {
   PackedWeight packed(weight.file());
   int64_t tokens = random_between(1, 80), size = packed.padded_outputs();
   std::vector<float> scale(size), bias(size);
-  std::vector<QuantParams> grids(size, make_quant_params(1.0f, 0));
+  std::vector<QuantParams> output_params(size, make_quant_params(1.0f, 0));
   for (int64_t row = 0; row < weight.outputs; row++) {
     scale[row] = 1e-3f * random_number();
     bias[row] = random_number();
-    grids[row] = make_quant_params(std::exp(random_number()), (int)random_between(0, 255));
+    output_params[row] = make_quant_params(std::exp(random_number()), (int)random_between(0, 255));
   }
   Exact<uint8_t> x(tokens * weight.inputs), integers(tokens * weight.outputs);
   for (size_t index = 0; index < x.size; index++) x[index] = (uint8_t)random_between(0, 255);
@@ -76,7 +76,7 @@ static void test_linear() {
   int input_zero = (int)random_between(0, 255);
   Linear linear{packed.view(), {scale.data(), bias.data(), gelu, nullptr}, input_zero};
   Linear quantized = linear;
-  quantized.epilogue.grids = grids.data();
+  quantized.epilogue.output_params = output_params.data();
   int64_t parts = packed.view().parts, pieces = random_between(1, parts);
   for (int64_t tile = 0; tile * kTokens < tokens; tile++)
     for (int64_t piece = 0; piece < pieces; piece++) {
@@ -97,7 +97,7 @@ static void test_linear() {
       volatile float product = (float)sum * scale[row];
       float expected = product + bias[row], actual = numbers[token * weight.outputs + row];
       if (!gelu && actual != expected) fail("a Linear layer's output is wrong");
-      float integer = std::nearbyint(actual / grids[row].scale) + grids[row].zero;
+      float integer = std::nearbyint(actual / output_params[row].scale) + output_params[row].zero;
       if (integers[token * weight.outputs + row] != std::fmin(std::fmax(integer, 0.0f), 255.0f))
         fail("a Linear layer's integer is wrong");
     }
@@ -170,9 +170,9 @@ static void test_attention() {
   a.key_zero = (int)random_between(-128, 127);
   a.value_zero = (int)random_between(-128, 127);
   a.score_scale = 1e-4f;
-  a.probability_grid = make_quant_params(1.0f / 255, (int)random_between(0, 3));
+  a.probability_params = make_quant_params(1.0f / 255, (int)random_between(0, 3));
   a.context_scale = 1e-4f;
-  a.output_grid = make_quant_params(0.01f, (int)random_between(0, 255));
+  a.output_params = make_quant_params(0.01f, (int)random_between(0, 255));
   Exact<uint8_t> output(batch * a.length * width);
   a.output = output.get();
   Exact<uint8_t> room(attention_scratch(a) + 64);

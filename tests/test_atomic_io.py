@@ -11,7 +11,7 @@ from helpers import ROOT
 from helpers.exports import _bert, _export, _quantize
 from sparsification.atomic_io import atomic_path, atomic_remove, atomic_replace, atomic_write_dir, atomic_write_text
 from sparsification.distillation.teacher_cache import TeacherCache
-from sparsification.quantization.modules import save_quantization
+from sparsification.quantization.checkpoint import save_quantization
 from sparsification.tasks.question_answering.nbest_json import write_json
 from sparsification.trainer.checkpoints import is_leftover
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from helpers import ROOT
 from helpers.data import PLACES
@@ -26,7 +34,17 @@ RECIPE = """modifiers:
 """
 QUANTIZE = "  - !QuantizationModifier {start_epoch: 1.0, disable_quantization_observer_epoch: 1.5}\n"
 DISTILL = "  - !DistillationModifier {hardness: 0.5, distill_output_keys: [logits]}\n"
+TAGS = ["B-LOC", "B-WATER", "I-WATER", "O"]  # in the order of the names
 ROWS = [(f"{city} lies beside the {water}.", country) for city, country, water, _ in PLACES[:2]] * 8
+
+
+TAGGED = [
+    (
+        [city, "lies", "beside", "the", *water.split(), "."],
+        ["B-LOC", "O", "O", "O", "B-WATER", *["I-WATER"] * (len(water.split()) - 1), "O"],
+    )
+    for city, _, water, _ in PLACES[:2]
+] * 8
 
 
 def load_example(name: str):
@@ -44,10 +62,8 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of two layers, and its tokenizer."""
-    folder = tmp_path_factory.mktemp("classifier")
+def save_bert(folder: Path, kind: type, **settings) -> Path:
+    """Save a random BERT of two layers, and its tokenizer."""
     tokenizer = build_tiny_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -56,11 +72,23 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,
+        **settings,
     )
     torch.manual_seed(0)
-    BertForSequenceClassification(config).save_pretrained(folder)
+    kind(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("classifier"), BertForSequenceClassification)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    labels = dict(enumerate(TAGS))
+    return save_bert(tmp_path_factory.mktemp("tagger"), BertForTokenClassification, id2label=labels)
 
 
 @pytest.fixture(params=["csv", "json"])
@@ -75,8 +103,24 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def dense_sparsities(folder: Path) -> list[float]:
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
+@pytest.fixture(params=["csv", "json"])
+def tagged_data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Sixteen sentences with their tags: texts in the CSV file, lists in the JSON lines."""
+    return write_tagged(tmp_path / f"tagged.{request.param}")
+
+
+def write_tagged(path: Path) -> Path:
+    with path.open("w", newline="") as file:
+        if path.suffix == ".csv":
+            rows = [(" ".join(words), " ".join(tags)) for words, tags in TAGGED]
+            csv.writer(file).writerows([("tokens", "ner_tags"), *rows])
+        else:
+            file.writelines(json.dumps({"tokens": words, "ner_tags": tags}) + "\n" for words, tags in TAGGED)
+    return path
+
+
+def dense_sparsities(folder: Path, kind: type = AutoModelForSequenceClassification) -> list[float]:
+    model = kind.from_pretrained(folder)
     weights = [weight for name, weight in model.named_parameters() if ".layer." in name and "dense.weight" in name]
     assert len(weights) == 6
     return [float((weight == 0).float().mean()) for weight in weights]
@@ -156,6 +200,75 @@ def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path)
     run_glue = load_example("run_glue")
     with pytest.raises(SparsificationError, match="needs a column 'label', it has sentence, class"):
         run_glue.main(command(classifier, data, recipe, tmp_path / "out"))
+
+
+def test_run_ner_prunes_and_exports_from_an_empty_folder(tagger, tagged_data, recipe, tmp_path):
+    out, folder = tmp_path / "out", tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "run_ner.py", *command(tagger, tagged_data, recipe, out)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    assert dense_sparsities(out, AutoModelForTokenClassification) == [0.5] * 6
+    assert (out / "report.html").is_file()
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["eval_accuracy"] > 0.5
+    for name in ("precision", "recall", "f1", "accuracy"):
+        assert results[f"eval_onnx_{name}"] == pytest.approx(results[f"eval_{name}"], abs=1e-6)
+
+    session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+    model = AutoModelForTokenClassification.from_pretrained(out).eval()
+    assert model.config.id2label == dict(enumerate(TAGS))
+    batch = AutoTokenizer.from_pretrained(out)([words for words, _ in TAGGED[:2]], is_split_into_words=True)
+    batch = {name: torch.tensor(rows[:1]) for name, rows in batch.items()}
+    (logits,) = session.run(["logits"], {item.name: batch[item.name].numpy() for item in session.get_inputs()})
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(**batch).logits.numpy(), atol=1e-5)
+
+
+def test_run_ner_that_distills_with_a_cache_and_quantizes_resumes_with_equal_weights(tagger, recipe, tmp_path):
+    data = write_tagged(tmp_path / "tagged.json")
+    recipe.write_text(RECIPE + DISTILL + QUANTIZE)
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    arguments = [*command(tagger, data, recipe, out), "--distill_teacher", str(tagger), "--teacher_cache", str(cache)]
+    run_ner = load_example("run_ner")
+    run_ner.main(arguments)
+    assert len(list(cache.glob("teacher-*/logits.*.float32"))) == len(TAGS)
+    whole = AutoModelForTokenClassification.from_pretrained(out).state_dict()
+    shutil.rmtree(max(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])))
+    metrics = run_ner.main(arguments)
+    resumed = AutoModelForTokenClassification.from_pretrained(out).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (out / "quantization.safetensors").is_file()
+    assert "QuantizeLinear" in operators(out / "onnx" / "model.onnx")
+    assert {"eval_teacher_f1", "eval_onnx_f1"} <= metrics.keys()
+
+
+def test_run_ner_evaluates_a_saved_model_by_types_with_its_own_order_of_labels(tagger, tmp_path):
+    data = write_tagged(tmp_path / "tagged.csv")
+    places = ["--model_name_or_path", str(tagger), "--output_dir", str(tmp_path / "out")]
+    rest = "--do_eval --return_entity_level_metrics --label_all_tokens --max_eval_samples 4 --use_cpu"
+    metrics = load_example("run_ner").main([*places, "--validation_file", str(data), *rest.split()])
+    assert {"eval_f1", "eval_LOC_f1", "eval_WATER_recall"} <= metrics.keys()
+    assert metrics["eval_LOC_number"] == metrics["eval_WATER_number"] == 4
+
+
+def test_run_ner_says_which_column_or_data_is_missing(tagger, recipe, tmp_path):
+    run_ner = load_example("run_ner")
+    data = write_tagged(tmp_path / "tagged.json")
+    arguments = command(tagger, data, recipe, tmp_path / "out")
+    with pytest.raises(SparsificationError, match="needs a column 'pos' of tags, it has tokens, ner_tags"):
+        run_ner.main([*arguments, "--label_column_name", "pos"])
+    with pytest.raises(SparsificationError, match="no validation data: give --validation_file"):
+        run_ner.main([*arguments[:2], *arguments[4:]])
+    with pytest.raises(SparsificationError, match=r"expected files that all end in \.csv, or in"):
+        run_ner.main([*arguments, "--validation_file", "words.txt"])
 
 
 @pytest.mark.parametrize("extra", ["", QUANTIZE], ids=["fp32", "int8"])

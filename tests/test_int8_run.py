@@ -16,8 +16,8 @@ from helpers import ROOT
 from helpers.command_lines import squad_command
 from helpers.models import save_model
 from sparsification.export.onnx import ExportError
-from sparsification.quantization.modules import QUANTIZATION_FILE, QuantizationError
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.quantization.checkpoint import QUANTIZATION_FILE, QuantizationError
+from sparsification.tasks.errors import UsageError
 
 SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
@@ -140,7 +140,7 @@ def test_damaged_ranges_are_one_message(trained, tiny_squad, tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).write_bytes((folder / "out" / name).read_bytes())
     (tmp_path / "model" / QUANTIZATION_FILE).write_bytes((folder / "out" / QUANTIZATION_FILE).read_bytes()[:1000])
-    with pytest.raises(QuantizationError, match="does not hold the ranges"):
+    with pytest.raises(QuantizationError, match="is not a file of quantization ranges"):
         run_qa.main(
             squad_command(
                 tiny_squad, "--model_name_or_path", tmp_path / "model", "--do_eval", "--output_dir", tmp_path / "out"

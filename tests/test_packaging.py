@@ -95,6 +95,20 @@ def test_the_installed_package_is_imported_from_another_folder(installed, tmp_pa
     assert done.stdout.split() == [str(installed / "sparsification" / "__init__.py"), "load_recipe"]
 
 
+def test_help_shows_the_command_as_it_was_called(installed, tmp_path):
+    script = command(installed, tmp_path, "check", "--help")
+    module = subprocess.run(
+        [sys.executable, "-m", "sparsification", "check", "--help"],
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert script.stdout.startswith("usage: sparsification check ")
+    assert module.stdout.startswith("usage: python -m sparsification check ")
+
+
 def test_the_installed_command_checks_a_recipe(installed, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("modifiers:\n  - !EpochRangeModifier {end_epoch: 2.0}\n")

@@ -1,6 +1,7 @@
 """Recipes in a loop without Trainer: same weights as Trainer, torch's own schedulers, and clear refusals."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_pruned_weights_stay_zero_at_every_step_after_the_last_mask():
     model = nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     manager = ScheduledModifierManager.from_yaml(PRUNE)
-    assert modify(manager, model, optimizer, STEPS_PER_EPOCH) is optimizer
+    assert manager.modify(model, optimizer, steps_per_epoch=STEPS_PER_EPOCH) is optimizer
     zeros = []
     for _ in range(3 * STEPS_PER_EPOCH):
         optimizer.zero_grad()
@@ -175,17 +176,21 @@ def test_a_step_that_a_gradient_scaler_skips_is_none_of_the_schedule():
     assert model.weight.isfinite().all()
 
 
-def test_finalize_takes_the_recipe_out_of_the_optimizer():
+@pytest.mark.parametrize("way", ["PlainLoop", "manager.modify", "modify"])
+def test_finalize_takes_the_recipe_out_of_the_optimizer(way):
     model = nn.Linear(8, 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    loop = PlainLoop(ScheduledModifierManager.from_yaml(PRUNE), model, optimizer, 1)
-    loop.finalize()
+    manager = ScheduledModifierManager.from_yaml(PRUNE)
+    if way == "PlainLoop":
+        PlainLoop(manager, model, optimizer, 1).finalize()
+    else:
+        {"manager.modify": manager.modify, "modify": partial(modify, manager)}[way](model, optimizer, 1)
+        manager.finalize()
     nn.init.ones_(model.weight)
     model(torch.ones(1, 8)).sum().backward()
     optimizer.step()
     assert not (model.weight == 1).any()
     assert int((model.weight == 0).sum()) in (0, 64)  # 1 - 1: the plain step, no mask
-    assert loop.current_step.step == 0
 
 
 @pytest.mark.parametrize("recipe", [QUANTIZE, POWER, DROP, DISTILL_LAYERS_ALONE])
@@ -201,10 +206,12 @@ def test_a_recipe_that_distills_needs_a_teacher():
     model = tiny_bert()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     with pytest.raises(ManagerError, match="the recipe distills: give PlainLoop a teacher"):
-        modify(ScheduledModifierManager.from_yaml(DISTILL), model, optimizer, STEPS_PER_EPOCH)
+        ScheduledModifierManager.from_yaml(DISTILL).modify(model, optimizer, STEPS_PER_EPOCH)
 
 
 def test_an_epoch_has_at_least_one_step():
     model = nn.Linear(8, 8)
     with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, got 0"):
         PlainLoop(ScheduledModifierManager(), model, torch.optim.SGD(model.parameters()), 0)
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, got 0"):
+        ScheduledModifierManager().modify(model, torch.optim.SGD(model.parameters()), 0)

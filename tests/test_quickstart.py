@@ -90,7 +90,7 @@ def test_run_qa_knows_the_flags_of_each_command():
     assert list(commands) == ["untrained", "teacher", "student"]
     for name in ("teacher", "student"):
         assert commands[name][:2] == ["python", "run_qa.py"]
-        *_, training_args, _ = arguments_qa.parse_arguments(commands[name][2:])
+        training_args = arguments_qa.parse_arguments(commands[name][2:]).training
         assert training_args.do_train and training_args.do_eval
     assert "quickstart/recipe.yaml" in commands["student"]
 

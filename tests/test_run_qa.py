@@ -19,17 +19,14 @@ import run_qa
 from helpers import ROOT
 from helpers.command_lines import command
 from run_qa import main
-from sparsification.tasks.question_answering import feature_sets, resume
+from sparsification.tasks.errors import DataError, TaskError, UsageError
+from sparsification.tasks.output_dir import find_checkpoint
+from sparsification.tasks.question_answering import feature_sets
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import (
-    DataTrainingArguments,
-    ModelArguments,
-    QAError,
-    UsageError,
-    parse_arguments,
-)
-from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, parse_arguments
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor
+from sparsification.trainer.checkpoints import last_complete_checkpoint
+from sparsification.trainer.mixin import SparseTrainerMixin
 
 SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
@@ -180,9 +177,9 @@ def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squ
         path.write_text(
             "\n".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "\nlearning_rate: 3e-5"
         )
-    model_args, data_args, sparse_args, training_args, _ = parse_arguments([str(path)])
-    assert (model_args, data_args, sparse_args) == expected[:3]
-    assert training_args.to_dict() == expected[3].to_dict()
+    found = parse_arguments([str(path)])
+    assert (found.model, found.data, found.sparse) == (expected.model, expected.data, expected.sparse)
+    assert found.training.to_dict() == expected.training.to_dict()
 
 
 def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
@@ -205,13 +202,51 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
     assert results(cut, "eval")["eval_f1"] == results(out, "eval")["eval_f1"]
 
 
+OVERWRITE = ["--do_train", "--num_train_epochs", "1", "--save_strategy", "epoch", "--overwrite_output_dir"]
+
+
+def test_run_that_overwrites_a_folder_leaves_its_own_checkpoints_alone_to_resume_from(
+    whole_run, tiny_model_dir, tiny_squad, tmp_path
+):
+    out = tmp_path / "out"
+    shutil.copytree(whole_run[0], out)
+    before = (out / "checkpoint-3" / "model.safetensors").read_bytes()
+    argv = command(tiny_model_dir, tiny_squad, out, *OVERWRITE, "--per_device_train_batch_size", "6", "--seed", "1")
+    main([*argv, "--save_total_limit", "1"])
+    assert last_complete_checkpoint(out) == str(out / "checkpoint-3")
+    assert [path.name for path in out.iterdir() if "checkpoint" in path.name] == ["checkpoint-3"]
+    assert (out / "checkpoint-3" / "model.safetensors").read_bytes() != before
+
+
+def test_run_that_overwrites_a_folder_and_saves_nothing_new_loses_no_checkpoint(
+    whole_run, tiny_model_dir, tiny_squad, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    shutil.copytree(whole_run[0], out)
+    # Trained from a checkpoint that is itself replaced.
+    argv = command(out / "checkpoint-6", tiny_squad, out, *OVERWRITE, "--skip_trial")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SparseTrainerMixin, "training_step", interrupted)
+        main(argv)
+    names = sorted(path.name for path in out.iterdir() if "checkpoint" in path.name)
+    assert names == [".replaced-checkpoint-3", ".replaced-checkpoint-6"]
+    argv[1] = str(tiny_model_dir)
+    argv.remove("--overwrite_output_dir")
+    with pytest.raises(UsageError, match="is not empty and has no complete checkpoint to go on from"):
+        main(argv)
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 def test_checkpoint_to_go_on_from(whole_run, tiny_model_dir, tiny_squad, tmp_path):
     out, _ = whole_run
 
     def found(folder: Path, *flags: str) -> str | None:
         given = command(tiny_model_dir, tiny_squad, folder, "--do_train", *flags)
-        _, data_args, _, training_args, _ = parse_arguments(given)
-        return resume.find_checkpoint(data_args, training_args)
+        flags = parse_arguments(given)
+        return find_checkpoint(flags.training, flags.data.overwrite_output_dir)
 
     assert found(out) == found(out, "--resume_from_checkpoint", "True") == str(out / "checkpoint-6")
     assert found(out, "--overwrite_output_dir") is None
@@ -328,7 +363,7 @@ def test_default_stride_fits_smaller_windows_and_a_given_one_is_kept(tiny_model_
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (QAError("what to do"), 1, "run_qa.py: error: what to do\n"),
+        (TaskError("what to do"), 1, "run_qa.py: error: what to do\n"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (MemoryError("of 3 GB"), 1, "not enough memory: of 3 GB. Try a smaller --per_device_train_batch_size"),
         (RuntimeError("PytorchStreamWriter failed writing file"), 1, "failed writing file"),
@@ -388,14 +423,14 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
         text=True,
     ) as process:
         deadline = time.monotonic() + 100
-        while resume.last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
+        while last_complete_checkpoint(out) is None and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "run_qa.py: error: interrupted; checkpoints that were saved stay" in errors
-    AutoModelForQuestionAnswering.from_pretrained(resume.last_complete_checkpoint(out))
+    AutoModelForQuestionAnswering.from_pretrained(last_complete_checkpoint(out))
 
 
 def test_what_is_added_to_the_well_known_script_stands_in_few_marked_places():

@@ -25,8 +25,9 @@ from sparsification.check.timeline import Timeline
 from sparsification.errors import SparsificationError
 from sparsification.manager import ScheduledModifierManager
 from sparsification.model_io import named_class
+from sparsification.quantization.attention import AttentionQuantizers
 from sparsification.quantization.fake_quantize import FakeQuantize
-from sparsification.quantization.modules import AttentionQuantizers, fake_quant_enabled, fake_quantized_modules
+from sparsification.quantization.modules import fake_quant_enabled, fake_quantized_modules
 from sparsification.quiet import errors_only
 from sparsification.targets import ALL, TargetError, Targets
 

@@ -13,7 +13,9 @@ from sparsification.base import Modifier
 from sparsification.check import pattern_rules, rules
 from sparsification.check.timeline import PlotError, Timeline, draw, text_lines, window_text
 from sparsification.errors import ManagerError, SparsificationError
-from sparsification.recipe.loader import Recipe, RecipeError, load_recipe
+from sparsification.recipe.document import RecipeError
+from sparsification.recipe.loader import load_recipe
+from sparsification.recipe.model import Recipe
 from sparsification.recipe.summary import RecipeSummary
 from sparsification.recipe.types import show
 from sparsification.targets import Targets

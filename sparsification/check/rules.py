@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sparsification.base import Modifier
 from sparsification.check.timeline import Timeline, window_text
-from sparsification.recipe.loader import Recipe
+from sparsification.recipe.model import Recipe
 from sparsification.targets import Targets
 
 NEAR_ZERO = 0.01  # of the highest learning rate, and of the run

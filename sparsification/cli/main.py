@@ -1,4 +1,4 @@
-"""What can be asked of recipes and models on the command line? ``python -m sparsification COMMAND --help`` says."""
+"""Command line of the package: ``sparsification COMMAND``, or ``python -m sparsification COMMAND``."""
 
 import argparse
 import json
@@ -8,24 +8,28 @@ from pathlib import Path
 
 CHECK_EXIT_CODES = """\
 exit codes:
-  0  the recipe is right; there may be warnings
-  1  the recipe is wrong, or does not fit the model: one line each on standard error
-  2  --strict, and there are warnings; or the command line is wrong
+  0  the recipe is valid; there may be warnings
+  1  the recipe is not valid, or does not fit the model: one line for each error on standard error
+  2  --strict is given and there are warnings, or the command line is not valid
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "sparsification") -> int:
     """Run one command.
+
+    Args:
+        argv: the arguments; None means this process's own.
+        prog: how the command was called, for its help and its errors.
 
     Returns:
         The exit code.
     """
-    args = _parser().parse_args(argv)
+    args = _parser(prog).parse_args(argv)
     return args.run(args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sparsification", description="Tools around recipes and models.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Tools for recipes and models.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
     _add_predict(commands)
@@ -37,57 +41,57 @@ def _parser() -> argparse.ArgumentParser:
 def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "check",
-        help="say whether a recipe is right, what it will do, and whether that is what was meant",
-        description="Say whether a recipe is right, what it will do and when, and what in it is probably not meant.",
+        help="check a recipe, and show what it will do",
+        description="Check a recipe: its errors, what it will do and when, and settings that are probably mistakes.",
         epilog=CHECK_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a .yaml, .yml or .md file")
-    parser.add_argument("--recipe_args", metavar="k=v,k=v", help="other values for the recipe's variables, or JSON")
+    parser.add_argument("--recipe_args", metavar="k=v,k=v", help="recipe variables to override, as k=v pairs or JSON")
     parser.add_argument(
         "--model",
         metavar="NAME_OR_PATH",
-        help="a model's folder, or its hub name: what the recipe matches in it, and what will be left of it",
+        help="folder of a model, or its name on the hub: show what the recipe matches in it, and its size afterwards",
     )
     parser.add_argument(
         "--num_examples",
         type=_positive,
         metavar="N",
-        help="training features, more than questions where contexts are split: tells the run in steps",
+        help="number of training features (more than questions where contexts are split); shows the schedule in steps",
     )
     parser.add_argument(
         "--batch_size",
         type=_positive,
         metavar="B",
-        help="features in an optimizer step, all devices and accumulated batches together; goes with --num_examples",
+        help="features in one optimizer step, over all devices and accumulated batches; needs --num_examples",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too (needs matplotlib)")
-    parser.add_argument("--strict", action="store_true", help="exit with 2 where there are warnings")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the schedule (needs matplotlib)")
+    parser.add_argument("--strict", action="store_true", help="exit with status 2 if there are warnings")
     parser.set_defaults(run=_check, parser=parser)
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "predict",
-        help="ask a saved model a question",
-        description="Ask a saved model a question, with what an evaluation does: the answer, its probability among the "
-        "candidates, and where in the context it stands.",
+        help="answer a question with a saved model",
+        description="Answer a question with a saved model, as an evaluation does: the answer, its probability among "
+        "the candidates, and its place in the context.",
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder of Transformers or of an export, or an .onnx file")
-    parser.add_argument("--question", required=True)
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model or of an export, or an .onnx file")
+    parser.add_argument("--question", required=True, help="the question")
     context = parser.add_mutually_exclusive_group(required=True)
-    context.add_argument("--context", metavar="TEXT", help="what the answer is looked for in")
-    context.add_argument("--context_file", type=Path, metavar="FILE", help="the same, from a file in UTF-8")
-    parser.add_argument("--n_best", type=_positive, default=1, metavar="N", help="so many answers (default 1)")
-    parser.add_argument("--json", action="store_true", help="as a list of JSON objects")
+    context.add_argument("--context", metavar="TEXT", help="text that holds the answer")
+    context.add_argument("--context_file", type=Path, metavar="FILE", help="file of that text, in UTF-8")
+    parser.add_argument("--n_best", type=_positive, default=1, metavar="N", help="answers to print (default 1)")
+    parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
     parser.add_argument(
-        "--version_2_with_negative", action="store_true", help="there may be no answer: the model was trained so"
+        "--version_2_with_negative", action="store_true", help="allow 'no answer', for a model trained with it"
     )
     parser.add_argument(
-        "--max_seq_length", type=_positive, help="tokens of a window (default 384, or what the model has)"
+        "--max_seq_length", type=_positive, help="tokens of a window (default 384, or the model's maximum if less)"
     )
     parser.add_argument(
-        "--doc_stride", type=_positive, help="tokens that two windows share (default 128, or what fits into a window)"
+        "--doc_stride", type=_positive, help="tokens that two windows share (default 128, or fewer in a smaller window)"
     )
     parser.add_argument("--max_answer_length", type=_positive, default=30, help="longest answer in tokens (default 30)")
     parser.set_defaults(run=_predict)
@@ -96,25 +100,25 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "compare",
-        help="put runs side by side: scores against zeros, size and speed",
-        description="Put runs by recipes side by side, from the reports that they left in their output folders.",
+        help="compare runs: scores, sparsity, size and speed",
+        description="Compare runs with recipes by the reports in their output folders.",
     )
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="draw it, too (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="also plot the comparison (needs matplotlib)")
     parser.set_defaults(run=_compare)
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
 
 
 def _check(args: argparse.Namespace) -> int:
     if (args.num_examples is None) != (args.batch_size is None):
-        args.parser.error("--num_examples and --batch_size go together")
-    # torch takes a second or more to import: not for --help.
+        args.parser.error("--num_examples and --batch_size must be given together")
+    # Imported here because torch takes a second or more, which --help does not need.
     from sparsification.check.report import EXIT_WARNINGS, OK, WRONG, CheckError, check
 
     try:
@@ -134,14 +138,13 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    # The engine knows no task: this is the script's part, beside the package.
     from sparsification.errors import SparsificationError
     from sparsification.tasks.question_answering.predict import load_predictor
 
     try:
         context = args.context
         if args.context_file is not None:
-            # Ends of lines as they are: answers are told by their characters.
+            # newline="": answers are located by character, so line ends must not be translated.
             with args.context_file.open(encoding="utf-8-sig", newline="") as file:
                 context = file.read()
         answers = load_predictor(args.model).answer(
@@ -166,11 +169,11 @@ def _predict(args: argparse.Namespace) -> int:
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
-        help="turn a directory that SparseML saved into a plain checkpoint",
-        description="Turn a directory that SparseML saved into a plain checkpoint, its recipe and its int8 ranges.",
+        help="convert a directory that SparseML saved into a plain checkpoint",
+        description="Convert a directory that SparseML saved into a plain checkpoint, its recipe and its int8 ranges.",
     )
-    parser.add_argument("source", metavar="DIR", type=Path, help="what SparseML saved")
-    parser.add_argument("target", metavar="OUT", type=Path, help="must not exist, or be empty")
+    parser.add_argument("source", metavar="DIR", type=Path, help="directory that SparseML saved")
+    parser.add_argument("target", metavar="OUT", type=Path, help="directory to write; must be empty or not exist")
     parser.set_defaults(run=_convert)
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsification.errors import ManagerError
 from sparsification.model_io import knows_no_words, takes_token_types
-from sparsification.quantization.modules import load_quantization
+from sparsification.quantization.checkpoint import load_quantization
 
 logger = logging.getLogger(__name__)
 

@@ -1,111 +1,42 @@
-"""How does a fake-quantized model become an int8 graph?
+"""Integer counterparts of the fake-quantized modules, which export as ONNX's own int8 operators.
 
-Each module that rounds numbers is swapped for one that keeps integers and emits ONNX's own operators. There are two
-forms, because no form is fast in every engine:
+There are two forms, because no form is fast in every engine:
 
-- QDQ (ONNX Runtime, OpenVINO): QuantizeLinear and DequantizeLinear stand around each product, int8 weights go straight
-  into DequantizeLinear. The engine fuses what it can; what it cannot fuse is still right.
-- MatMulInteger (DeepSparse): the products are written in integers, and one factor turns their sums into numbers.
+- QDQ (ONNX Runtime, OpenVINO): QuantizeLinear and DequantizeLinear around each product; int8 weights go straight into
+  DequantizeLinear. The engine fuses what it can; what it cannot fuse is still correct.
+- MatMulInteger (DeepSparse): the products are computed in integers, and one factor rescales their sums.
 
-The left factor of a product is uint8, the right one int8: that is what VNNI multiplies. A grid of the other sign is
-shifted with its zero point, which changes no number.
-
-Rounding makes a deep model chaotic: a difference in the last bit becomes a step of the grid, then many. Two right int8
-models differ more at their outputs than a right one and one with a wrong scale. So the modules' own inputs and outputs
-are recorded in the graph while it is checked, and each module is compared for itself, where nothing can add up.
+The left factor of a product is uint8, the right one int8, as VNNI multiplies them. Where a quantizer has the other
+sign, its zero point is shifted, which changes no value.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 
-import onnx
 import torch
 import torch.nn as nn
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
+from sparsification.export.operators import dequantize_linear, matmul_integer, quantize_linear
+from sparsification.quantization.attention import AttentionQuantizers, repeat_heads
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import (
-    AttentionQuantizers,
     FakeQuantizedEmbedding,
     FakeQuantizedLinear,
-    fake_quantized_attention,
     fake_quantized_modules,
-    for_each_head,
-    quantizers,
     replace_module,
 )
 
-ATTENTION = "int8_for_export"  # the name of our attention function in Transformers
-_VNNI = {"avx512_vnni", "avx_vnni", "asimddp"}  # asimddp: ARM's instruction of the same kind
-
-
-def has_vnni(cpuinfo: str | None = None) -> bool | None:
-    """Whether the CPU adds products of 8-bit integers in 32 bits.
-
-    Without VNNI, x86 adds pairs of them in 16 bits, where those of uint8 and full int8 overflow.
-
-    Args:
-        cpuinfo: the text of ``/proc/cpuinfo``; that of this machine by default.
-
-    Returns:
-        None where it cannot be told: no Linux, or no list of flags.
-    """
-    if cpuinfo is None:
-        try:
-            cpuinfo = Path("/proc/cpuinfo").read_text()
-        except OSError:
-            return None
-    flags = [line.partition(":")[2].split() for line in cpuinfo.splitlines() if line.startswith(("flags", "Features"))]
-    return not _VNNI.isdisjoint(flags[0]) if flags else None
-
-
-class _Quantize(torch.autograd.Function):
-    """Numbers to integers of the zero point's type."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        ends = torch.iinfo(zero_point.dtype)
-        return (torch.round(x / scale) + zero_point).clamp(ends.min, ends.max).to(zero_point.dtype)
-
-    @staticmethod
-    def symbolic(g, x, scale, zero_point):
-        return g.op("QuantizeLinear", x, scale, zero_point)
-
-
-class _Dequantize(torch.autograd.Function):
-    """Integers to numbers; per channel, scale and zero point belong to the last dimension."""
-
-    @staticmethod
-    def forward(ctx, integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        return (integers.float() - zero_point.float()) * scale
-
-    @staticmethod
-    def symbolic(g, integers, scale, zero_point):
-        return g.op("DequantizeLinear", integers, scale, zero_point, axis_i=1)
-
-
-class _MatMulInteger(torch.autograd.Function):
-    """The product of two matrices of integers, less their zero points, in int32."""
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, a_zero_point: Tensor, b_zero_point: Tensor) -> Tensor:
-        # In float64 the sums are exact, too, and fast.
-        return ((a.double() - a_zero_point.double()) @ (b.double() - b_zero_point.double())).int()
-
-    @staticmethod
-    def symbolic(g, a, b, a_zero_point, b_zero_point):
-        return g.op("MatMulInteger", a, b, a_zero_point, b_zero_point)
+ATTENTION = "int8_for_export"  # name of the attention function below in Transformers
 
 
 class _IntegerQuantizer(nn.Module):
-    """The integers of a fake quantizer, in ONNX's operators.
+    """A fake quantizer as QuantizeLinear and DequantizeLinear.
 
     Args:
-        quantizer: with its range.
-        signed: int8; else uint8.
+        quantizer: its range must be final.
+        signed: quantize to int8, else to uint8.
     """
 
     def __init__(self, quantizer: FakeQuantize, signed: bool):
@@ -116,19 +47,19 @@ class _IntegerQuantizer(nn.Module):
         self.register_buffer("scale", quantizer.scale.clone())
         zero_point = (quantizer.zero_point + self.shift).to(torch.int8 if signed else torch.uint8)
         self.register_buffer("zero_point", zero_point)
-        # QuantizeLinear knows the ends of 8 bits only.
+        # QuantizeLinear clamps to 8 bits only.
         self.ends = None
         if qargs.bits < 8:
             ends = qargs.quant_min, qargs.quant_max
             self.ends = [float((end - quantizer.zero_point) * quantizer.scale) for end in ends]
 
     def quantize(self, x: Tensor) -> Tensor:
-        return _Quantize.apply(x if self.ends is None else x.clamp(*self.ends), self.scale, self.zero_point)
+        return quantize_linear(x if self.ends is None else x.clamp(*self.ends), self.scale, self.zero_point)
 
     def dequantize(self, integers: Tensor, factor: float = 1.0) -> Tensor:
-        """The integers' numbers, times a factor that costs nothing."""
-        # Times 1 would cost the scale its name in the file.
-        return _Dequantize.apply(integers, self.scale if factor == 1.0 else self.scale * factor, self.zero_point)
+        """Dequantize, times a factor that is folded into the scale."""
+        # Folding a factor of 1 would rename the scale in the file.
+        return dequantize_linear(integers, self.scale if factor == 1.0 else self.scale * factor, self.zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dequantize(self.quantize(x))
@@ -137,13 +68,13 @@ class _IntegerQuantizer(nn.Module):
 def _product(
     a: Tensor, a_quantizer: _IntegerQuantizer, b: Tensor, b_quantizer: _IntegerQuantizer, factor: float = 1.0
 ) -> Tensor:
-    """The numbers of ``a @ b``, multiplied as integers, times a factor that costs nothing."""
-    sums = _MatMulInteger.apply(a, b, a_quantizer.zero_point, b_quantizer.zero_point)
+    """``a @ b`` in fp32 from integer factors, times a factor that is folded into the scale."""
+    sums = matmul_integer(a, b, a_quantizer.zero_point, b_quantizer.zero_point)
     return sums.float() * (a_quantizer.scale * b_quantizer.scale * factor)
 
 
 class _Int8Linear(nn.Module):
-    """A Linear layer with its weight in int8, stored as MatMul wants it: (in, out)."""
+    """A Linear layer with its weight in int8, stored as MatMul needs it: (in, out)."""
 
     def __init__(self, linear: FakeQuantizedLinear, in_integers: bool):
         super().__init__()
@@ -162,7 +93,7 @@ class _Int8Linear(nn.Module):
 
 
 class _Int8Embedding(nn.Module):
-    """An embedding with its table in int8; only the rows that are looked up become numbers."""
+    """An embedding with its table in int8; only the rows that are looked up are dequantized."""
 
     def __init__(self, embedding: FakeQuantizedEmbedding):
         super().__init__()
@@ -181,7 +112,7 @@ def _stored(weight: Tensor, quantizer: FakeQuantize) -> tuple[_IntegerQuantizer,
 
 
 class _Int8Attention(nn.Module):
-    """``quantization.modules.fake_quantized_attention`` on integers."""
+    """``quantization.attention.fake_quantized_attention`` on integers."""
 
     def __init__(self, quantizers: AttentionQuantizers, in_integers: bool):
         super().__init__()
@@ -191,10 +122,11 @@ class _Int8Attention(nn.Module):
         self.context_in_integers = in_integers and _are_quantized(self.probabilities, self.value)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-        # Where the scores are not on a grid, a scale is scaled in place of all of them: a tenth of the time at 384.
+        # Unless the scores are quantized, the query's scale takes the factor: multiplying all scores, at length 384,
+        # would take ten times as long.
         factor = 1.0 if isinstance(self.scores, _IntegerQuantizer) else scaling
         if self.scores_in_integers:
-            # DeepSparse wants the integers transposed, not the numbers.
+            # DeepSparse needs the transposition after the quantization.
             key = self.key.quantize(key).transpose(2, 3)
             scores = _product(self.query.quantize(query), self.query, key, self.key, factor)
         elif isinstance(self.query, _IntegerQuantizer):
@@ -224,17 +156,17 @@ def _int8_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs,  # Transformers passes every attention function what any of them may need
+    **kwargs,  # Transformers passes all arguments to every attention function
 ) -> tuple[Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    key, value = for_each_head(key, query), for_each_head(value, query)
+    key, value = repeat_heads(key, query), repeat_heads(value, query)
     return module.matmul_quantizers(query, key, value, attention_mask, scaling), None
 
 
 def _padding_mask(
     *args, mask_function: Callable, attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, **kwargs
 ) -> Tensor | None:
-    """``eager_mask``, but (batch, 1, 1, sequence) where only padding is masked: 65 operators less in the graph."""
+    """``eager_mask``, but (batch, 1, 1, sequence) where only padding is masked: 65 operators fewer in the graph."""
     if mask_function is not bidirectional_mask_function or attention_mask is None:
         return eager_mask(*args, mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **kwargs)
     return torch.where(attention_mask[:, None, None, :].bool(), torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
@@ -245,15 +177,15 @@ AttentionMaskInterface.register(ATTENTION, _padding_mask)
 
 
 def to_int8(model: PreTrainedModel, in_integers: bool) -> None:
-    """Make a fake-quantized model one whose ONNX export is an int8 graph.
+    """Replace the fake-quantized modules of a model by those whose ONNX export is an int8 graph.
 
     Args:
-        model: quantizing, in eval mode, with the ranges of all its quantizers; swapped in place.
-        in_integers: in the MatMulInteger form; else in the QDQ form.
+        model: fake-quantized, in eval mode, with the ranges of all its quantizers; changed in place.
+        in_integers: use the MatMulInteger form, else the QDQ form.
     """
     for name, module in list(fake_quantized_modules(model)):
         for part, quantizer in list(module.named_children()):
-            # A weight's is asked for its integers first.
+            # A weight's quantizer is needed below, to store the weight.
             if isinstance(quantizer, FakeQuantize) and part != "weight_quantizer":
                 setattr(module, part, _IntegerQuantizer(quantizer, signed=part in ("key", "value")))
         if isinstance(module, AttentionQuantizers):
@@ -264,98 +196,3 @@ def to_int8(model: PreTrainedModel, in_integers: bool) -> None:
                 _Int8Linear(module, in_integers) if isinstance(module, FakeQuantizedLinear) else _Int8Embedding(module)
             )
             replace_module(model, name, new)
-
-
-def deduplicate(graph: onnx.GraphProto) -> None:
-    """Take out the exporter's Identity nodes, and quantize once what is quantized alike by several.
-
-    Query, key and value see one tensor, hence have one range: their scales are one initializer already.
-    """
-    outputs = {output.name for output in graph.output}
-    other_name, quantized, nodes = {}, {}, []
-    for node in graph.node:
-        node.input[:] = [other_name.get(name, name) for name in node.input]
-        if node.op_type == "Identity" and node.output[0] not in outputs:
-            other_name[node.output[0]] = node.input[0]
-            continue
-        if node.op_type == "QuantizeLinear" and node.output[0] not in outputs:
-            same = quantized.setdefault(tuple(node.input), node.output[0])
-            if same != node.output[0]:
-                other_name[node.output[0]] = same
-                continue
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-class ActivationRecorder:
-    """Makes what goes into modules, and what comes out of them, further outputs of a model.
-
-    Args:
-        model: gives a dictionary from now on, with ``tensors`` in it.
-        modules: by the name to record them under; of one that runs several times, the first run is recorded.
-    """
-
-    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]):
-        self.tensors: dict[str, Tensor] = {}
-        # By module: its arguments, tensors by their name in ``tensors``; and the name of its output.
-        self.calls: dict[str, tuple[list[object], str]] = {}
-        model.register_forward_pre_hook(self._forget)
-        for name, module in modules.items():
-            module.register_forward_hook(partial(self._record, name))
-        model.register_forward_hook(lambda model, inputs, outputs: {**outputs, **self.tensors})
-
-    def _forget(self, *_) -> None:
-        self.tensors.clear()
-        self.calls.clear()
-
-    def _record(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if name not in self.calls:
-            arguments = [self._keep(f"{name}:{index}", value) for index, value in enumerate(inputs)]
-            self.calls[name] = arguments, self._keep(f"{name}:output", output)
-
-    def _keep(self, name: str, value: object) -> object:
-        if not isinstance(value, Tensor):
-            return value
-        known = next((known for known, tensor in self.tensors.items() if tensor is value), name)
-        self.tensors[known] = value
-        return known
-
-
-def recorded_modules(model: PreTrainedModel, names: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """What ``to_int8`` made of quantized modules, by the names that these had."""
-    modules = {name: model.get_submodule(name) for name in names}
-    return {name: getattr(module, "matmul_quantizers", module) for name, module in modules.items()}
-
-
-def module_differences(
-    model: PreTrainedModel, calls: Mapping[str, tuple[list[object], str]], tensors: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """How far each module of the int8 model is from the fake-quantized one, given the same inputs.
-
-    Args:
-        model: the fake-quantized one.
-        calls: an ``ActivationRecorder``'s.
-        tensors: what ran in the int8 model, by the recorder's names.
-
-    Returns:
-        Mean absolute difference of the output, relative to its mean absolute value, by module.
-    """
-    # Ties are no rare thing: what passes may lie on a grid already, as the rows of an embedding do.
-    activations = [quantizer for name, quantizer in quantizers(model).items() if not name.endswith("weight_quantizer")]
-    for quantizer in activations:
-        quantizer.divides = True
-    differences = {}
-    for name, (arguments, output) in calls.items():
-        module = model.get_submodule(name)
-        inputs = [tensors[value] if isinstance(value, str) else value for value in arguments]
-        if isinstance(getattr(module, "matmul_quantizers", None), AttentionQuantizers):
-            expected, _ = fake_quantized_attention(module, *inputs)
-        else:
-            expected = module(*inputs)
-        smallest = torch.finfo(torch.float32).tiny  # a layer may give nothing but zeros
-        scale = expected.abs().mean().clamp(min=smallest)
-        differences[name] = float((tensors[output] - expected).abs().mean() / scale)
-    for quantizer in activations:
-        quantizer.divides = False
-    return differences

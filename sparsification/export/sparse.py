@@ -1,8 +1,8 @@
-"""Is the sparse file the int8 file in other words? ``export_sparse`` compares them, and only then names it.
+"""Export of the sparse file, compared with the int8 file that it is made from.
 
-Rounding makes a deep model chaotic (``onnx_quantization``), so what shows at the outputs is little. But most tensors
-that our operators make bear the names that they have in the int8 graph. There that graph is cut: each piece is given
-what the sparse graph had at its place, and has to make of it what our operators made.
+Rounding makes a deep model chaotic (see ``recorder``), so the outputs alone say little. But most tensors that the
+sparse operators compute have the names that they have in the int8 graph. The int8 graph is cut at these tensors: each
+subgraph gets the sparse graph's values as inputs, and must compute the values that the sparse operators computed.
 """
 
 import logging
@@ -26,23 +26,23 @@ from sparsification.export.verify import (
     difference_sums,
     mean_difference,
 )
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE, ConversionReport, rewrite_sparse
+from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE, ConversionReport, rewrite_sparse
 
 logger = logging.getLogger(__name__)
 
-# How far a piece may be from the int8 graph's, in standard deviations of what it makes, measured on MiniLM-L6 (80 % in
-# 1x4 blocks): attention up to 1.2e-3 when right, the others up to 1e-6; 0.04 to 0.2 for one scale that is 20 % off.
+# Limit of a subgraph's mean difference, in standard deviations of its output, measured on MiniLM-L6 (80 % in 1x4
+# blocks): attention up to 1.2e-3 when correct, the others up to 1e-6; 0.04 to 0.2 for one scale that is 20 % off.
 SUBGRAPH_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
 class SparseReport:
-    """What was exported, and how far it is from the int8 file."""
+    """Result of an export and of its comparison with the int8 file."""
 
     conversion: ConversionReport
-    subgraph_difference: float  # mean difference of the worst piece, in standard deviations of what it makes
-    mean_difference: float  # of the worst output at positions that are not padding, likewise
-    max_difference: float  # the largest of all outputs there
+    subgraph_difference: float  # mean difference of the worst subgraph, in standard deviations of its output
+    mean_difference: float  # of the worst output at positions that are not padding, in the same unit
+    max_difference: float  # largest absolute difference of all outputs there
 
 
 def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tensor]]) -> SparseReport:
@@ -73,8 +73,8 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
         raise ExportError(f"cannot export to {source.parent}: {error}") from error
     report = SparseReport(replace(conversion, path=target), subgraphs, outputs, largest)
     logger.info(
-        "%s: %.1f MB, %d of %d layers are sparse; differs from %s by %.1e standard deviations in the worst piece, by "
-        "%.1e at the outputs",
+        "%s: %.1f MB, %d of %d layers are sparse; differs from %s by %.1e standard deviations in the worst subgraph, "
+        "by %.1e at the outputs",
         target,
         conversion.size_bytes / 1e6,
         len(conversion.sparse),
@@ -87,27 +87,27 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
 
 
 def _worst(source: Path, differences: Mapping[str, float], limit: float) -> float:
-    """The largest difference; ExportError if that is too much."""
+    """The largest difference; ExportError if it is above the limit."""
     name = max(differences, key=differences.get)
     # Written so that NaN, which compares False with everything, is an error.
     if not all(difference <= limit for difference in differences.values()):
         raise ExportError(
-            f"the sparse form of {source} does not say what it says: {name} differs by {differences[name]:.1e} "
+            f"the sparse form of {source} differs from it: {name} differs by {differences[name]:.1e} "
             f"standard deviations in the mean; allowed is {limit:g}. {SPARSE_FILE} was not kept."
         )
     return differences[name]
 
 
 def subgraph_differences(int8: Path, sparse: Path, row: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far what our operators make is from what the int8 graph makes of the same inputs.
+    """Difference between the outputs of the sparse operators and those of the int8 graph on the same inputs.
 
     Args:
-        int8: the file.
-        sparse: what ``rewrite_sparse`` made of it. Further files are written beside it.
+        int8: the int8 file.
+        sparse: the file that ``rewrite_sparse`` has made from it. Temporary files are written beside it.
         row: features.
 
     Returns:
-        Mean difference in standard deviations, by the tensors' names.
+        Mean difference in standard deviations, by tensor name.
     """
     ours, theirs = onnx.load(sparse), onnx.load(int8)
     known = {name for node in theirs.graph.node for name in node.output}
@@ -120,7 +120,7 @@ def subgraph_differences(int8: Path, sparse: Path, row: Mapping[str, Tensor]) ->
         dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
         theirs.graph.input.append(helper.make_tensor_value_info(_given(name), dtype, array.shape))
     given = {_given(name): torch.from_numpy(array) for name, array in recorded.items()}
-    expected = _run(theirs, shared, sparse.with_name("pieces.onnx"), {**row, **given})
+    expected = _run(theirs, shared, sparse.with_name("subgraphs.onnx"), {**row, **given})
     return {
         name: mean_difference(*difference_sums(torch.from_numpy(array), torch.from_numpy(recorded[name])))
         for name, array in zip(shared, expected, strict=True)
@@ -132,7 +132,7 @@ def _given(name: str) -> str:
 
 
 def _run(model: onnx.ModelProto, outputs: list[str], path: Path, batch: Mapping[str, Tensor]) -> tuple[np.ndarray, ...]:
-    """Run a model with other outputs than its own, written to ``path``."""
+    """Run a model with these outputs in place of its own; it is written to ``path``."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     onnx.save(model, path)

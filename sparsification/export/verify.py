@@ -1,8 +1,7 @@
-"""Does an ONNX file say what the model says that it came from?
+"""Comparison of an ONNX file in ONNX Runtime with the PyTorch model, on the same features.
 
-A file is compared by running both on the same features. Outputs of a model that is not quantized are equal but for
-rounding. Those of an int8 graph are compared by their distribution: rounding makes a deep model chaotic, and single
-numbers differ between two right ones.
+The outputs of a model that is not quantized must be equal up to rounding. Those of an int8 graph are compared by their
+distribution: rounding makes a deep model chaotic, and single values differ between two correct graphs.
 """
 
 import math
@@ -16,11 +15,11 @@ from transformers import PreTrainedModel
 
 from sparsification import runtime
 from sparsification.errors import SparsificationError
-from sparsification.export.int8 import has_vnni
+from sparsification.export.cpu import has_vnni
 from sparsification.quantization.modules import quantizers
 
 # How far the outputs of an int8 graph may be from the fake-quantized model's, measured on MiniLM-L6 (6 models, 2
-# targets): up to 0.1 when right, and PyTorch's own after a change of 1e-5 up to 0.08.
+# targets): up to 0.1 when correct, and PyTorch's own after a change of 1e-5 up to 0.08.
 MEAN_LIMIT = 0.25
 
 
@@ -29,16 +28,16 @@ class ExportError(SparsificationError, RuntimeError):
 
 
 class OnnxModel:
-    """An ONNX model in ONNX Runtime on the CPU: tensors by name in, arrays out.
+    """An ONNX model in ONNX Runtime on the CPU. Takes tensors by name and returns arrays.
 
     Args:
-        path: the ONNX file; one of sparse operators, too.
-        output_names: which outputs, in which order; all in the graph's order by default.
-        threads: to compute on; ONNX Runtime's own choice by default.
+        path: the ONNX file; it may contain this project's sparse operators.
+        output_names: outputs to compute, in this order; all in the graph's order by default.
+        threads: number of threads for each run; ONNX Runtime's own choice by default.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
-        BuildError: it has sparse operators, and there is no compiler, or it failed.
+        BuildError: the file contains sparse operators, and there is no compiler, or it failed.
     """
 
     def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, threads: int | None = None) -> None:
@@ -54,7 +53,7 @@ class OnnxModel:
         """Run one batch.
 
         Args:
-            batch: tensors by name, on any device; what is no input of the graph is ignored.
+            batch: tensors by name, on any device; names that are no input of the graph are ignored.
 
         Returns:
             The outputs, each (batch, sequence, ...) for a model of ``export_onnx``.
@@ -70,7 +69,7 @@ class OnnxModel:
 
 
 class NamedOutputs(nn.Module):
-    """Positional tensors in, the named fields of a ``ModelOutput`` out: all that the exporter understands."""
+    """Wrapper with the signature that the exporter needs: positional tensors in, a tuple of tensors out."""
 
     def __init__(self, model: PreTrainedModel, input_names: Sequence[str], output_names: Sequence[str]) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class NamedOutputs(nn.Module):
 
 
 def select(batch: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """What a model wants of a batch, on the CPU; ExportError if something is missing."""
+    """The tensors of these names, on the CPU; ExportError if one is missing."""
     missing = [name for name in names if name not in batch]
     if missing:
         raise ExportError(f"the features lack the model's input {missing[0]!r}; they have {sorted(batch)}")
@@ -129,7 +128,7 @@ def compare(
 
 
 def cpu_note(model: PreTrainedModel) -> str:
-    """A sentence on what this CPU cannot do with a quantized model, or nothing."""
+    """Warning for a quantized model whose 8-bit products overflow on this CPU; else an empty string."""
     right_factors = ("weight_quantizer", "matmul_quantizers.key", "matmul_quantizers.value")
     qargs = [quantizer.qargs for name, quantizer in quantizers(model).items() if name.endswith(right_factors)]
     if has_vnni() is not False or all(qargs.bits < 8 for qargs in qargs):
@@ -141,12 +140,12 @@ def cpu_note(model: PreTrainedModel) -> str:
 
 
 def at_tokens(output: Tensor, mask: Tensor | None) -> Tensor:
-    """An output where the mask is not 0."""
+    """The positions of an output where the mask is not 0."""
     return output[mask != 0] if mask is not None and mask.shape == output.shape[:2] else output
 
 
 def difference_sums(expected: Tensor, actual: Tensor) -> np.ndarray:
-    """Over all numbers: how many, the differences, the expected numbers and their squares."""
+    """Sums over all elements: their number, the absolute differences, the expected values and their squares."""
     expected, actual = expected.double(), actual.double()
     return np.array(
         [expected.numel(), (actual - expected).abs().sum(), expected.sum(), expected.square().sum()], dtype=float
@@ -162,7 +161,7 @@ def mean_difference(count: float, differences: float, total: float, squares: flo
 
 
 def largest_difference(name: str, expected: Tensor, actual: Tensor, mask: Tensor | None, tolerance: float) -> float:
-    """Max |actual - expected| where the mask is not 0; ExportError if that is no small number."""
+    """Max |actual - expected| where the mask is not 0; ExportError if it is above the tolerance."""
     shape = tuple(expected.shape)
     if tuple(actual.shape) != shape:
         raise ExportError(f"ONNX Runtime gives {name} the shape {tuple(actual.shape)}, PyTorch {shape}")

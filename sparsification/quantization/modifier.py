@@ -1,7 +1,6 @@
-"""Which modules learn to live with int8, from when on, and when do their ranges stop moving?
+"""Quantization-aware training: the keys of ``QuantizationModifier``, and its effect at each step of a run.
 
-Both of SparseML's forms of one modifier are here: that of 2021 names submodules and switches, the later one a scheme.
-What is told in either becomes a ``Scheme`` for each module.
+Accepts SparseML's legacy keys (submodules and switches) or schemes. Which module gets which scheme is in ``resolver``.
 """
 
 import math
@@ -10,26 +9,22 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsification.base import Modifier, TrainingStep
-from sparsification.quantization.fake_quantize import QuantizationArgs
+from sparsification.quantization.attention import attention_modules
 from sparsification.quantization.modules import (
-    Scheme,
-    attention_modules,
     enable_fake_quant,
     fake_quantized_modules,
     insert_fake_quantizers,
-    is_replaceable,
     quantizers,
     uncalled_modules,
 )
-from sparsification.quantization.scheme import ACTIVATIONS, WEIGHTS, check_bits, read_scheme
-from sparsification.targets import Targets, match_names, no_match
+from sparsification.quantization.resolver import MATMUL_TYPE, SchemeResolver
+from sparsification.quantization.scheme import ACTIVATIONS, WEIGHTS, Scheme, check_bits, read_scheme
+from sparsification.targets import Targets
 
-_MATMUL_TYPE = "QATMatMul"  # what SparseML calls the type of attention's matrix products
 _LEGACY_KEYS = (
     "submodules",
     "quantize_embeddings",
@@ -51,39 +46,40 @@ _SCHEME_KEYS = ("scheme", "scheme_overrides", "ignore", "strict")
 
 @dataclass(kw_only=True)
 class QuantizationModifier(Modifier):
-    """Quantization-aware training: from ``start_epoch`` on, compute with numbers that int8 can hold.
+    """Quantization-aware training: fake-quantize modules from ``start_epoch`` on.
 
-    Linear inputs and weights, embedding tables and attention's matrix products; Jacob et al. 2018, arXiv:1712.05877.
-    SparseML put quantizers on outputs, too, which makes engines slower: here they are where a recipe asks for them.
-    As in SparseML, a switch takes effect in the step after the one at its epoch; with ``start_epoch`` 0 at once.
+    Fake-quantizes inputs and weights of Linear layers, embedding tables, and the factors of attention's matrix
+    products. Outputs are quantized only if the recipe sets it, because inference engines are slower with them; SparseML
+    quantized them by default. As in SparseML, a switch takes effect in the step after the one at its epoch; with
+    ``start_epoch`` 0, quantization starts in the first step. Jacob et al. 2018, arXiv:1712.05877.
     """
 
     disable_quantization_observer_epoch: float | None = None  # ranges are frozen from here on; None: at the end
-    freeze_bn_stats_epoch: float | None = None  # BERT-like models have no batch normalization
-    num_calibration_steps: int | None = None  # batches that set the ranges in one shot; None: all
-    model_fuse_fn_name: str | None = "conv_bn_relus"  # BERT-like models have nothing to fuse
-    model_fuse_fn_kwargs: dict[str, object] | None = None  # BERT-like models have nothing to fuse
-    quantize_outputs: bool = False  # of all that is quantized, and of LayerNorm: SparseML's way
-    # The form of 2021
-    submodules: list[str] | None = None  # None: the whole model
+    freeze_bn_stats_epoch: float | None = None  # no effect: the model must have no batch normalization
+    num_calibration_steps: int | None = None  # calibration batches in one-shot mode; None: all
+    model_fuse_fn_name: str | None = "conv_bn_relus"  # no effect: BERT-like models have no layers to fuse
+    model_fuse_fn_kwargs: dict[str, object] | None = None  # no effect: BERT-like models have no layers to fuse
+    quantize_outputs: bool = False  # also quantize outputs, LayerNorm's too, as SparseML does
+    # Legacy keys
+    submodules: list[str] | None = None  # modules to quantize; None: the whole model
     quantize_embeddings: bool = True
-    quantize_embedding_activations: bool | None = None  # outputs; None: as quantize_outputs says
-    quantize_linear_activations: bool | None = None  # outputs; None: as quantize_outputs says
-    quantize_conv_activations: bool = True  # BERT-like models have no convolutions
-    exclude_batchnorm: bool = True
-    exclude_module_types: list[str] | None = None
-    reduce_range: bool = False  # weights of 7 bits, whose sums cannot overflow on a CPU without VNNI
-    activation_bits: int = 8
-    weight_bits: int = 8
+    quantize_embedding_activations: bool | None = None  # outputs of embeddings; None: the value of quantize_outputs
+    quantize_linear_activations: bool | None = None  # outputs of Linear layers; None: the value of quantize_outputs
+    quantize_conv_activations: bool = True  # no effect: BERT-like models have no convolutions
+    exclude_batchnorm: bool = True  # no effect: the model must have no batch normalization
+    exclude_module_types: list[str] | None = None  # class names of modules that are not quantized
+    reduce_range: bool = False  # 7-bit weights, whose int8 sums cannot overflow on a CPU without VNNI
+    activation_bits: int = 8  # must be 8
+    weight_bits: int = 8  # 2 to 8
     tensorrt: bool = False  # symmetric activations
-    custom_quantizable_module_types: list[str] | None = None  # the model must have none of these types
-    activation_qconfig_kwargs: dict[str, object] | None = None  # of torch's observers, which are not used: empty
-    weight_qconfig_kwargs: dict[str, object] | None = None  # of torch's observers, which are not used: empty
-    # The scheme form
+    custom_quantizable_module_types: list[str] | None = None  # not supported: the model must have none of these types
+    activation_qconfig_kwargs: dict[str, object] | None = None  # must be empty: torch's observers are not used
+    weight_qconfig_kwargs: dict[str, object] | None = None  # must be empty: torch's observers are not used
+    # Scheme keys
     scheme: str | dict[str, object] | None = None  # default, deepsparse, tensorrt or a mapping
     scheme_overrides: dict[str, object] | None = None  # schemes by module type or name
-    ignore: list[str] | None = None  # module types or names
-    strict: bool = True  # what ignore and scheme_overrides name must be there
+    ignore: list[str] | None = None  # module types or names that are not quantized
+    strict: bool = True  # whether a name in ignore or scheme_overrides without a match is an error
 
     changes_weights: ClassVar[bool] = True
     quantizes: ClassVar[bool] = True
@@ -91,42 +87,67 @@ class QuantizationModifier(Modifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.end_epoch != -1:
-            raise ValueError(f"end_epoch {self.end_epoch:g}: quantization has no end, leave it out or give -1")
-        frozen = self.disable_quantization_observer_epoch
-        if frozen is not None and 0 <= frozen < self.active_range[0]:
+            raise ValueError(f"end_epoch must be -1, got {self.end_epoch:g}: quantization has no end")
+        start, frozen = self.active_range[0], self.disable_quantization_observer_epoch
+        if frozen is not None and 0 <= frozen < start:
             raise ValueError(
-                f"disable_quantization_observer_epoch {frozen:g} is before start_epoch {self.active_range[0]:g}: "
+                f"disable_quantization_observer_epoch must be at least start_epoch {start:g}, got {frozen:g}: "
                 "the observers would see no data"
             )
         if self.num_calibration_steps is not None and self.num_calibration_steps < 1:
-            raise ValueError(f"num_calibration_steps {self.num_calibration_steps}: the observers would see no data")
+            raise ValueError(
+                f"num_calibration_steps must be at least 1, got {self.num_calibration_steps}: "
+                "the observers would see no data"
+            )
         self._uses_schemes = any(getattr(self, key) is not None for key in ("scheme", "scheme_overrides", "ignore"))
         if self._uses_schemes:
-            defaults = {key: type(self).__dataclass_fields__[key].default for key in _LEGACY_KEYS}
-            mixed = [key for key in _LEGACY_KEYS if getattr(self, key) != defaults[key]]
-            if mixed:
-                raise ValueError(
-                    f"{mixed[0]} belongs to the form of 2021, {', '.join(_SCHEME_KEYS)} to the later one: use one"
-                )
+            self._check_no_legacy_keys()
         for key in ("activation_qconfig_kwargs", "weight_qconfig_kwargs"):
             if getattr(self, key):
                 raise ValueError(
-                    f"{key} is for torch's observers, which are not used here: see activation_bits, scheme"
+                    f"{key} must be empty, because torch's observers are not used; use weight_bits, tensorrt or scheme"
                 )
         check_bits("activation_bits", self.activation_bits, (8,))
         check_bits("weight_bits", self.weight_bits, range(2, 9))
-        self._scheme = self._own_scheme()
-        self._overrides = {name: read_scheme(value, name) for name, value in (self.scheme_overrides or {}).items()}
+        self._resolver = self._scheme_rules() if self._uses_schemes else self._legacy_rules()
 
-    def _own_scheme(self) -> Scheme:
-        if self._uses_schemes:
-            return read_scheme(self.scheme, "scheme")
-        weights = replace(WEIGHTS, bits=self.weight_bits - (self.reduce_range and self.weight_bits == 8))
-        return Scheme(replace(ACTIVATIONS, symmetric=self.tensorrt), weights)
+    def _check_no_legacy_keys(self) -> None:
+        defaults = {key: type(self).__dataclass_fields__[key].default for key in _LEGACY_KEYS}
+        mixed = [key for key in _LEGACY_KEYS if getattr(self, key) != defaults[key]]
+        if mixed:
+            raise ValueError(f"{mixed[0]} is a legacy key and cannot be combined with {', '.join(_SCHEME_KEYS)}")
+
+    def _scheme_rules(self) -> SchemeResolver:
+        return SchemeResolver(
+            scheme=read_scheme(self.scheme, "scheme"),
+            overrides={name: read_scheme(value, name) for name, value in (self.scheme_overrides or {}).items()},
+            ignore=self.ignore or (),
+            strict=self.strict,
+            matmul_outputs=self.quantize_outputs,
+        )
+
+    def _legacy_rules(self) -> SchemeResolver:
+        def outputs(value: bool | None) -> bool:
+            return self.quantize_outputs if value is None else value
+
+        weight_bits = 7 if self.reduce_range and self.weight_bits == 8 else self.weight_bits
+        activations = replace(ACTIVATIONS, symmetric=self.tensorrt)
+        return SchemeResolver(
+            scheme=Scheme(activations, replace(WEIGHTS, bits=weight_bits)),
+            submodules=self.submodules,
+            exclude_types=self.exclude_module_types or (),
+            custom_types=self.custom_quantizable_module_types or (),
+            embeddings=self.quantize_embeddings,
+            layer_norms=self.quantize_outputs,
+            linear_outputs=outputs(self.quantize_linear_activations),
+            embedding_outputs=outputs(self.quantize_embedding_activations),
+            matmul_outputs=self.quantize_outputs,
+            factor_bits=7 if self.reduce_range else 8,
+        )
 
     @property
     def final_epoch(self) -> float:
-        """Epoch from which a saved model can be exported: its ranges stand still."""
+        """Epoch from which a saved model can be exported, because its ranges are frozen."""
         return max(self.active_range[0], self.disable_quantization_observer_epoch or 0.0)
 
     @property
@@ -137,13 +158,13 @@ class QuantizationModifier(Modifier):
         frozen = self.disable_quantization_observer_epoch
         if frozen is None or frozen < 0:
             yield (
-                "disable_quantization_observer_epoch is not given: ranges move until the end, weights never learn "
-                "with the final ones, and no checkpoint before it can be exported"
+                "disable_quantization_observer_epoch is not set: ranges change until the end, weights are never "
+                "trained with the final ones, and no earlier checkpoint can be exported"
             )
         elif length and frozen >= length:
             yield (
                 f"disable_quantization_observer_epoch {frozen:g} is not before the end of the run at {length:g}: "
-                "ranges move until then, weights never learn with the final ones"
+                "weights are never trained with the final ranges"
             )
 
     # Structure
@@ -151,129 +172,44 @@ class QuantizationModifier(Modifier):
     def initialize(self, targets: Targets) -> None:
         model = targets.model
         if self.freeze_bn_stats_epoch is not None and any(isinstance(m, _BatchNorm) for m in model.modules()):
-            raise ValueError(
-                "freeze_bn_stats_epoch: the model has batch normalization, whose statistics stay as they are"
-            )
-        schemes = self._schemes(model)
+            raise ValueError("freeze_bn_stats_epoch is not supported, and the model has batch normalization")
+        schemes, self._subclassed = self._resolver.resolve(model)
         if not schemes:
-            raise ValueError("nothing is to be quantized: no Linear, Embedding or attention module is named")
+            raise ValueError("the recipe quantizes no Linear, Embedding or attention module of the model")
         self._model = model
         targets.replace(insert_fake_quantizers(model, schemes))
         enable_fake_quant(model, False)
         self._quantizers = quantizers(model)
 
-    def _schemes(self, model: nn.Module) -> dict[str, Scheme]:
-        """The scheme of each module that is to be quantized, by name."""
-        attention = attention_modules(model)
-        modules = {name: module for name, module in model.named_modules() if name}
-        self._check_names(modules)
-        schemes, self._subclassed = {}, []
-        for name, module in modules.items():
-            if name in attention:
-                scheme = self._scheme_of(name, _MATMUL_TYPE)
-                scheme = scheme and replace(
-                    scheme,
-                    # Both factors of a product are activations. What stands in a weight's place is rounded like one.
-                    weights=scheme.inputs and replace(scheme.inputs, symmetric=True, bits=self._factor_bits()),
-                    outputs=self._outputs(scheme, self.quantize_outputs),
-                )
-            elif isinstance(module, nn.Linear):
-                scheme = self._scheme_of(name, _type_name(module))
-                scheme = scheme and replace(scheme, outputs=self._outputs(scheme, self.quantize_linear_activations))
-            elif isinstance(module, nn.Embedding):
-                scheme = self._scheme_of(name, _type_name(module)) if self.quantize_embeddings else None
-                scheme = scheme and Scheme(
-                    weights=scheme.weights and replace(scheme.weights, per_channel=False),
-                    outputs=self._outputs(scheme, self.quantize_embedding_activations),
-                )
-            elif isinstance(module, nn.LayerNorm) and not self._uses_schemes and self.quantize_outputs:
-                scheme = self._scheme_of(name, _type_name(module))
-                scheme = scheme and Scheme(outputs=scheme.inputs)
-            else:
-                continue
-            if not scheme or scheme == Scheme():
-                continue
-            if name in attention or is_replaceable(module):
-                schemes[name] = scheme
-            else:
-                self._subclassed.append(name)
-        return schemes
-
     def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
         texts = []
         if self._subclassed:
             kinds = {type(self._model.get_submodule(name)).__name__ for name in self._subclassed}
-            texts.append(
-                f"{_and_more(self._subclassed)} stays in fp32: {', '.join(sorted(kinds))} computes in its own way"
-            )
-        if not attention_modules(self._model) and self._scheme_of("", _MATMUL_TYPE):
-            texts.append(
-                f"attention's matrix products stay in fp32: {type(self._model).__name__} computes them in its own way"
-            )
+            texts.append(f"{_in_fp32(self._subclassed)}: forward is overridden in {', '.join(sorted(kinds))}")
+        if not attention_modules(self._model) and self._resolver.scheme_of("", MATMUL_TYPE):
+            kind = type(self._model).__name__
+            texts.append(f"attention's matrix products stay in fp32: {kind} uses its own attention function")
         if example is not None and (uncalled := uncalled_modules(self._model, example)):
             texts.append(
-                f"{_and_more(uncalled)} stays in fp32: no forward pass calls it, the model takes its weight alone or "
-                "does not use it"
+                f"{_in_fp32(uncalled)}: no forward pass calls it, "
+                "the model reads its weight directly or does not use it"
             )
         return texts
-
-    def _factor_bits(self) -> int:
-        return 7 if self.reduce_range else 8
-
-    def _outputs(self, scheme: Scheme, asked: bool | None) -> QuantizationArgs | None:
-        if self._uses_schemes and not (asked and self.quantize_outputs):
-            return scheme.outputs
-        return scheme.inputs if (self.quantize_outputs if asked is None else asked) else None
-
-    def _scheme_of(self, name: str, type_name: str) -> Scheme | None:
-        """What the recipe says of a module: the scheme, an override, or None where it is left alone."""
-
-        def means(word: str) -> bool:
-            return word == type_name or _is_inside(name, word)
-
-        if not self._uses_schemes:
-            inside = self.submodules is None or any(_is_inside(name, submodule) for submodule in self.submodules)
-            return None if not inside or type_name in (self.exclude_module_types or ()) else self._scheme
-        if any(means(word) for word in self.ignore or ()):
-            return None
-        return next((scheme for word, scheme in self._overrides.items() if means(word)), self._scheme)
-
-    def _check_names(self, modules: Mapping[str, nn.Module]) -> None:
-        """Raise ValueError where the recipe names a module that is not there."""
-        names = list(modules)
-        for submodule in self.submodules or ():
-            if not match_names(submodule, names):
-                raise ValueError(no_match("submodule", submodule, names))
-        types = {_type_name(module) for module in modules.values()} | {_MATMUL_TYPE}
-        for custom in self.custom_quantizable_module_types or ():
-            if custom in types:
-                raise ValueError(
-                    f"custom_quantizable_module_types: there are modules of type {custom}, left as they are"
-                )
-        if self._uses_schemes and self.strict:
-            for key in ("ignore", "scheme_overrides"):
-                for word in getattr(self, key) or ():
-                    if word not in types and not match_names(word, names):
-                        raise ValueError(
-                            f"{key}: {no_match('module or module type', word, [*sorted(types), *names])} "
-                            "(strict: false lets it pass)"
-                        )
 
     # Time
 
     def _switch(self, step: float, now: TrainingStep) -> None:
-        """Be as it is in the forward pass of optimizer step ``step``."""
+        """Set the switches for the forward pass of optimizer step ``step``."""
         start, frozen = self.active_range[0], self.disable_quantization_observer_epoch
-        quantizing = start == 0 or step > now.step_at(start)
-        # The first step at least, or there would be no ranges.
+        enabled = start == 0 or step > now.step_at(start)
+        # At least one step is observed: without it there would be no ranges.
         last = math.inf if frozen is None or frozen < 0 else max(now.step_at(frozen), now.step_at(start) + 1)
-        observing = quantizing and step <= last
-        enable_fake_quant(self._model, quantizing)
-        self._observe(observing)
+        enable_fake_quant(self._model, enabled)
+        self._enable_observers(enabled and step <= last)
 
-    def _observe(self, observing: bool) -> None:
+    def _enable_observers(self, enabled: bool) -> None:
         for quantizer in self._quantizers.values():
-            quantizer.observer_enabled = observing
+            quantizer.observer_enabled = enabled
 
     def on_train_begin(self, now: TrainingStep) -> None:
         self._switch(now.step, now)
@@ -282,22 +218,22 @@ class QuantizationModifier(Modifier):
         self._switch(now.step + 1, now)
 
     def finalize(self) -> None:
-        self._observe(False)
+        self._enable_observers(False)
 
     def preview(self) -> None:
         self.start_epoch, self.disable_quantization_observer_epoch = -1.0, None
 
     def apply_one_shot(self) -> None:
-        """Quantize, and let the batches that come next set the ranges, in evaluation mode too."""
+        """Enable fake quantization; the following batches calibrate the ranges, also in evaluation mode."""
         enable_fake_quant(self._model, True)
-        self._observe(True)
+        self._enable_observers(True)
         for quantizer in self._quantizers.values():
             quantizer.train()
 
-    # What a resumed run and a dashboard want to know
+    # State of a resumed run, and series of dashboards
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The ranges of what has been observed."""
+        """Return the observed ranges."""
         state = {}
         for name, quantizer in self._quantizers.items():
             if quantizer.observed:
@@ -311,13 +247,14 @@ class QuantizationModifier(Modifier):
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
         modules = list(fake_quantized_modules(self._model))
-        active = [(name, module) for name, module in modules if module.fake_quant_enabled]
+        enabled = any(module.fake_quant_enabled for _, module in modules)
+        frozen = not any(quantizer.observer_enabled for quantizer in self._quantizers.values())
         series = {
-            "num_fake_quantize_global": float(len(self._quantizers) if active else 0),
-            "qat_observers_disabled": float(not any(q.observer_enabled for q in self._quantizers.values())),
+            "num_fake_quantize_global": float(len(self._quantizers) if enabled else 0),
+            "qat_observers_disabled": float(frozen),
+            # 0: not started; 1: ranges are observed; 2: ranges are frozen
+            "phase": 1.0 + frozen if enabled else 0.0,
         }
-        # 0: not yet begun; 1: the ranges follow what they see; 2: they are frozen
-        series["phase"] = 0.0 if not active else 1.0 + series["qat_observers_disabled"]
         if self.log_types == "__ALL__":
             for name, module in modules:
                 qargs = module.scheme.weights or module.scheme.inputs or module.scheme.outputs
@@ -327,14 +264,5 @@ class QuantizationModifier(Modifier):
         return series
 
 
-def _and_more(names: list[str]) -> str:
-    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
-
-
-def _is_inside(name: str, parent: str) -> bool:
-    """Whether a module is one that a recipe names, or in it."""
-    return bool(match_names(parent, [name])) or name.startswith(f"{parent}.")
-
-
-def _type_name(module: nn.Module) -> str:
-    return type(module).__name__.removeprefix("FakeQuantized")
+def _in_fp32(names: list[str]) -> str:
+    return f"{names[0]} and {len(names) - 1} more stay in fp32" if len(names) > 1 else f"{names[0]} stays in fp32"

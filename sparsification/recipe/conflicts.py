@@ -1,4 +1,4 @@
-"""Modifiers of one recipe that would set the same thing at the same time."""
+"""Conflicts between modifiers of one recipe: two that set one learning rate or mask one weight at the same time."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,10 +7,10 @@ from sparsification.base import Modifier
 
 
 def learning_rate_conflicts(modifiers: Sequence[Modifier]) -> Iterator[tuple[int, int]]:
-    """Find modifiers that set one learning rate at one time.
+    """Find modifiers that set one learning rate at the same time.
 
-    Windows that only touch are a sequence, not a conflict. A modifier that ``acts_at_start`` conflicts where its start
-    lies inside another's window, or is another one's start.
+    Windows of which one starts where the other ends do not conflict. A modifier with ``acts_at_start`` conflicts if its
+    start lies inside another window, or equals the start of another modifier with ``acts_at_start``.
 
     Yields:
         Pairs of indices into ``modifiers``, the lower first.
@@ -33,7 +33,7 @@ def learning_rate_conflicts(modifiers: Sequence[Modifier]) -> Iterator[tuple[int
 
 
 def mask_conflicts(modifiers: Iterable[Modifier]) -> Iterator[str]:
-    """Say which initialized modifiers would mask one weight at the same time, one sentence for each two."""
+    """Describe each pair of initialized modifiers that would mask one weight at the same time."""
     for one, other in itertools.combinations(modifiers, 2):
         shared = [name for name in one.pruned_names() if name in set(other.pruned_names())]
         start, end = max(one.active_range[0], other.active_range[0]), min(one.active_range[1], other.active_range[1])

@@ -1,7 +1,7 @@
-"""Which YAML tree stands in a recipe's file, and how is one written?
+"""Reading a recipe's file into a YAML tree, and writing YAML.
 
-Reading stops at the tree: nodes with a tag, a text and a line, an alias being the same node as its anchor. Nothing is
-made of a tag here, and a tree that is too deep or too large is refused while it is read.
+A node has a tag, a text and a line; an alias is the same node as its anchor. Tags construct no objects here, and a tree
+that is too deep or too large is refused while it is read.
 """
 
 import difflib
@@ -24,7 +24,7 @@ CORE = "tag:yaml.org,2002:"
 
 
 class RecipeError(SparsificationError, ValueError):
-    """Everything that is wrong with a recipe, one problem a line."""
+    """A recipe is not valid; the message has one line per problem."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__(*problems)
@@ -35,8 +35,8 @@ class RecipeError(SparsificationError, ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
-    """End of a message about an unknown name: the known one that is near, or else ``otherwise``."""
-    short = [other for other in known if len(other) <= 100][:500]  # comparing takes time
+    """Return the end of a message about an unknown name: the most similar known one, else ``otherwise``."""
+    short = [other for other in known if len(other) <= 100][:500]  # limits the time of the comparison
     near = difflib.get_close_matches(name[:100], short, n=1, cutoff=0.7)
     return f"; did you mean '{near[0]}'?" if near else otherwise
 
@@ -45,71 +45,71 @@ def read_text(source: str | Path) -> tuple[str, str]:
     """Find the YAML of a recipe.
 
     Args:
-        source: a .yaml, .yml or .md file, or the text itself, which contains a line break.
+        source: a .yaml, .yml or .md file, or the text of a recipe, which contains a line break.
 
     Returns:
-        Name of the recipe for messages, and its YAML, at the same lines as in the file.
+        Name of the recipe for messages; its YAML, with the same line numbers as in the file.
 
     Raises:
-        RecipeError: there is no such file, or no YAML in it.
+        RecipeError: the file does not exist, cannot be read, or contains no recipe.
     """
     if isinstance(source, str) and ("\n" in source or "\r" in source):
         if len(source) > MAX_BYTES:
-            raise RecipeError(f"<recipe>: longer than {MAX_BYTES} characters")
+            raise RecipeError(f"<recipe>: a recipe must have at most {MAX_BYTES} characters")
         return "<recipe>", _front_matter("<recipe>", source, is_markdown=False)
     name, path = str(source), Path(source)
     if name.startswith("zoo:"):
-        raise RecipeError(f"{name}: the SparseZoo is closed; give the file of a recipe")
+        raise RecipeError(f"{name}: the SparseZoo is closed; pass a recipe file instead")
     try:
         if not path.is_file():
             near = (other.name for other in path.parent.iterdir()) if path.parent.is_dir() else ()
             what = "is not a file" if path.exists() else "no such file" + did_you_mean(path.name, near)
             raise RecipeError(f"{name}: {what}")
         if path.suffix.lower() not in (".yaml", ".yml", ".md"):
-            raise RecipeError(f"{name}: a recipe is a .yaml, .yml or .md file")
+            raise RecipeError(f"{name}: a recipe must be a .yaml, .yml or .md file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise RecipeError(f"{name}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_BYTES:
-        raise RecipeError(f"{name}: longer than {MAX_BYTES} bytes")
+        raise RecipeError(f"{name}: a recipe must have at most {MAX_BYTES} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise RecipeError(f"{name}, line {line}: this is not UTF-8 text") from error
+        raise RecipeError(f"{name}, line {line}: the file must be UTF-8 text") from error
     return name, _front_matter(name, text, is_markdown=True) if path.suffix.lower() == ".md" else text
 
 
 def _front_matter(name: str, text: str, *, is_markdown: bool) -> str:
-    """The YAML between two fences, with blank lines for what stands above; or the whole text where there are none."""
+    """Return the YAML between two fences, after as many blank lines as there are above; without fences, the text."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    above = re.match(r"(?:\s+|<!--.*?-->)*", text, re.DOTALL).end()  # blank lines and a licence
+    above = re.match(r"(?:\s+|<!--.*?-->)*", text, re.DOTALL).end()  # blank lines and comments, such as a licence
     lines, first = text.split("\n"), text.count("\n", 0, above)
     fence = lines[first].rstrip()
     if fence in ("---", "+++"):
         for last in range(first + 1, len(lines)):
             if lines[last].rstrip() == fence:
                 return "\n" * (first + 1) + "\n".join(lines[first + 1 : last])
-        if is_markdown or fence == "+++":  # else it opens a YAML document, which needs no end
-            raise RecipeError(f"{name}, line {first + 1}: no second line '{fence}' ends the recipe")
+        if is_markdown or fence == "+++":  # in a .yaml file '---' opens a document and needs no closing line
+            raise RecipeError(f"{name}, line {first + 1}: the front matter has no closing line '{fence}'")
     elif is_markdown:
-        raise RecipeError(f"{name}: no recipe at the top, between two lines '---'")
+        raise RecipeError(f"{name}: a .md recipe must begin with YAML between two lines '---'")
     return text
 
 
 def compose(name: str, text: str) -> yaml.Node | None:
-    """Read YAML into its tree of nodes.
+    """Read YAML into a tree of nodes.
 
     Args:
-        name: what the marks of the nodes, and messages, call the text.
+        name: of the text, in the marks of the nodes and in messages.
         text: one YAML document.
 
     Returns:
-        The root, None for an empty document.
+        The root; None for an empty document.
 
     Raises:
-        RecipeError: a syntax error, with its line.
+        RecipeError: there is a syntax error, or the tree is too large.
     """
     try:
         return _Loader(name, text).get_single_node()
@@ -124,13 +124,13 @@ def compose(name: str, text: str) -> yaml.Node | None:
 
 
 def plain_scalar(name: str, text: str) -> yaml.ScalarNode:
-    """The node that an unquoted text would become, whatever characters it has."""
+    """Make the node of an unquoted scalar, whatever characters the text has."""
     mark = yaml.Mark(name, 0, 0, 0, None, None)
     return yaml.ScalarNode(_Loader(name, "").resolve(yaml.ScalarNode, text, (True, False)), text, mark, mark)
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, within bounds. An unquoted 2:4 or date is a string, as all but numbers, booleans and null are."""
+    """Composes nodes, within bounds. Unquoted scalars are strings, except numbers, booleans and null."""
 
     yaml_implicit_resolvers: ClassVar[dict] = {}
 
@@ -160,14 +160,14 @@ for _kind, _pattern in (
 
 @dataclass(frozen=True)
 class Tagged:
-    """A mapping that is written as ``!tag``."""
+    """A mapping to be written with ``!tag``."""
 
     tag: str
     mapping: dict[str, object]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes shared values out in full, and strings so that YAML 1.1 and we both read strings."""
+    """Writes no aliases, and quotes strings that YAML 1.1 or this package would read as another type."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -182,5 +182,5 @@ _Dumper.add_representer(Tagged, _Dumper.represent_tagged)
 
 
 def dump(document: dict[str, object]) -> str:
-    """Write plain values and ``Tagged`` mappings as YAML, innermost lists on one line."""
+    """Write plain values and ``Tagged`` mappings as YAML, with the innermost lists on one line."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

@@ -1,85 +1,31 @@
-"""Which modifiers does a recipe ask for, and what is wrong with it?
+"""Reads recipes: YAML, or Markdown with YAML front matter, into modifiers.
 
-A recipe is YAML, or Markdown with YAML between two lines ``---`` at its top. It holds variables, lists of modifiers
-under keys that contain "modifiers", and arithmetic in ``eval(...)``; stages, which hold such lists and variables of
-their own, only group them.
+A recipe contains variables, lists of modifiers under keys that contain "modifiers", and arithmetic in ``eval(...)``.
+Stages group such lists and variables of their own.
 
-Recipes are untrusted and written by hand. So numbers, strings, lists, mappings and the modifiers of one table are all
-that is ever made of the YAML tree, within bounds; and every problem is collected, with its line, before one error tells
-them all. Overrides replace nodes before anything is made of them, and an alias is the same node as its anchor: so one
-override reaches every use of a variable.
+Recipes are untrusted and written by hand. Within bounds, a YAML tree becomes numbers, strings, lists, mappings and the
+modifiers of one table, and nothing else. All problems are collected with their lines and raised in one error. Overrides
+replace nodes of the tree before values are made of them. An alias is the same node as its anchor, so that an override
+reaches every use of a variable.
 """
 
 import contextlib
-import dataclasses
-import itertools
-import json
-import re
-import typing
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
-from sparsification.modifiers import MODIFIERS, Modifier
+from sparsification.base import Modifier
+from sparsification.modifiers import MODIFIERS
+from sparsification.recipe.builder import BuiltModifier, build_modifier
 from sparsification.recipe.conflicts import learning_rate_conflicts
-from sparsification.recipe.document import (
-    CORE,
-    RecipeError,
-    Tagged,
-    compose,
-    did_you_mean,
-    dump,
-    plain_scalar,
-    read_text,
-)
-from sparsification.recipe.resolver import ARGUMENTS, INVALID, AlreadyReported, Scope, ValueReader, hint
-from sparsification.recipe.types import coerce, show
-
-__all__ = ["RECIPE_FILE", "Recipe", "RecipeError", "load_recipe"]
-
-RECIPE_FILE = "recipe.yaml"  # beside a model that was trained by it
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a recipe says, with every variable, override and ``eval`` resolved."""
-
-    modifiers: list[Modifier]  # in the order of the file
-    variables: dict[str, object]  # those at the top level
-    metadata: dict | None
-    source: str  # file name, or "<recipe>"
-    stages: list[str]
-    explicit_keys: list[list[str]] = field(default_factory=list, repr=False)  # of each modifier: as written
-    lines: list[int] = field(default_factory=list, repr=False, compare=False)  # for each modifier, where it stands
-    unused_variables: list[str] = field(default_factory=list, repr=False, compare=False)  # nothing reads them
-
-    def to_yaml(self) -> str:
-        """Write the recipe as it was resolved; what is loaded from this text has equal modifiers.
-
-        Stages are not shifted in time, so all modifiers are one list. What was not given and has its default is left
-        out. Variables are told in the metadata: nothing here would read them.
-        """
-        metadata = (self.metadata or {}) | ({"variables": self.variables} if self.variables else {})
-        document: dict[str, object] = {"__metadata__": metadata} if metadata else {}
-        tagged = [
-            Tagged(type(modifier).__name__, _values(modifier, given))
-            for modifier, given in itertools.zip_longest(self.modifiers, self.explicit_keys, fillvalue=())
-        ]
-        return dump(document | {"modifiers": tagged})
-
-
-def _values(modifier: Modifier, given: Sequence[str]) -> dict[str, object]:
-    values = {}
-    for key in dataclasses.fields(modifier):
-        if key.init:
-            value = getattr(modifier, key.name)
-            default = key.default if key.default_factory is dataclasses.MISSING else key.default_factory()
-            if key.name in given or value != default:
-                values[key.name] = value
-    return values
+from sparsification.recipe.document import CORE, RecipeError, compose, did_you_mean, read_text
+from sparsification.recipe.model import Recipe
+from sparsification.recipe.overrides import read_overrides
+from sparsification.recipe.problems import Problems
+from sparsification.recipe.resolver import INVALID, AlreadyReported, Resolver, Scope, hint
+from sparsification.recipe.types import show
 
 
 def load_recipe(
@@ -91,15 +37,15 @@ def load_recipe(
     """Read a recipe.
 
     Args:
-        source: a .yaml, .yml or .md file, or the text itself, which contains a line break.
+        source: a .yaml, .yml or .md file, or the text of a recipe, which contains a line break.
         recipe_args: variables to override: a JSON object, ``name=value,name=value`` or a dict.
-        modifiers: the dataclass behind each ``!Name``; ``MODIFIERS`` unless given.
+        modifiers: the dataclass of each ``!Name``; default: ``MODIFIERS``.
 
     Returns:
         The recipe with every variable, override and ``eval`` resolved.
 
     Raises:
-        RecipeError: every problem, with file, line and what was probably meant.
+        RecipeError: all problems, each with file, line and the probable intention.
     """
     name, text = read_text(source)
     reader = _Reader(name, MODIFIERS if modifiers is None else modifiers, recipe_args)
@@ -109,87 +55,60 @@ def load_recipe(
     return reader.read(root)
 
 
-class _Reader(ValueReader):
-    """One reading of one recipe."""
+class _Reader:
+    """Reads one recipe: sorts its keys into metadata, variables and lists of modifiers, then builds these."""
 
     def __init__(self, name: str, table: Mapping[str, type[Modifier]], recipe_args: str | Mapping | None) -> None:
-        super().__init__(name)
         self.table = table
+        self.problems = Problems(name)
+        self.resolver = Resolver(self.problems)
         self.scopes = [Scope()]  # of the recipe, then of its stages
         self.stages: list[str] = []
         self.metadata: list[tuple[str | None, str, Node]] = []  # stage, key, value
         self.lists: list[tuple[Node, Scope]] = []  # of modifiers
-        self.built: list[tuple[Modifier, Node, list[str]]] = []  # with where it stands and the keys given
-        self.overrides = self.read_arguments(recipe_args)
+        self.overrides = read_overrides(recipe_args, self.resolver)
 
     def read(self, root: Node) -> Recipe:
-        if isinstance(root, ScalarNode) and not _is_tagged(root):
-            self.stop(root, "this is a text, not the keys of a recipe")
-        if not isinstance(root, MappingNode) or _is_tagged(root):  # a list of modifiers, or one, without a key
-            self.lists.append((root, self.scopes[0]))
-        else:
-            for name, key, node in self.pairs(root):
-                if _is_stage(node):
-                    self.stages.append(name)
-                    self.scopes.append(Scope(self.scopes[0]))
-                    for inner in self.pairs(node):
-                        self.classify_key(*inner, self.scopes[-1], stage=name)
-                else:
-                    self.classify_key(name, key, node, self.scopes[0], stage=None)
-        known = [name for scope in self.scopes for name in scope.nodes]
-        for name, node in self.overrides.items():
-            if name not in known:
-                self.problem(node, f"the recipe has no variable {show(name)}{hint(name, known)}")
+        self._sort_keys(root)
+        self._check_overrides()
         for scope in self.scopes:
             for name in scope.nodes:
                 with contextlib.suppress(AlreadyReported):
-                    self.resolve(scope, name)
-        metadata = self.read_metadata()
-        for node, scope in self.lists:
-            self.read_modifiers(node, scope)
+                    self.resolver.resolve(scope, name)
+        metadata = self._read_metadata()
+        built = [found for node, scope in self.lists for found in self._read_modifiers(node, scope)]
         if not self.lists:
-            self.problem(root, "there is no list of modifiers, such as 'modifiers:' with '  - !EpochRangeModifier'")
-        self.check_learning_rates()
-        if self.problems:
-            raise RecipeError(*self.sorted_errors())
+            self.problems.add(root, "a recipe needs a list 'modifiers:' with entries such as '  - !EpochRangeModifier'")
+        self._check_learning_rates(built)
+        self.problems.raise_if_any()
         return Recipe(
-            modifiers=[modifier for modifier, _, _ in self.built],
+            modifiers=[found.modifier for found in built],
             variables=self.scopes[0].values,
             metadata=metadata or None,
-            source=self.name,
+            source=self.problems.name,
             stages=self.stages,
-            explicit_keys=[given for _, _, given in self.built],
-            lines=[node.start_mark.line + 1 for _, node, _ in self.built],
-            unused_variables=list(self.unused_variables()),
+            explicit_keys=[found.keys for found in built],
+            lines=[found.node.start_mark.line + 1 for found in built],
+            unused_variables=list(self._unused_variables()),
         )
 
-    def read_arguments(self, recipe_args: str | Mapping | None) -> dict[str, Node]:
-        """Overrides by name, as nodes."""
-        if isinstance(recipe_args, Mapping):
-            try:
-                recipe_args = json.dumps(dict(recipe_args), ensure_ascii=False)
-            except (TypeError, ValueError, RecursionError) as error:
-                raise RecipeError(f"{ARGUMENTS}: {error}") from error
-        text = (recipe_args or "").strip()
-        if text.startswith("{"):  # JSON is YAML, but for the bounds and the numbers that we have already
-            root = compose(ARGUMENTS, text)
-            if not isinstance(root, MappingNode):
-                raise RecipeError(f"{ARGUMENTS}: this is no JSON object")
-            return {name: node for name, _, node in self.pairs(root)}
-        overrides: dict[str, Node] = {}
-        for piece in text.split(",") if text else []:
-            name, separator, value = (
-                part.strip() for part in re.match(r"([^=:]*)([=:]?)(.*)", piece, re.DOTALL).groups()
-            )
-            node = plain_scalar(ARGUMENTS, value)
-            if not (name and separator):
-                self.problem(node, f"{show(piece)} is not name=value; write lists as JSON: '{{\"name\": [1, 4]}}'")
-            elif self.is_new(name, node, overrides):
-                overrides[name] = node
-        return overrides
+    def _sort_keys(self, root: Node) -> None:
+        if isinstance(root, ScalarNode) and not _is_tagged(root):
+            self.problems.stop(root, "a recipe must be a mapping or a list of modifiers, got a string")
+        if not isinstance(root, MappingNode) or _is_tagged(root):  # a list of modifiers, or one, without a key
+            self.lists.append((root, self.scopes[0]))
+            return
+        for name, key, node in self.resolver.pairs(root):
+            if _is_stage(node):
+                self.stages.append(name)
+                self.scopes.append(Scope(self.scopes[0]))
+                for inner in self.resolver.pairs(node):
+                    self._classify_key(*inner, self.scopes[-1], stage=name)
+            else:
+                self._classify_key(name, key, node, self.scopes[0], stage=None)
 
-    def classify_key(self, name: str, key: Node, node: Node, scope: Scope, stage: str | None) -> None:
-        """Put a key of the recipe or of a stage where it belongs: metadata, modifiers or variables."""
+    def _classify_key(self, name: str, key: Node, node: Node, scope: Scope, stage: str | None) -> None:
+        """Add a key of the recipe or of a stage to the metadata, the lists of modifiers or the variables."""
         if name in ("__metadata__", "framework_metadata"):
             self.metadata.append((stage, name, node))
         elif _is_tagged(node) or ("modifiers" in name and not isinstance(node, ScalarNode)):
@@ -198,83 +117,59 @@ class _Reader(ValueReader):
             pass  # the version of SparseML's format; a list whose lines are all commented out
         else:
             if name in self.overrides:
-                # An alias that is only repeated here stands before its key. It has uses of its own: leave those alone.
+                # A node before its key belongs to an anchor elsewhere, and this is an alias of it. The override of this
+                # variable must not reach the other uses of the anchor.
                 if node.start_mark.index > key.start_mark.index:
-                    self.replaced[id(node)] = self.overrides[name]
+                    self.resolver.replaced[id(node)] = self.overrides[name]
                 node = self.overrides[name]
             scope.nodes[name] = node
 
-    def read_metadata(self) -> dict[str, object]:
+    def _check_overrides(self) -> None:
+        known = [name for scope in self.scopes for name in scope.nodes]
+        for name, node in self.overrides.items():
+            if name not in known:
+                self.problems.add(node, f"the recipe has no variable {show(name)}{hint(name, known)}")
+
+    def _read_metadata(self) -> dict[str, object]:
         metadata: dict[str, object] = {}
         for stage, name, node in self.metadata:
-            value = self.value(node, None)
-            if value in (None, "None", INVALID):  # SparseML writes "None" for none
+            value = self.resolver.value(node, None)
+            if value in (None, "None", INVALID):  # SparseML writes "None" if there is no metadata
                 continue
             if not isinstance(value, dict):
-                self.problem(node, f"{name} must be a mapping, not {show(value)}")
+                self.problems.add(node, f"{name} must be a mapping, got {show(value)}")
                 continue
             holder = metadata.setdefault(stage, {}) if stage else metadata
             holder.update({name: value} if name == "framework_metadata" else value)
         return metadata
 
-    def read_modifiers(self, node: Node, scope: Scope) -> None:
+    def _read_modifiers(self, node: Node, scope: Scope) -> Iterator[BuiltModifier]:
         for item in node.value if isinstance(node, SequenceNode) and not _is_tagged(node) else [node]:
-            self.count(item)
+            self.resolver.count(item)
             name = item.tag.removeprefix("!").removeprefix("pytorch.")
             if not _is_tagged(item):
-                self.problem(item, "modifiers stand here in a list, each '- !Name' with its keys below")
-            elif name in self.table:
-                self.read_modifier(name, item, scope)
-            else:
-                self.problem(item, f"there is no modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
+                self.problems.add(item, "modifiers must be a list of entries '- !Name', each with its keys below it")
+            elif name not in self.table:
+                self.problems.add(item, f"unknown modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
+            elif built := build_modifier(self.table[name], item, scope, self.resolver):
+                yield built
 
-    def read_modifier(self, name: str, node: Node, scope: Scope) -> None:
-        if not isinstance(node, MappingNode) and node.value != "":
-            self.problem(node, f"{name} needs its keys below it, each 'key: value'")
-            return
-        kind = self.table[name]
-        hints = typing.get_type_hints(kind)
-        keys = {key.name: key for key in dataclasses.fields(kind) if key.init}
-        pairs = self.pairs(node) if isinstance(node, MappingNode) else []
-        values = {}
-        for key, key_node, value_node in pairs:
-            value = self.value(value_node, scope)
-            if key not in keys:
-                near = did_you_mean(key, keys, f"; it has {', '.join(keys)}")
-                self.problem(key_node, f"{name} has no key {show(key)}{near}")
-            elif value is not INVALID:
-                try:
-                    values[key] = coerce(value, hints[key])
-                except ValueError as error:
-                    self.problem(key_node, f"{name}: {key} {error}")
-        if any(key not in keys for key, _, _ in pairs):
-            return  # what seems to be missing may be what is misspelt
-        given = [key for key, _, _ in pairs]
-        unset = (dataclasses.MISSING, dataclasses.MISSING)
-        missing = [key for key in keys if key not in given and (keys[key].default, keys[key].default_factory) == unset]
-        if missing:
-            self.problem(node, f"{name} needs {' and '.join(missing)}")
-        elif len(values) == len(pairs):
-            try:
-                self.built.append((kind(**values), node, given))
-            except ValueError as error:
-                self.problem(node, f"{name}: {error}")
-
-    def unused_variables(self) -> Iterator[str]:
-        """Variables, of stages too, that no ``eval`` and no alias reads."""
+    def _unused_variables(self) -> Iterator[str]:
+        """Yield the variables, of stages too, that no ``eval`` and no alias reads."""
         own_visits = Counter(id(node) for scope in self.scopes for node in scope.nodes.values())
         for scope in self.scopes:
             for name, node in scope.nodes.items():
-                if name not in scope.read and self.visits[id(node)] == own_visits[id(node)]:
+                if name not in scope.read and self.resolver.visits[id(node)] == own_visits[id(node)]:
                     yield name
 
-    def check_learning_rates(self) -> None:
-        for i, j in learning_rate_conflicts([modifier for modifier, _, _ in self.built]):
-            (one, one_node, _), (other, other_node, _) = self.built[i], self.built[j]
-            self.problem(
-                other_node,
-                f"{type(other).__name__} (epochs {_epochs(other)}) sets the same learning rate as the "
-                f"{type(one).__name__} of line {one_node.start_mark.line + 1} (epochs {_epochs(one)})",
+    def _check_learning_rates(self, built: list[BuiltModifier]) -> None:
+        for i, j in learning_rate_conflicts([found.modifier for found in built]):
+            one, other = built[i], built[j]
+            self.problems.add(
+                other.node,
+                f"{type(other.modifier).__name__} (epochs {_epochs(other.modifier)}) sets the same learning rate as "
+                f"the {type(one.modifier).__name__} of line {one.node.start_mark.line + 1} "
+                f"(epochs {_epochs(one.modifier)})",
             )
 
 

@@ -1,22 +1,22 @@
-"""What a recipe says about a run before there is a model: its length, learning rate, teacher and quantization."""
+"""Properties of a run that its recipe determines without a model: length, learning rate, teacher, quantization."""
 
 import math
 
 from sparsification.base import Modifier, TrainingStep
-from sparsification.recipe.loader import Recipe
+from sparsification.recipe.model import Recipe
 
 
 class RecipeSummary:
-    """Answers what a run has to know of its recipe.
+    """Properties of a run.
 
     Args:
-        recipe: None or an empty recipe asks for nothing at all.
+        recipe: None or an empty recipe changes nothing.
     """
 
     def __init__(self, recipe: Recipe | None = None):
         self.recipe = recipe
         modifiers = list(recipe.modifiers) if recipe else []
-        # SparseML's order: first what ends first, then what starts first.
+        # SparseML's order: by end, then by start.
         self.modifiers: list[Modifier] = sorted(
             modifiers,
             key=lambda modifier: (
@@ -29,17 +29,17 @@ class RecipeSummary:
 
     @property
     def max_epochs(self) -> float:
-        """Length of the run in epochs; 0 where the recipe leaves it to the command line."""
+        """Length of the run in epochs; 0 if the recipe does not set it."""
         return max((modifier.run_length for modifier in self.modifiers), default=0.0)
 
     @property
     def sets_learning_rate(self) -> bool:
-        """Whether the recipe decides the learning rate."""
+        """Whether the recipe sets the learning rate."""
         return any(modifier.sets_learning_rate for modifier in self.modifiers)
 
     @property
     def final_epoch(self) -> float:
-        """Epoch of the last change of the model's structure or masks: no earlier checkpoint is what was asked for."""
+        """Epoch of the last change of the model's structure or masks; earlier checkpoints are unfinished."""
         return max(
             (
                 modifier.final_epoch
@@ -51,22 +51,22 @@ class RecipeSummary:
 
     @property
     def distills(self) -> bool:
-        """Whether the recipe asks for a teacher."""
+        """Whether the recipe needs a teacher."""
         return any(modifier.needs_teacher for modifier in self.modifiers)
 
     @property
     def compares_layers(self) -> bool:
-        """Whether the teacher's logits are not enough: it has to run beside the student."""
+        """Whether the teacher must run in every step, because cached logits are not enough."""
         return any(modifier.compares_layers for modifier in self.modifiers)
 
     @property
     def quantizes(self) -> bool:
-        """Whether the recipe quantizes: in one shot, calibration batches have to follow ``apply_one_shot``."""
+        """Whether the recipe quantizes; in one-shot mode, calibration batches must follow ``apply_one_shot``."""
         return any(modifier.quantizes for modifier in self.modifiers)
 
     @property
     def num_calibration_steps(self) -> int | None:
-        """How many batches set the ranges in one shot; None for all there are."""
+        """Number of calibration batches in one-shot mode; None: all."""
         most = 0
         for modifier in self.modifiers:
             if modifier.calibration_steps is None:
@@ -75,7 +75,7 @@ class RecipeSummary:
         return most
 
     def changes_loss_at(self, now: TrainingStep, has_teacher: bool = True) -> bool:
-        """Whether a modifier adds a term to the loss of this step; without a teacher, one that needs none."""
+        """Whether a modifier adds a term to the loss of this step; without a teacher, one that does not need it."""
         return any(
             modifier.changes_loss(now) and (has_teacher or not modifier.needs_teacher) for modifier in self.modifiers
         )
@@ -85,12 +85,12 @@ class RecipeSummary:
         return any(modifier.needs_teacher and modifier.changes_loss(now) for modifier in self.modifiers)
 
     def learning_rate(self, now: TrainingStep, group: int, base: float) -> float:
-        """Learning rate of a step: of the modifiers that set it, the one that started last decides.
+        """Compute the learning rate of a step. Of several modifiers that set it, the one that started last counts.
 
         Args:
             now: the step.
             group: index of the optimizer's parameter group.
-            base: the group's learning rate where the recipe does not say.
+            base: learning rate of the group if the recipe does not set it.
         """
         latest = -1.0
         for modifier in self.modifiers:

@@ -1,8 +1,4 @@
-"""Does a value of a recipe fit the field it is meant for?
-
-The annotations of a modifier's dataclass are the only description of its keys: what they do not allow is an error that
-names what they do.
-"""
+"""Conversion of a recipe's values to the types of a modifier's fields, which their annotations define."""
 
 import reprlib
 import types
@@ -13,7 +9,7 @@ from sparsification.recipe.expressions import ExpressionError, parse_number
 
 _NAMES = {
     float: "a number",
-    int: "a whole number",
+    int: "an integer",
     bool: "true or false",
     str: "a string",
     types.NoneType: "null",
@@ -31,27 +27,27 @@ class _TypeMismatch(Exception):
 
 
 def show(value: object) -> str:
-    """A value as it would stand in a recipe, cut to a readable length."""
+    """Return a value as a recipe writes it, cut to a readable length."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _shortener.repr(value)
 
 
 def coerce(value: object, annotation: Any) -> object:
-    """Turn a value into what an annotation asks for.
+    """Convert a value to the type of an annotation.
 
-    Whole numbers become floats where floats are asked for; 64.0 becomes a whole number, a text such as ``5e-5`` a
-    number, and 0 and 1 become false and true, only where nothing else in the annotation takes them as they are.
+    Integers are converted to floats. If no type of the annotation accepts a value unchanged, 64.0 is converted to an
+    integer, a string such as ``5e-5`` to a number, and 0 and 1 to false and true.
 
     Args:
         value: numbers, strings, booleans, None, and lists and dicts of them.
         annotation: int, float, bool, str, None, list[...], dict[...], Literal, unions of these, or Any.
 
     Returns:
-        The value, converted.
+        The converted value.
 
     Raises:
-        ValueError: it does not fit; the message says what would, and what was given.
+        ValueError: it has another type; the message names the types and the value.
     """
     for lenient in (False, True):
         try:
@@ -59,11 +55,11 @@ def coerce(value: object, annotation: Any) -> object:
         except _TypeMismatch:
             pass
     quote = " (YAML reads yes, no, on and off as true and false: quote them)" if isinstance(value, bool) else ""
-    raise ValueError(f"must be {describe(annotation)}, not {show(value)}{quote}")
+    raise ValueError(f"must be {describe(annotation)}, got {show(value)}{quote}")
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in words."""
+    """Describe an annotation in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation in _NAMES:
         return _NAMES[annotation or types.NoneType]
@@ -75,7 +71,7 @@ def describe(annotation: Any) -> str:
         return f"a list ({describe(arguments[0])} each)"
     if origin is dict:
         return f"a mapping (from {describe(arguments[0])} to {describe(arguments[1])})"
-    raise TypeError(f"a recipe has no values of type {annotation}")
+    raise TypeError(f"a field of a recipe cannot have the type {annotation}")
 
 
 def _coerce(value: object, annotation: Any, lenient: bool) -> object:
@@ -115,7 +111,7 @@ def _coerce_number(value: object, kind: type, lenient: bool) -> int | float:
             value = parse_number(value)
         except ExpressionError as error:
             raise _TypeMismatch from error
-    # Not isinstance: True is an int, and means something else.
+    # Not isinstance: True is an int too.
     if type(value) is int or type(value) is float and (kind is float or lenient and value.is_integer()):
         return kind(value)
     raise _TypeMismatch

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from sparsification.recipe.loader import Recipe
+from sparsification.recipe.model import Recipe
 
 
 class DashboardCallback(TrainerCallback):

@@ -1,9 +1,7 @@
-"""How does a pruned, quantized model run at its speed? In ONNX Runtime, with operators of our own.
+"""Sparse int8 inference in ONNX Runtime, with operators of this project.
 
-``convert.rewrite_sparse`` writes ``model.sparse.onnx`` from an int8 ``model.onnx``, and ``load_session`` gives a
-session for either.
-The operators are a small library, compiled once on the machine that runs it (``build.build``); everything else in this
-project works without it.
+``rewrite.rewrite_sparse`` writes ``model.sparse.onnx`` from an int8 ``model.onnx``, and ``load_session`` returns a
+session for either. The operators are a small library, compiled once on the machine that runs it (``build.build``).
 """
 
 import os
@@ -14,9 +12,9 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
+from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 
-# What a file that cannot be read, or does not fit what it is fed, raises: these have no base class of their own.
+# Errors for a file that cannot be read, or inputs that do not fit it: they have no base class of their own.
 ENGINE_ERRORS = (
     DecodeError,
     ort_errors.Fail,
@@ -30,18 +28,18 @@ ENGINE_ERRORS = (
 
 
 def load_session(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime on the CPU, with our operators where the model needs them.
+    """Create a session of ONNX Runtime on the CPU, with the sparse operators if the model needs them.
 
     Args:
-        path: an ONNX file, or a directory: of its files ``model.sparse.onnx``, else ``model.onnx``.
-        threads: for each run; ONNX Runtime's own choice by default.
+        path: an ONNX file, or a directory, from which ``model.sparse.onnx`` is loaded, else ``model.onnx``.
+        threads: number of threads for each run; ONNX Runtime's own choice by default.
 
     Raises:
         FileNotFoundError: there is no such file.
-        BuildError: the model needs our operators, and there is no compiler, or it failed.
+        BuildError: the model needs the sparse operators, and there is no compiler, or it failed.
         one of ``ENGINE_ERRORS``: ONNX Runtime cannot load the file.
     """
-    from sparsification.runtime.build import build  # here, because ``python -m`` runs that module itself
+    from sparsification.runtime.build import build  # not at the top: ``python -m`` runs that module itself
 
     path = Path(path)
     if path.is_dir():
@@ -51,7 +49,7 @@ def load_session(path: str | Path, threads: int | None = None) -> onnxruntime.In
         path = path / names[0]
     model = onnx.load(path, load_external_data=False)
     options = onnxruntime.SessionOptions()
-    # 1 is fp32. By default it rounds the inputs of int8 weights to integers where the graph does not.
+    # 1 is fp32. By default ONNX Runtime quantizes the inputs of int8 weights, which the graph does not.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

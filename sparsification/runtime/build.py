@@ -1,9 +1,9 @@
-"""How does the runtime's library come to be? ``python -m sparsification.runtime.build`` compiles it, once.
+"""Build of the library of sparse operators: ``python -m sparsification.runtime.build`` compiles it, once.
 
-The library is built from the C++ files beside this one by GCC or Clang: CXX, CC, or what PATH has. The kernels' file is
-compiled once for each instruction set, with the flags below; the library picks one when it is loaded. The result is
-kept under a name that is a hash of the sources, the flags and the compiler's version: beside the sources where one
-may write there, else in the user's cache.
+The sources are the C++ files in ``csrc/``; the compiler is what CXX or CC names, else GCC or Clang. ``kernels.cpp``
+is compiled once for each instruction set, with the flags below; the library selects one when it is loaded. The name of
+the result contains a hash of the sources, the flags and the compiler's version. It is stored in ``build/`` beside this
+file if that is writable, else in the user's cache.
 """
 
 import hashlib
@@ -21,7 +21,9 @@ from pathlib import Path
 from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 
-SOURCES = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parent
+SOURCES = PACKAGE / "csrc"
+OPERATORS = ("operators.cpp", "sparse_linear.cpp", "quantized_attention.cpp", "add_norm_quantize.cpp")
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -30,8 +32,8 @@ FLAGS = (
     "-ffp-contract=off",  # the same bits from every instruction set
     "-Wno-psabi",
 )
-# The instruction sets that the kernels are compiled for, beside the plain one. A compiler that does not know one's
-# flags builds the library without it.
+# Instruction sets that the kernels are compiled for, beside the plain one. A set whose flags the compiler does not
+# accept is left out of the library.
 VARIANTS = {
     "x86_64": {
         "avx512_vnni": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma".split(),
@@ -64,7 +66,7 @@ def find_compiler(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def library_path(compiler: Sequence[str]) -> Path:
-    """Where the library of the present sources, flags and compiler is, or will be."""
+    """File of the library for the current sources, flags and compiler, whether it exists or not."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     parts = [version, shlex.join(compiler), platform.machine(), repr((FLAGS, VARIANTS))]
     parts += [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in _files()]
@@ -74,22 +76,25 @@ def library_path(compiler: Sequence[str]) -> Path:
 
 
 def build(force: bool = False) -> Path:
-    """Compile the library, if there is none for the present sources.
+    """Compile the library, unless there is one for the current sources, flags and compiler.
+
+    Args:
+        force: compile it in any case.
 
     Returns:
-        Its file.
+        The library's file.
 
     Raises:
-        BuildError: there is no compiler, or it failed; the message has what it said.
+        BuildError: there is no compiler, or it failed; the message contains its output.
     """
     compiler = find_compiler()
     path = library_path(compiler)
     if path.exists() and not force:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes may build at once: each in its own folder, and the last rename wins.
+    # Several processes may build at the same time: each in a directory of its own; the last rename wins.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
-        made = compile_sources(compiler, Path(scratch), FLAGS, "weight.cpp", "operators.cpp")
+        made = compile_sources(compiler, Path(scratch), FLAGS, "weight.cpp", *OPERATORS)
         with atomic_path(path) as library:
             # A C compiler that CC names does not link C++ by itself.
             _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
@@ -104,9 +109,9 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
 
     Args:
         compiler: its command.
-        folder: of the object files.
+        folder: directory for the object files.
         flags: for all files.
-        names: the other files, in this folder or with their own.
+        names: the other files, relative to ``csrc/`` or absolute.
 
     Returns:
         The object files.
@@ -126,7 +131,7 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
     def compile_one(job: tuple[Path, list[str], str]) -> Path:
         source, extra, name = job
         made = folder / f"{name}.o"
-        # GCC 12 takes its own AVX-512 header for uninitialized.
+        # -w: GCC 12 warns of uninitialized variables in its own AVX-512 header.
         command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-w", "-c", str(source), "-o", str(made)]
         _run(command)
         return made
@@ -140,8 +145,8 @@ def _files() -> list[Path]:
 
 
 def _folder() -> Path:
-    beside = SOURCES / "build"
-    if beside.is_dir() or os.access(SOURCES, os.W_OK):
+    beside = PACKAGE / "build"
+    if beside.is_dir() or os.access(PACKAGE, os.W_OK):
         return beside
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparsification-runtime"
 
@@ -153,7 +158,7 @@ def _run(command: Sequence[str]) -> None:
 
 
 def main() -> int:
-    """Build, and say where the library is."""
+    """Build the library and print its file."""
     try:
         print(build())
     except BuildError as error:

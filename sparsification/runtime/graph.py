@@ -1,19 +1,55 @@
-"""What is behind a tensor of an ONNX graph? Constants, makers and users by name, and patterns to walk along.
+"""ONNX graph with look-ups by tensor name and pattern matching, for rewrites.
 
-A rewrite adds a node that makes the tensor which a pattern ends in, takes the old maker out, and leaves the rest of the
-pattern to ``remove_unused``: what nobody uses any more goes, and what somebody does stays.
+A rewrite adds a node that computes the last tensor of a pattern, in place of the node that computed it. The other nodes
+of the pattern stay until ``remove_unused`` removes those whose outputs are not used any more.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
 from onnx import NodeProto, numpy_helper
 
+_COMMUTATIVE = {"Add", "Mul"}
+
+
+class Op:
+    """A node in a pattern for ``Graph.match``.
+
+    Args:
+        op_types: the node's type, or several types separated by "|".
+        inputs: its first inputs, in order; of Add and Mul in any order. Either the pattern of the node that computes an
+            input, or a name for any tensor; a name that occurs twice stands for the same tensor.
+        name: name for the node's first output.
+        attributes: values that attributes of the node must have.
+    """
+
+    def __init__(self, op_types: str, *inputs: "Op | str", name: str = "", **attributes: object):
+        self.op_types = op_types.split("|")
+        self.inputs, self.name, self.attributes = inputs, name, attributes
+
+
+@dataclass(frozen=True)
+class Match:
+    """The part of a graph that a pattern matches; ``match["x"]`` is the tensor that the pattern calls "x"."""
+
+    tensors: dict[str, str] = field(default_factory=dict)  # in the graph, by the pattern's names
+    nodes: tuple[NodeProto, ...] = ()  # the last one of the graph comes first
+
+    def __getitem__(self, name: str) -> str:
+        return self.tensors[name]
+
+    def bind(self, name: str, tensor: str) -> "Match | None":
+        """The match with one more tensor; None if the name stands for another one already."""
+        if self.tensors.get(name, tensor) != tensor:
+            return None
+        return Match(self.tensors | {name: tensor}, self.nodes)
+
 
 class Graph:
-    """A model's graph, with look-ups that rewrites keep right.
+    """A model's graph, with look-ups that stay correct during rewrites.
 
     Args:
         model: its graph is changed in place by ``remove_unused``.
@@ -32,7 +68,7 @@ class Graph:
                 self._users[name].append(node)
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A tensor's value, if it is the same in every run."""
+        """A tensor's value, if it is an initializer or the output of a Constant node; else None."""
         if name not in self._arrays:
             tensor = self._initializers.get(name)
             node = self.maker.get(name)
@@ -49,35 +85,69 @@ class Graph:
         return array.ravel()[0] if array is not None and array.size == 1 else None
 
     def producer(self, name: str, *op_types: str) -> NodeProto | None:
-        """The node that makes a tensor, if it is of one of these types."""
+        """The node that computes a tensor, if it is of one of these types; else None."""
         node = self.maker.get(name)
         return node if node is not None and node.op_type in op_types else None
 
     def consumers(self, name: str, *op_types: str) -> list[NodeProto]:
-        """The nodes that a tensor goes into, of these types if any are named."""
+        """The nodes that a tensor is an input of, of these types if any are given."""
         return [node for node in self._users[name] if not op_types or node.op_type in op_types]
 
     def single_consumer(self, name: str, *op_types: str) -> NodeProto | None:
-        """The node of one of these types that alone a tensor goes into."""
+        """The only node that a tensor is an input of, if it is of one of these types and the tensor is no output."""
         users = self._users[name]
         if len(users) != 1 or name in self.outputs or users[0].op_type not in op_types:
             return None
         return users[0]
 
     def other_input(self, node: NodeProto, name: str) -> str:
-        """Of a node of two inputs, the one that is not this."""
+        """The other one of a node's two inputs."""
         return node.input[1] if node.input[0] == name else node.input[0]
 
-    def split_constant(self, node: NodeProto) -> tuple[str, np.ndarray] | None:
-        """Of a node of two inputs, the one that varies and the value of the one that does not."""
-        for varies, fixed in (node.input, reversed(node.input)):
-            array = self.constant(fixed)
-            if array is not None:
-                return varies, array
-        return None
+    def match(self, tensor: str, *patterns: Op) -> Match | None:
+        """Match the subgraph that computes a tensor.
+
+        Args:
+            tensor: output of the pattern's last node.
+            patterns: alternatives; the first one that matches is returned.
+        """
+        found = (match for pattern in patterns for match in self._matches(tensor, pattern, Match()))
+        return next(found, None)
+
+    def _matches(self, tensor: str, pattern: Op | str, match: Match) -> Iterator[Match]:
+        if isinstance(pattern, str):
+            bound = match.bind(pattern, tensor)
+            if bound is not None:
+                yield bound
+            return
+        node = self.producer(tensor, *pattern.op_types)
+        if node is None or len(node.input) < len(pattern.inputs):
+            return
+        if any(attribute(node, key) != value for key, value in pattern.attributes.items()):
+            return
+        named = match.bind(pattern.name, tensor) if pattern.name else match
+        if named is None:
+            return
+        orders = [list(node.input)]
+        if node.op_type in _COMMUTATIVE and len(pattern.inputs) == 2:
+            orders.append(orders[0][::-1])
+        for order in orders:
+            matches = [Match(named.tensors, (*named.nodes, node))]
+            for used, inner in zip(order, pattern.inputs, strict=False):
+                matches = [longer for shorter in matches for longer in self._matches(used, inner, shorter)]
+            yield from matches
+
+    def is_used_only_in(self, match: Match, *tensors: str) -> bool:
+        """Whether these tensors, and those between the nodes of a match, are inputs of its nodes only."""
+        inside = {id(node) for node in match.nodes}
+        between = (name for node in match.nodes[1:] for name in node.output)
+        return all(
+            name not in self.outputs and all(id(user) in inside for user in self._users[name])
+            for name in (*between, *tensors)
+        )
 
     def add_constant(self, name: str, array: np.ndarray) -> str:
-        """A new initializer; gives its name, which has a number if it was taken."""
+        """Add an initializer; returns its name, with a number appended if the given one exists already."""
         taken, number = name, 1
         while name in self._initializers or name in self.maker:
             name, number = f"{taken}.{number}", number + 1
@@ -85,7 +155,7 @@ class Graph:
         return name
 
     def add_node(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", /, **attributes):
-        """A new node; who has made its outputs until now does not any more."""
+        """Add a node, which computes its outputs in place of the nodes that have computed them so far."""
         node = onnx.helper.make_node(op_type, inputs, outputs, name=f"{outputs[0]}/{op_type}", domain=domain)
         node.attribute.extend(onnx.helper.make_attribute(key, value) for key, value in attributes.items())
         for name in outputs:
@@ -99,10 +169,10 @@ class Graph:
         return node
 
     def remove_unused(self, outputs: Iterable[str] | None = None) -> None:
-        """Write into the model what its outputs need, each node after those that it needs, and nothing else.
+        """Write the nodes and initializers that the outputs depend on into the model, in topological order.
 
         Args:
-            outputs: other names than the graph's.
+            outputs: names of tensors, in place of the graph's outputs.
         """
         nodes: list[NodeProto] = []
         done: set[str] = set()
@@ -127,3 +197,8 @@ class Graph:
         del graph.initializer[:]
         graph.initializer.extend(kept)
         del graph.value_info[:]
+
+
+def attribute(node: NodeProto, name: str) -> object:
+    """The value of a node's attribute; None if it is not set."""
+    return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), None)

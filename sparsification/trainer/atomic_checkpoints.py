@@ -24,7 +24,12 @@ from sparsification.atomic_io import (
     explaining_faults,
     staging_dir,
 )
-from sparsification.trainer.checkpoints import TRAINED, remove_old_checkpoints
+from sparsification.trainer.checkpoints import (
+    TRAINED,
+    remove_old_checkpoints,
+    remove_replaced,
+    set_aside_checkpoints,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,7 @@ class AtomicCheckpointMixin:
 
     _scratch: Path | None = None  # where a checkpoint lies while it is written
     keeps_end = False  # whether the end of training stays as a checkpoint until ``forget_end``
+    replaces_run = False  # whether training from the start replaces the checkpoints in the output folder
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
@@ -43,6 +49,7 @@ class AtomicCheckpointMixin:
         if self.args.push_to_hub:  # uploads the folder while training goes on: it must keep its name
             with explaining_faults(Path(self.args.output_dir), "a checkpoint"):
                 super()._save_checkpoint(model, trial)
+            self._remove_replaced()
             return
         run_dir = Path(self._get_output_dir(trial))
         final = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -63,6 +70,7 @@ class AtomicCheckpointMixin:
             if self._name_best_checkpoint(final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
             atomic_replace(saved, final)
+        self._remove_replaced()
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -95,7 +103,16 @@ class AtomicCheckpointMixin:
                     self.state.best_metric = self.state.best_global_step = None
         if self.keeps_end and Path(resume_from_checkpoint or "").name != TRAINED:
             self.forget_end()  # of another training
+        if self.replaces_run and resume_from_checkpoint is None:
+            self.accelerator.wait_for_everyone()  # all processes have loaded the model, which may be one of these
+            if self.args.should_save:
+                set_aside_checkpoints(Path(self.args.output_dir))
         return done
+
+    def _remove_replaced(self) -> None:
+        """Remove the checkpoints that were set aside when training started: this run has saved its own now."""
+        if self.args.should_save:
+            remove_replaced(Path(self.args.output_dir))
 
     @property
     def made_no_step(self) -> bool:
@@ -178,3 +195,5 @@ class AtomicCheckpointMixin:
         else:
             with atomic_write_dir(folder, "the model") as scratch:
                 super()._save(str(scratch), state_dict)
+            if folder == Path(self.args.output_dir):
+                self._remove_replaced()

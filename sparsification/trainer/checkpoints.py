@@ -1,6 +1,9 @@
-"""Checkpoint folders of a run: which there are, which are complete, which may go."""
+"""Checkpoint folders of a run: listing them, checking that they are complete, and removing old ones."""
 
 import json
+import logging
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,16 +13,38 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from sparsification.atomic_io import EXPORTING, PARTIAL, SAVING, atomic_remove
 from sparsification.trainer.run_lock import RUN_LOCK
 
-TRAINED = ".trained"  # the end of training as a checkpoint, until the run is over, where no other checkpoint is kept
+logger = logging.getLogger(__name__)
+
+TRAINED = ".trained"  # checkpoint of the end of training, until the run is over, where no other checkpoint is kept
+REPLACED = ".replaced-"  # begins the names of an earlier run's checkpoints, until this run has saved one of its own
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a killed run has left that behind, which is of no use to anybody."""
-    return path.name in (SAVING, RUN_LOCK) or path.name.startswith(EXPORTING) or path.name.endswith(PARTIAL)
+    """Whether a killed run has left this file or folder behind, and no run needs it."""
+    if path.name in (SAVING, RUN_LOCK) or path.name.startswith(EXPORTING) or path.name.endswith(PARTIAL):
+        return True
+    return path.is_dir() and [file.name for file in path.iterdir()] == [RUN_LOCK]  # a folder for an export
+
+
+def set_aside_checkpoints(output_dir: Path) -> None:
+    """Rename the checkpoints of an earlier run, so that no run resumes from them or counts them as its own.
+
+    They stay on the disk until ``remove_replaced`` is called.
+    """
+    for path in checkpoints(output_dir).values():
+        aside = output_dir / f"{REPLACED}{path.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+
+
+def remove_replaced(output_dir: Path) -> None:
+    """Remove what ``set_aside_checkpoints`` has renamed."""
+    for path in output_dir.glob(f"{REPLACED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
-    """The folders of checkpoints by step, ascending."""
+    """Find the folders of checkpoints: step -> folder, in ascending order of steps."""
     found = {
         path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"): path
         for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
@@ -29,7 +54,10 @@ def checkpoints(output_dir: Path) -> dict[int, Path]:
 
 
 def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None) -> None:
-    """Keep ``limit`` checkpoints: the newest, the best one, and those before; none is ever seen half removed."""
+    """Keep ``limit`` checkpoints: the newest, the best one, and the ones before the newest.
+
+    A checkpoint is removed atomically: no reader sees a part of it.
+    """
     if limit is None or limit <= 0:
         return
     found = list(checkpoints(output_dir).values())
@@ -40,9 +68,10 @@ def remove_old_checkpoints(output_dir: Path, limit: int | None, best: str | None
 
 
 def checkpoint_error(checkpoint: Path) -> str | None:
-    """Say what is missing or cut short in a checkpoint, None where it is whole.
+    """Describe what is missing or truncated in a checkpoint; None if it is complete.
 
-    Ours are whole by the way they are written; this is for those that were copied, or written by others.
+    Checkpoints of this package are complete because they are written atomically. The check is for those that were
+    copied, or written by other programs.
     """
     if not checkpoint.is_dir():
         return "no such folder"
@@ -50,7 +79,7 @@ def checkpoint_error(checkpoint: Path) -> str | None:
         json.loads((checkpoint / "trainer_state.json").read_bytes())
         weights = list(checkpoint.glob("*.safetensors"))
         for path in weights:
-            with safe_open(path, "pt"):  # checks that the file is as long as its header says
+            with safe_open(path, "pt"):  # checks the file's length against its header
                 pass
     except FileNotFoundError as error:
         return f"there is no {Path(error.filename).name}"
@@ -59,6 +88,18 @@ def checkpoint_error(checkpoint: Path) -> str | None:
     if not any(checkpoint.glob("model*.safetensors")) and not any(checkpoint.glob("pytorch_model*.bin")):
         return "there are no weights"
     for path in (*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")):
-        if not zipfile.is_zipfile(path):  # its directory stands at its end
+        if not zipfile.is_zipfile(path):  # the directory of a zip file is at its end
             return f"{path.name} is cut short"
+    return None
+
+
+def last_complete_checkpoint(output_dir: Path) -> str | None:
+    """Find the newest checkpoint that is complete; None if there is none."""
+    for path in (output_dir / TRAINED, *reversed(checkpoints(output_dir).values())):
+        if path.name == TRAINED and not path.is_dir():
+            continue
+        flaw = checkpoint_error(path)
+        if flaw is None:
+            return os.fspath(path)
+        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
     return None

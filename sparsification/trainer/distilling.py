@@ -1,8 +1,9 @@
-"""Loss of a Trainer that distills: the teacher's outputs, computed or cached, mixed into the task's loss."""
+"""Loss of a Trainer that distills: the teacher's outputs, computed or cached, are mixed into the task's loss."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,17 +12,17 @@ from sparsification.distillation.teacher_cache import SAMPLE_INDEX, TeacherCache
 
 
 class DistillationMixin:
-    """Asks a Trainer's ``teacher`` and lets its ``manager`` mix the answers into the loss."""
+    """Computes the outputs of a Trainer's ``teacher``, which its ``manager`` mixes into the loss."""
 
     _teacher_cache: TeacherCache | None = None
 
     def _for_student(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch without what is there for the teacher alone."""
+        """Select the columns of a batch that the student takes, labels included."""
         others = self._teacher_inputs - self._student_inputs
         return {name: value for name, value in inputs.items() if name not in others}
 
     def _for_teacher(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What of a batch the teacher takes."""
+        """Select the columns of a batch that the teacher takes."""
         return {name: value for name, value in inputs.items() if name in self._teacher_inputs}
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
@@ -33,9 +34,9 @@ class DistillationMixin:
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        # What modifiers add is a mean over the batch, so the task's loss must be one where the two are mixed. Where
-        # Trainer counts the labels of the whole step, the batch's own number is given to the model in place of that,
-        # and the share of the step that this is comes back as a factor.
+        # What modifiers add is a mean over the batch, so the task loss must be a mean over the batch when the two are
+        # mixed. Where Trainer divides by the labels of the whole step, the model gets the batch's own number of labels
+        # instead, and the loss is scaled by the batch's share of the step's labels.
         own_items = None if num_items_in_batch is None else max(self._num_labels(inputs), 1)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=own_items)
         batches = self.current_gradient_accumulation_steps if self._counts_whole_step(num_items_in_batch) else 1
@@ -43,21 +44,19 @@ class DistillationMixin:
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        asks = self.teacher is not None and self.manager.distills_at(self.current_step)
-        answers = self._teacher_outputs(self._for_teacher(given), rows, outputs) if asks else None
-        loss = (
-            self.manager.update_loss(loss, outputs, answers, self.current_step, inputs.get("attention_mask")) / batches
-        )
-        return (loss, outputs) if return_outputs else loss
+        distills = self.teacher is not None and self.manager.distills_at(self.current_step)
+        targets = self._teacher_outputs(self._for_teacher(given), rows, outputs) if distills else None
+        loss = self.manager.update_loss(loss, outputs, targets, self.current_step, inputs.get("attention_mask"))
+        return (loss / batches, outputs) if return_outputs else loss / batches
 
     def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
-        """Whether Trainer takes a loss as it is, rather than dividing it by the number of accumulated batches."""
+        """Whether Trainer does not divide the loss by the number of accumulated batches."""
         if self.loss_is_scaled_for_ga is not None:
             return self.loss_is_scaled_for_ga
         return self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None)
 
     def _num_labels(self, inputs: dict) -> int:
-        """How many labels of a batch count, as Trainer counts them for a whole step."""
+        """Number of labels in a batch that are not ignored, counted as Trainer counts those of a whole step."""
         if "shift_labels" in inputs:
             labels = inputs["shift_labels"]
         else:
@@ -65,22 +64,27 @@ class DistillationMixin:
         return int(labels.ne(-100).sum())
 
     def _teacher_outputs(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
-        """The teacher's outputs, kept or computed."""
-        # The student's outputs are as wide as the teacher's, which are not known yet.
+        """The teacher's outputs for a batch, from the cache or computed.
+
+        Args:
+            inputs: the teacher's columns.
+            rows: (batch,) numbers of the features; None without a cache.
+            outputs: the student's, which are as wide as the teacher's.
+        """
         tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
-        width = next((tensor.shape[1] for tensor in tensors if tensor.dim() == 2), None)
+        width = next((tensor.shape[1] for tensor in tensors if tensor.dim() >= 2), None)
         if rows is not None and width is not None:
             kept = self._teacher_cache.get(rows, width)
             if kept is not None:
-                return kept
+                return _stack_labels(kept)
         with torch.no_grad(), self.accelerator.autocast():
-            answers = self.teacher(**self.manager.teacher_inputs(inputs))
+            computed = self.teacher(**self.manager.teacher_inputs(inputs))
         if rows is not None:
-            self._teacher_cache.put(rows, answers)
-        return answers
+            self._teacher_cache.put(rows, _split_labels(computed, self.teacher.config.num_labels))
+        return computed
 
     def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
-        """Number the features, and find the cache of this teacher for them."""
+        """Number the training features, and open this teacher's cache of their logits."""
         self._set_signature_columns_if_needed()
         seen = self.manager.teacher_inputs(self._for_teacher(dict.fromkeys(self.train_dataset.column_names)))
         key = cache_key(
@@ -97,3 +101,31 @@ class DistillationMixin:
         self.train_dataset = self.train_dataset.add_column(SAMPLE_INDEX, list(rows))
         self._signature_columns.append(SAMPLE_INDEX)
         return TeacherCache(folder, key, len(rows), width)
+
+
+def _split_labels(outputs: Mapping[str, object], num_labels: int) -> dict[str, object]:
+    """Split logits of labels at each token, which the cache cannot hold, into rows that it can hold.
+
+    Args:
+        outputs: by name; those of shape (batch, tokens, num_labels) are split.
+        num_labels: number of the model's labels.
+
+    Returns:
+        Outputs by name; (batch, tokens) under ``<name>.<label>`` for each label, others as they are.
+    """
+    split: dict[str, object] = {}
+    for name, value in outputs.items():
+        if isinstance(value, torch.Tensor) and value.dim() == 3 and value.shape[2] == num_labels:
+            split |= {f"{name}.{label}": value[:, :, label] for label in range(num_labels)}
+        else:
+            split[name] = value
+    return split
+
+
+def _stack_labels(rows: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Undo ``_split_labels``."""
+    stacked = {name: value for name, value in rows.items() if "." not in name}
+    for name in {name.partition(".")[0] for name in rows.keys() - stacked.keys()}:
+        count = sum(other.startswith(f"{name}.") for other in rows)
+        stacked[name] = torch.stack([rows[f"{name}.{label}"] for label in range(count)], dim=2)
+    return stacked

@@ -10,41 +10,42 @@ import torch
 from accelerate.utils import convert_outputs_to_fp32
 from transformers import PreTrainedModel
 
-from sparsification.export.onnx import ONNX_FILE, ExportReport, OnnxModel, export_onnx
+from sparsification.export.onnx import ONNX_FILE, ExportReport, export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.export.verify import OnnxModel
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SPARSE_FILE, SparseGraphError
+from sparsification.runtime.rewrite import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.full_eval import full_eval
 
 logger = logging.getLogger(__name__)
 
-NUM_CHECKED_FEATURES = 32  # on so many an exported file is compared with the model
+NUM_CHECKED_FEATURES = 32  # features on which an exported file is compared with the model
 
 
 class EvaluationMixin:
-    """Exports what a Trainer has trained, and evaluates the exported file or the teacher in place of the model."""
+    """Mixin of a Trainer: export of its model, and evaluation of the exported file or of the teacher."""
 
-    _onnx_model: OnnxModel | None = None  # what evaluates, while it is not the model itself
-    _asked: PreTrainedModel | None = None  # while it is the teacher that is evaluated
+    _onnx_model: OnnxModel | None = None  # set while an exported file is evaluated in place of the model
+    _evaluated_teacher: PreTrainedModel | None = None  # set while the teacher is evaluated in place of the model
 
     def export_onnx(self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14) -> ExportReport | None:
         """Write the model as an ONNX file, checked against it on evaluation (else training) features.
 
         Args:
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
-            target: engine that a quantized model is written for; with ``onnxruntime-sparse`` there is a
-                ``model.sparse.onnx``, too, with ``all`` also DeepSparse's file, in a folder of its own.
+            target: engine that a quantized model is written for. ``onnxruntime-sparse`` also writes
+                ``model.sparse.onnx``; ``all`` writes DeepSparse's file, too, in a folder of its own.
             opset: ONNX operator set.
 
         Returns:
-            The report of the check, of the first file; None on all processes but the first, which does the work.
+            The report on the first file; None on all processes but the first, which exports.
 
         Raises:
-            ExportError: a file would not be the model; nothing is left under its name.
-            SparseGraphError: there is nothing sparse in int8 for ``onnxruntime-sparse``; with ``all``, a line says so.
-            BuildError: there is no compiler for its operators, likewise.
+            ExportError: a file would not compute what the model computes; it is not kept.
+            SparseGraphError: no int8 layer is sparse enough for ``onnxruntime-sparse``; a warning with ``all``.
+            BuildError: there is no compiler for the sparse operators; a warning with ``all``.
         """
         reports = []
         if self.is_world_process_zero():
@@ -87,15 +88,15 @@ class EvaluationMixin:
     def evaluate_onnx(
         self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
     ) -> dict[str, float]:
-        """Evaluate as ever, but with ONNX Runtime's logits in place of the model's.
+        """Evaluate an exported file in ONNX Runtime in place of the model.
 
         Args:
-            directory: where ``export_onnx`` put the file.
-            file_name: which one, ``model.sparse.onnx`` if it is there.
-            metric_key_prefix: put before every metric's name.
+            directory: folder to which ``export_onnx`` wrote the file.
+            file_name: name of the file, ``model.onnx`` or ``model.sparse.onnx``.
+            metric_key_prefix: prefix of the metrics' names.
 
         Returns:
-            The metrics that ``evaluate`` gives.
+            The metrics of ``evaluate``.
         """
         self._onnx_model = OnnxModel(Path(directory) / file_name)
         try:
@@ -104,15 +105,15 @@ class EvaluationMixin:
             self._onnx_model = None
 
     def evaluate_teacher(self, metric_key_prefix: str = "eval_teacher") -> dict[str, float]:
-        """Evaluate as ever, but the teacher; gives the metrics that ``evaluate`` gives, under the prefix."""
-        # The precision in which Trainer would evaluate it alone.
+        """Evaluate the teacher in place of the model; return the metrics of ``evaluate``, with the prefix."""
+        # The precision in which Trainer would evaluate the teacher alone.
         full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
         precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
-        self._asked = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
+        self._evaluated_teacher = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:
-            self._asked = None
+            self._evaluated_teacher = None
 
     def evaluation_loop(self, *args, **kwargs):
         if self.is_in_train:
@@ -122,13 +123,20 @@ class EvaluationMixin:
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._onnx_model is not None:
-            return None, tuple(torch.from_numpy(logits) for logits in self._onnx_model(inputs)), None
-        if self._asked is None:
+            logits = [torch.from_numpy(output) for output in self._onnx_model(inputs)]
+            labels = [inputs[name] for name in self.label_names if name in inputs]
+            return None, _one_or_all(logits), _one_or_all(labels)
+        if self._evaluated_teacher is None:
             return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
         labels = {name: inputs[name] for name in self.label_names if name in inputs}
-        # Accelerate gives the model that it has prepared the same: lower precision inside, fp32 outside.
+        # As Accelerate does for a prepared model: lower precision inside, fp32 outside.
         with self.accelerator.autocast():
             step = super().prediction_step(
-                self._asked, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
+                self._evaluated_teacher, self._for_teacher(inputs) | labels, prediction_loss_only, ignore_keys
             )
         return convert_outputs_to_fp32(lambda: step)() if self.accelerator.native_amp else step
+
+
+def _one_or_all(tensors: list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
+    """A single tensor as it is, several as a tuple, None for none: as Trainer's own ``prediction_step`` has them."""
+    return tensors[0] if len(tensors) == 1 else tuple(tensors) or None

@@ -25,7 +25,7 @@ from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import load_quantization
+from sparsification.quantization.checkpoint import load_quantization
 from sparsification.report.dashboards import DashboardCallback
 from sparsification.report.progress import TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
@@ -34,6 +34,7 @@ from sparsification.trainer.epoch_length import EpochLength
 from sparsification.trainer.evaluation import EvaluationMixin
 from sparsification.trainer.reporting import ReportMixin
 from sparsification.trainer.resuming import ResumeMixin
+from sparsification.trainer.split_weights import split_weights_error
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +148,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         """Raise ManagerError where a launcher would leave each process a part of each weight."""
         for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
             if enabled and self.manager.modifiers:
-                raise ManagerError(
-                    f"{self.manager.recipe.source}: {name} splits the weights between processes, and a recipe needs "
-                    f"them whole: launch with torchrun or accelerate, without {name}"
-                )
+                raise ManagerError(f"{self.manager.recipe.source}: {split_weights_error(name)}")
 
     def _warn_about_skipped_modules(self) -> None:
         """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
@@ -227,8 +225,8 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         if self._nonfinite_losses >= (FP16_PATIENCE if self.args.fp16 else 1):
             raise LossError(
                 f"the loss is {float(loss)} at step {self.state.global_step} (epoch {self.current_step.epoch:.3g}): "
-                "the weights would be lost. Try a lower learning rate, gradient clipping (--max_grad_norm) or "
-                "--bf16 in place of --fp16; the checkpoints stay as they are"
+                "the next step would spoil the weights. Try a lower learning rate, gradient clipping "
+                "(--max_grad_norm) or --bf16 in place of --fp16; the checkpoints stay as they are"
             )
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from transformers.modelcard import TASK_MAPPING
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX, fingerprint
-from sparsification.export.onnx import ONNX_FILE, OnnxModel
+from sparsification.export.onnx import ONNX_FILE
+from sparsification.export.verify import OnnxModel
 from sparsification.model_io import input_names
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.recipe.model import RECIPE_FILE
 from sparsification.report import collect
 from sparsification.report.dashboards import log_files
 from sparsification.report.environment import machine_text, versions
@@ -23,7 +24,7 @@ from sparsification.report.model_card import complete_card, has_losses
 from sparsification.report.profiling import BATCH
 from sparsification.report.render import write_documents
 from sparsification.report.results import RunResult, redact_secrets
-from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE
 
 EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
 

@@ -15,8 +15,9 @@ from transformers.trainer import OPTIMIZER_NAME
 from sparsification.atomic_io import atomic_write_text
 from sparsification.errors import SparsificationError, printable
 from sparsification.manager import ManagerError
-from sparsification.quantization.modules import enable_fake_quant, load_quantization, save_quantization
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.quantization.checkpoint import load_quantization, save_quantization
+from sparsification.quantization.modules import enable_fake_quant
+from sparsification.recipe.model import RECIPE_FILE
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
 
 STATE_FILE = "sparsification.safetensors"

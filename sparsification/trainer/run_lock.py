@@ -1,8 +1,8 @@
-"""Lock on an output folder. Is another run writing here?
+"""Lock on a folder that a run writes to.
 
-Two runs in one folder would replace each other's checkpoints. The operating system holds the lock as long as the
-process lives, so that no kill leaves one behind; the file says who has it, and is gone when a run has ended. A file
-that is left over names the command that did not end here: that one may use the folder again.
+Two runs in one folder would replace each other's files. The operating system holds the lock while the process lives,
+so a killed run leaves no lock behind. The lock file names its holder and is removed when the run ends. A file that is
+left over names the command that did not end: the same command may use the folder again.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ else:
 
 logger = logging.getLogger(__name__)
 
-RUN_LOCK = "_run.lock"  # Trainer pushes no file to the hub that begins so
-_FAR = 2**30  # Windows lets nobody read what is locked: a byte behind the text
+RUN_LOCK = "_run.lock"  # Trainer does not push files to the hub whose names begin with an underscore
+_FAR = 2**30  # on Windows locked bytes cannot be read: lock one behind the text
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class RunLockError(SparsificationError):
-    """Another run has the folder."""
+    """Another run holds the folder."""
 
 
 class RunLock:
-    """A folder that is held: who has it, and which run was not finished there.
+    """Lock of a folder: its holder, and the last run that did not end there.
 
     Args:
         descriptor: the locked file.
@@ -49,16 +49,16 @@ class RunLock:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether the last run here did the same and did not end."""
+        """Whether the last run here had the same command and did not end."""
         return self._unfinished == self._command
 
     @property
     def names_unfinished(self) -> bool:
-        """Whether there is an unfinished run, this one included, that the file should go on naming."""
+        """Whether the file names an unfinished run, which may be this one."""
         return self._unfinished is not None
 
     def begin(self) -> None:
-        """From now on the folder is this run's: it has not been refused."""
+        """Name this run in the file: the folder was not refused, and the run writes to it from now on."""
         self._unfinished = self._command
         self._write()
 
@@ -70,20 +70,21 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, command: str) -> Iterator[RunLock]:
-    """Hold a folder for one run; it is made if missing, and goes again if an error leaves it empty.
+def locked(folder: Path, command: str, flag: str = "--output_dir") -> Iterator[RunLock]:
+    """Lock a folder for one run. It is created if missing, and removed again if an error leaves it empty.
 
     Args:
-        folder: where the run writes.
+        folder: folder that the run writes to.
         command: see ``RunLock``.
+        flag: flag that names the folder, for messages.
 
     Raises:
-        RunLockError: another process has the folder.
+        RunLockError: another process holds the folder.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN_LOCK
-    descriptor = _open_locked(path)
+    descriptor = _open_locked(path, flag)
     lock = RunLock(descriptor, command)
     is_over = False
     try:
@@ -96,27 +97,27 @@ def locked(folder: Path, command: str) -> Iterator[RunLock]:
         else:
             os.close(descriptor)
         if is_new and empty:
-            with contextlib.suppress(OSError):  # another run may have it by now
+            with contextlib.suppress(OSError):  # another run may hold it by now
                 folder.rmdir()
 
 
 def _release(path: Path, descriptor: int) -> None:
-    """Remove the file while it is locked, but on Windows, which removes nothing that is open."""
+    """Remove the file while it is locked; on Windows after closing it, because open files cannot be removed there."""
     if sys.platform != "win32":
         path.unlink(missing_ok=True)
         os.close(descriptor)
         return
     os.close(descriptor)
-    with contextlib.suppress(OSError):  # another run may have it by now
+    with contextlib.suppress(OSError):  # another run may hold it by now
         path.unlink(missing_ok=True)
 
 
-def _open_locked(path: Path) -> int:
-    """Open the file and lock it."""
+def _open_locked(path: Path, flag: str) -> int:
+    """Open a file, lock it, and return its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            _lock(descriptor)
+            _lock(descriptor, flag)
         except OSError as error:
             holder = _read(descriptor)
             os.close(descriptor)
@@ -124,7 +125,7 @@ def _open_locked(path: Path) -> int:
                 raise
             who = f"process {holder.get('process', '?')} on {holder.get('machine', '?')}"
             raise RunLockError(
-                f"--output_dir {path.parent} is in use by another run ({printable(who)}): wait for its end, or name "
+                f"{flag} {path.parent} is in use by another run ({printable(who)}): wait until it ends, or name "
                 "another folder"
             ) from error
         # The run before may have ended, and removed the file, between opening and locking.
@@ -133,7 +134,7 @@ def _open_locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, flag: str) -> None:
     """Lock an open file for this process alone: child processes, which may outlive it, do not inherit the lock."""
     if sys.platform == "win32":
         os.lseek(descriptor, _FAR, os.SEEK_SET)
@@ -145,13 +146,13 @@ def _lock(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
-        logger.warning("This file system has no locks: do not start a second run in the same --output_dir")
+        logger.warning(f"This file system has no locks: do not start a second run with the same {flag}")
 
 
 def _read(descriptor: int) -> dict[str, object]:
-    """What a run has written into the file, as far as it has.
+    """Read what a run has written into the file so far.
 
-    Through the descriptor that is open already: to close another one would give the lock away.
+    Reads through the open descriptor: closing a second one of the same file would release the lock.
     """
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:

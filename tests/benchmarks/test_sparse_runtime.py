@@ -10,7 +10,7 @@ import pytest
 from benchmarks import break_even, sparse_runtime_report
 from benchmarks.break_even import SHARES, write_layer
 from helpers.exports import needs_compiler
-from sparsification.runtime.convert import BREAK_EVEN
+from sparsification.runtime.rewrite import BREAK_EVEN
 
 
 def test_dense_layer_runs_as_it_does_in_an_exported_model(tmp_path):

@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForQuestionAnswering
 
 from sparsification.cli.main import main
-from sparsification.compat.sparseml_checkpoint import SavedRange, SparseMLFormatError, convert_checkpoint, find_qargs
-from sparsification.quantization.modules import load_quantization, quantizers
+from sparsification.compat.sparseml_checkpoint import convert_checkpoint
+from sparsification.compat.sparseml_files import SparseMLFormatError
+from sparsification.compat.sparseml_quantization import SavedRange, find_qargs
+from sparsification.quantization.checkpoint import load_quantization
+from sparsification.quantization.modules import quantizers
 from sparsification.recipe.loader import load_recipe
 
 SAVED = GOLDEN / "saved"
@@ -46,7 +49,7 @@ def copied(tmp_path) -> Path:
 
 def test_quantized_model_with_dropped_layers_computes_what_it_computed_in_sparseml(tmp_path):
     said = convert_checkpoint(SAVED, tmp_path / "out")
-    assert said[0] == "bert.encoder.layer: layers 0, 2 of 4 are there, and are 0, 1 now"
+    assert said[0] == "bert.encoder.layer: layers 0, 2 of 4 are renumbered 0, 1"
     assert said[-1] == "int8: 62 ranges"
     model = load(tmp_path / "out")
     assert model.config.num_hidden_layers == 2
@@ -67,7 +70,7 @@ def test_every_range_is_the_saved_one(tmp_path):
     assert len(ours) == 62
     value = ours["bert.encoder.layer.1.attention.self.matmul_quantizers.value"]  # layer 2 in SparseML
     prefix = "bert.encoder.layer.2.attention.self.context_layer_matmul.input_quant_stubs.1.activation_post_process"
-    assert value.low == STATE[f"{prefix}.activation_post_process.min_val"]
+    assert value.min_val == STATE[f"{prefix}.activation_post_process.min_val"]
     assert value.scale.item() == pytest.approx(STATE[f"{prefix}.scale"].item(), rel=1e-6)
     norm = ours["bert.embeddings.LayerNorm.output_quantizer"]
     assert norm.zero_point == STATE["bert.embeddings.LayerNorm.activation_post_process.zero_point"]
@@ -102,7 +105,7 @@ def test_quantized_model_of_this_project_stays_quantized(tmp_path):
     convert_checkpoint(SAVED, tmp_path / "ours")
     (tmp_path / "ours" / "spm.model").write_bytes(b"a tokenizer")
     said = convert_checkpoint(tmp_path / "ours", tmp_path / "again")
-    assert said[-1] == "int8: the 62 ranges of quantization.safetensors"
+    assert said[-1] == "int8: 62 ranges of quantization.safetensors"
     models = [load(tmp_path / name) for name in ("ours", "again")]
     for name, model in zip(("ours", "again"), models, strict=True):
         assert load_quantization(model, tmp_path / name)
@@ -116,17 +119,17 @@ def test_quantized_model_of_this_project_stays_quantized(tmp_path):
 def test_ranges_that_are_there_twice_or_of_another_model_are_refused(copied, tmp_path):
     convert_checkpoint(SAVED, tmp_path / "ours")
     shutil.copy(tmp_path / "ours" / "quantization.safetensors", copied)
-    with pytest.raises(SparseMLFormatError, match="ranges in its weights and in quantization.safetensors"):
+    with pytest.raises(SparseMLFormatError, match="ranges both in its weights and in quantization.safetensors"):
         convert_checkpoint(copied, tmp_path / "out")
     save_file({"low": torch.ones(1)}, tmp_path / "ours" / "quantization.safetensors")
-    with pytest.raises(SparseMLFormatError, match="does not hold the ranges of a quantized model"):
+    with pytest.raises(SparseMLFormatError, match="is not a file of quantization ranges"):
         convert_checkpoint(tmp_path / "ours", tmp_path / "out")
 
 
 def test_recipe_that_is_refused_here_is_copied_and_told_of(copied, tmp_path):
     (copied / "recipe.yaml").write_text("modifiers:\n  - !UnheardOfModifier\n      start_epoch: 0.0\n")
     said = convert_checkpoint(copied, tmp_path / "out")
-    assert "copied as it is" in said[0] and "UnheardOfModifier" in said[1]
+    assert "copied unchanged" in said[0] and "UnheardOfModifier" in said[1]
     assert (tmp_path / "out" / "recipe.yaml").read_text() == (copied / "recipe.yaml").read_text()
 
 
@@ -184,23 +187,23 @@ def lose_a_layer(state: dict) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (save_hostile, "does not hold weights, or more than weights"),
-        (save_hostile_zip, "does not hold weights, or more than weights"),
-        (save_noise, "does not hold weights"),
-        (save_list, "does not hold tensors by name"),
+        (save_hostile, "must contain weights and nothing else"),
+        (save_hostile_zip, "must contain weights and nothing else"),
+        (save_noise, "must contain weights and nothing else"),
+        (save_list, "must contain tensors by name"),
         (lose_weights, "neither model.safetensors nor pytorch_model.bin"),
-        (lose_config, "no saved model"),
+        (lose_config, "is not a saved model"),
         (configured(architectures=["DistilBertForQuestionAnswering"]), "which is no bert model"),
         (configured(architectures=["pipeline"]), "which is no bert model"),
-        (configured(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
-        (configured(hidden_act="magic"), "config.json is not that of a BertForQuestionAnswering"),
-        (configured(hidden_size=10**9), "config.json is not that|instead of"),
+        (configured(num_hidden_layers=10**9), "num_hidden_layers must be 1 to 1000, got 1000000000"),
+        (configured(hidden_act="magic"), "config.json is not valid for BertForQuestionAnswering"),
+        (configured(hidden_size=10**9), "config.json is not valid|must have shape"),
         (changed(lose_a_layer), r"weights of bert.encoder.layer.2 are missing, and recipe.yaml does not drop them"),
         (changed(lambda state: state.pop("qa_outputs.module.bias")), "qa_outputs.bias is missing"),
-        (changed(lambda state: state.update({"extra.weight": torch.ones(1)})), "extra.weight is none of BertForQ"),
+        (changed(lambda state: state.update({"extra.weight": torch.ones(1)})), "has no extra.weight"),
         (
             changed(lambda state: state.update({"qa_outputs.module.bias": torch.ones(3)})),
-            r"qa_outputs.bias is \(3,\) instead of \(2,\)",
+            r"qa_outputs.bias must have shape \(2,\), got \(3,\)",
         ),
         (
             changed(lambda state: state.pop("qa_outputs.quant.activation_post_process.scale")),
@@ -208,7 +211,7 @@ def lose_a_layer(state: dict) -> None:
         ),
         (
             changed(lambda state: state["qa_outputs.quant.activation_post_process.scale"].mul_(1.5)),
-            "qa_outputs.input_quantizer are those of no integers",
+            "have the scale and zero point of qa_outputs.input_quantizer",
         ),
     ],
 )
@@ -223,7 +226,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(copied, tmp_pat
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["convert", str(SAVED), str(tmp_path)]) == 1
-    assert capsys.readouterr().err == f"{tmp_path} is there already, and not empty\n"
+    assert capsys.readouterr().err == f"{tmp_path} must not exist, or be an empty folder\n"
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     assert main(["convert", str(SAVED), str(tmp_path / "out")]) == 0
     assert "int8: 62 ranges" in capsys.readouterr().out

@@ -9,8 +9,9 @@ from helpers.trainers import SparseTrainer, arguments, make_data, make_model, ma
 from sparsification.distillation.hidden_states import feature_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.modules import Scheme, fake_quant_enabled, insert_fake_quantizers
-from sparsification.recipe.loader import RecipeError
+from sparsification.quantization.modules import fake_quant_enabled, insert_fake_quantizers
+from sparsification.quantization.scheme import Scheme
+from sparsification.recipe.document import RecipeError
 from sparsification.targets import Targets
 
 LAYERS = r"""

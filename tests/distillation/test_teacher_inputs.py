@@ -20,8 +20,8 @@ from sparsification.distillation.teacher import load_teacher
 from sparsification.distillation.teacher_cache import TeacherCache, cache_key, settings
 from sparsification.export.verify import OnnxModel
 from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import UsageError
 from sparsification.tasks.question_answering.features import prepare_train_features
 
 DISTILL = "modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n  - !DistillationModifier {hardness: 1.0}\n"

@@ -18,11 +18,11 @@ from transformers import (
 )
 
 from helpers.exports import CASES, FAMILIES, INPUTS, OUTPUTS, SIZE, _batch, _bert, _export, _initializers, _quantize
-from sparsification.export import onnx as export
 from sparsification.export import verify as export_check
-from sparsification.export.int8 import has_vnni
-from sparsification.export.onnx import ExportError, export_onnx
-from sparsification.export.verify import OnnxModel
+from sparsification.export import write as export_write
+from sparsification.export.cpu import has_vnni
+from sparsification.export.onnx import export_onnx
+from sparsification.export.verify import ExportError, OnnxModel
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 from sparsification.quantization.modules import enable_fake_quant, quantizers
 
@@ -69,7 +69,7 @@ def test_int8_graph_equals_fake_quantized_torch(case, target, export_case):
     proto = onnx.load(report.path)
     proto.opset_import[0].version = 19
     assert _mean_difference(model, ReferenceEvaluator(proto).run, _batch(3, 17, seed=3)) < 1e-2
-    exported = export.OnnxModel(report.path, OUTPUTS)
+    exported = OnnxModel(report.path, OUTPUTS)
     for shape in ((3, 17), (2, 40)):
         assert _mean_difference(model, lambda _, batch: exported(batch), _batch(*shape, seed=3)) < 5e-2
 
@@ -250,7 +250,7 @@ def test_int8_file_is_small(tmp_path):
 
 def _spoil(monkeypatch, change):
     """Change the graph between its export and the check."""
-    write = export._write
+    write = export_write.write
 
     def spoilt(model, path, *args):
         write(model, path, *args)
@@ -263,7 +263,7 @@ def _spoil(monkeypatch, change):
         change(proto.graph, {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}, put)
         onnx.save(proto, path)
 
-    monkeypatch.setattr(export, "_write", spoilt)
+    monkeypatch.setattr(export_write, "write", spoilt)
 
 
 def _product_scale(graph, weight: str) -> str:
@@ -329,14 +329,14 @@ def test_faulty_scale_of_a_product_in_integers_is_refused_and_named(layer, monke
 @pytest.mark.parametrize("target", TARGETS)
 def test_wrong_outputs_of_right_modules_are_refused(target, monkeypatch, tmp_path):
     model = _quantize(_bert())
-    real = export.OnnxModel.__call__
+    real = OnnxModel.__call__
 
     def swapped(exported, batch):
         outputs = real(exported, batch)
         return outputs[::-1] if len(outputs) == 2 else outputs
 
-    monkeypatch.setattr(export.OnnxModel, "__call__", swapped)
-    monkeypatch.setattr(export, "module_differences", lambda *args: {})
+    monkeypatch.setattr(OnnxModel, "__call__", swapped)
+    monkeypatch.setattr(export_write, "module_differences", lambda *args: {})
     with pytest.raises(ExportError, match=r"_logits differ .* in the mean; allowed is 0.25"):
         _export(model, tmp_path, target=target)
 
@@ -344,9 +344,9 @@ def test_wrong_outputs_of_right_modules_are_refused(target, monkeypatch, tmp_pat
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
 def test_outputs_that_are_no_numbers_are_refused(spoilt, monkeypatch, tmp_path):
     model = _quantize(_bert(1))
-    real = export.OnnxModel.__call__
-    monkeypatch.setattr(export.OnnxModel, "__call__", lambda *args: tuple(x + spoilt for x in real(*args)))
-    monkeypatch.setattr(export, "module_differences", lambda *args: {})
+    real = OnnxModel.__call__
+    monkeypatch.setattr(OnnxModel, "__call__", lambda *args: tuple(x + spoilt for x in real(*args)))
+    monkeypatch.setattr(export_write, "module_differences", lambda *args: {})
     with pytest.raises(ExportError, match="differ"):
         _export(model, tmp_path)
 
@@ -434,7 +434,7 @@ def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog)
     assert "reduce_range: True in the recipe's QuantizationModifier" in report.cpu_note
     assert _export(reduced, tmp_path).cpu_note == ""
     assert _export(_bert(1), tmp_path).cpu_note == ""
-    monkeypatch.setattr(export, "MODULE_LIMIT", -1.0)
+    monkeypatch.setattr(export_write, "MODULE_LIMIT", -1.0)
     with pytest.raises(ExportError, match="not kept. This CPU has no VNNI"):
         _export(model, tmp_path)
     monkeypatch.undo()

@@ -29,8 +29,10 @@ from transformers import (
 )
 
 from sparsification.export import onnx as export
+from sparsification.export import prepare
 from sparsification.export import verify as export_check
-from sparsification.export.onnx import ExportError, OnnxModel, export_onnx
+from sparsification.export.onnx import export_onnx
+from sparsification.export.verify import ExportError, OnnxModel
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 MAX_LENGTH = 64
@@ -308,7 +310,7 @@ def test_difference_over_tolerance_is_an_error(target):
 
 
 def test_graph_with_other_weights_is_an_error(target, monkeypatch):
-    write = export._write
+    write = export.write
 
     def spoilt(model, path, *args):
         write(model, path, *args)
@@ -317,7 +319,7 @@ def test_graph_with_other_weights_is_an_error(target, monkeypatch):
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name))
         onnx.save(proto, path)
 
-    monkeypatch.setattr(export, "_write", spoilt)
+    monkeypatch.setattr(export, "write", spoilt)
     with pytest.raises(ExportError, match="differ from PyTorch's by up to 1.00e-02"):
         _export(_bert(), target)
 
@@ -354,7 +356,7 @@ def test_complaint_of_the_checker_is_an_error(target, monkeypatch):
 
 
 def test_file_that_onnx_runtime_cannot_load_is_an_error(target, monkeypatch):
-    monkeypatch.setattr(export, "_write", lambda model, path, *args: path.write_bytes(b"no protobuf"))
+    monkeypatch.setattr(export, "write", lambda model, path, *args: path.write_bytes(b"no protobuf"))
     with pytest.raises(ExportError, match="ONNX Runtime cannot (load|run)"):
         _export(_bert(), target)
 
@@ -413,7 +415,7 @@ def test_missing_names_and_features_are_named(target):
 
 
 def test_model_of_more_than_two_gigabytes_is_refused(target, monkeypatch):
-    monkeypatch.setattr(export, "MAX_FILE_BYTES", 2**16)
+    monkeypatch.setattr(prepare, "MAX_FILE_BYTES", 2**16)
     with pytest.raises(ExportError, match="GiB of fp32 weights; a single ONNX file holds at most"):
         _export(_bert(), target)
 

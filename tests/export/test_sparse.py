@@ -16,8 +16,9 @@ from sparsification.export import sparse as export
 from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import DOMAIN, SPARSE_FILE
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.runtime.rewrite.linear import DOMAIN
+from sparsification.tasks.errors import UsageError
 
 
 @needs_compiler
@@ -85,7 +86,7 @@ def test_faulty_sparse_file_is_refused_and_the_older_one_kept(fault, monkeypatch
     (tmp_path / SPARSE_FILE).write_bytes(b"older")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     _spoil(monkeypatch, FAULTS[fault])
-    with pytest.raises(ExportError, match=r"does not say what it says: .* allowed is 0.01. model.sparse.onnx was not"):
+    with pytest.raises(ExportError, match=r"differs from it: .* allowed is 0.01. model.sparse.onnx was not"):
         export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sparsification.distillation.logits import distillation_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 # fp32, another version of torch, another CPU: at most 5e-6 was seen.
 LOSS = {"rel": 1e-4, "abs": 1e-5}

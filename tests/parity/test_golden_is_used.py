@@ -24,6 +24,7 @@ OTHERS = {
     "recipes/compose_staged.yaml": "test_golden_recipes.py",
     "flags.json": "../test_run_qa.py",
     "sparseml.json": "../test_coming_from_sparseml.py",
+    "seqeval.json": "../tasks/token_classification/test_metrics.py",
     "saved/config.json": "../compat/test_sparseml_checkpoint.py",
     "saved/logits.json": "../compat/test_sparseml_checkpoint.py",
     "saved/pytorch_model.bin": "../compat/test_sparseml_checkpoint.py",

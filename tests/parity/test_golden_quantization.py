@@ -6,7 +6,7 @@ import torch
 from golden_run import GOLDEN, Replay, load_case, load_masks, load_model
 from safetensors.torch import load_file
 
-from sparsification.compat.sparseml_checkpoint import our_name
+from sparsification.compat.sparseml_quantization import our_name
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import ConstantPruningModifier
 from sparsification.quantization.fake_quantize import FakeQuantize

@@ -14,7 +14,8 @@ from golden_run import GOLDEN as FOLDER
 
 from sparsification.modifiers import MODIFIERS, Modifier
 from sparsification.recipe.conflicts import learning_rate_conflicts
-from sparsification.recipe.loader import RecipeError, load_recipe
+from sparsification.recipe.document import RecipeError
+from sparsification.recipe.loader import load_recipe
 
 GOLDEN = json.loads((FOLDER / "recipes" / "recipes.json").read_text())
 
@@ -109,7 +110,7 @@ def test_golden_recipe_survives_writing(name, tmp_path):
 
 def test_recipes_that_sparseml_composed_are_read_as_its_stages():
     text = (FOLDER / "recipes" / "compose_staged.yaml").read_text()
-    with pytest.raises(RecipeError, match="end_epoch 10: quantization has no end"):
+    with pytest.raises(RecipeError, match="end_epoch must be -1, got 10: quantization has no end"):
         load_recipe(text)  # SparseML 1.8.0 writes it, and refuses it
     recipe = load_recipe(text.replace("end_epoch: 10\n          exclude", "end_epoch: -1\n          exclude"))
     assert recipe.stages == ["stage_0", "stage_1"]

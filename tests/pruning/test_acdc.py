@@ -9,7 +9,7 @@ from helpers.recipes import COMPRESS_NOW_AND_THEN
 from helpers.trainers import make_model, make_trainer
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 ACDC = """
 modifiers:

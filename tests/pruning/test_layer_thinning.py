@@ -8,7 +8,8 @@ from transformers import AutoModelForQuestionAnswering, DistilBertConfig
 from helpers.recipes import DROP_LATE, PRUNE_ROWS, QUANTIZE, THIN
 from helpers.trainers import make_data, make_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.quantization.modules import enable_fake_quant, load_quantization
+from sparsification.quantization.checkpoint import load_quantization
+from sparsification.quantization.modules import enable_fake_quant
 
 BATCH = {key: torch.stack([row[key] for row in make_data(4)]) for key in ("input_ids", "attention_mask")}
 SEVERAL = PRUNE_ROWS.replace("0.8", "0.5") + THIN

@@ -8,7 +8,7 @@ from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.mfac import inverse_diagonal, inverse_times, whitened
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 MFAC = PRUNE.replace("GMPruning", "MFACPruning") + "    num_grads: 3\n"
 

@@ -8,7 +8,7 @@ from helpers.trainers import assert_same_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.powerpropagation import power, slope
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 BOTH = """
 modifiers:

@@ -9,7 +9,7 @@ from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.pruning.rigl import allocate_sparsity
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 RIGL = """
 modifiers:

@@ -8,7 +8,7 @@ from helpers.recipes import EXPLORE
 from helpers.trainers import make_model, make_trainer
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 TOPKAST = """
 modifiers:

@@ -43,25 +43,25 @@ def test_recipe_is_found_in_text(text):
 def test_lines_are_counted_from_the_top_of_the_file(tmp_path):
     path = tmp_path / "recipe.md"
     path.write_text("<!--\nlicence\n-->\n---\nmodifiers:\n  - !EpochRangeModifier\n    end_epoch: x\n---\n")
-    assert problem_of(path).startswith(f"{path}, line 7: EpochRangeModifier: end_epoch must be a number, not 'x'")
+    assert problem_of(path).startswith(f"{path}, line 7: EpochRangeModifier: end_epoch must be a number, got 'x'")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.md", RANGE, "no recipe at the top"),
-        ("x.md", "# Title\n---\n" + RANGE + "---\n", "no recipe at the top"),
-        ("x.md", "---\n" + RANGE, "line 1: no second line '---'"),
-        ("x.md", "<!-- -->\n+++\n" + RANGE + "---\n", "line 2: no second line '+++'"),
+        ("x.md", RANGE, "must begin with YAML between two lines '---'"),
+        ("x.md", "# Title\n---\n" + RANGE + "---\n", "must begin with YAML between two lines '---'"),
+        ("x.md", "---\n" + RANGE, "line 1: the front matter has no closing line '---'"),
+        ("x.md", "<!-- -->\n+++\n" + RANGE + "---\n", "line 2: the front matter has no closing line '+++'"),
         ("x.md", "---\n---\n", "is empty"),
         ("x.yaml", "", "is empty"),
         ("x.yaml", " \n# only a comment\n", "is empty"),
-        ("x.yaml", "a: 1\n", "there is no list of modifiers"),
-        ("x.yaml", "modifiers:\n", "there is no list of modifiers"),
-        ("x.yaml", "just words\n", "line 1: this is a text"),
-        ("x.yaml", b"a: 1\nb: \xff\n", "line 2: this is not UTF-8"),
-        ("x.yaml", "#" * 1_000_001, "longer than 1000000 bytes"),
-        ("x.txt", RANGE, "a recipe is a .yaml, .yml or .md file"),
+        ("x.yaml", "a: 1\n", "a recipe needs a list 'modifiers:'"),
+        ("x.yaml", "modifiers:\n", "a recipe needs a list 'modifiers:'"),
+        ("x.yaml", "just words\n", "line 1: a recipe must be a mapping or a list of modifiers, got a string"),
+        ("x.yaml", b"a: 1\nb: \xff\n", "line 2: the file must be UTF-8"),
+        ("x.yaml", "#" * 1_000_001, "at most 1000000 bytes"),
+        ("x.txt", RANGE, "a recipe must be a .yaml, .yml or .md file"),
         ("x.yaml", "a: [1, 2\nb: 3\n", "line 2: "),
         ("x.yaml", "a: 1\n\tb: 2\n", "line 2: found character '\\\\t'"),
         ("x.yaml", "a: *b\n", "line 1: found undefined alias"),
@@ -88,7 +88,7 @@ def test_missing_file_and_directory_are_told(tmp_path):
 
 
 def test_raw_text_over_the_limit_is_told():
-    assert "longer than" in problem_of("#\n" * 600_000)
+    assert "at most 1000000 characters" in problem_of("#\n" * 600_000)
 
 
 SAID = {

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from sparsification.modifiers import MODIFIERS
-from sparsification.recipe.loader import RecipeError, load_recipe
+from sparsification.recipe.document import RecipeError
+from sparsification.recipe.loader import load_recipe
 
 # The arguments of each modifier's constructor in SparseML 1.8.0; RigL took global_sparsity, which had to be false.
 GRADUAL = (

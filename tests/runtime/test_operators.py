@@ -18,7 +18,7 @@ from helpers.exports import (
     needs_compiler,
 )
 from sparsification.runtime.build import build
-from sparsification.runtime.convert import DOMAIN
+from sparsification.runtime.rewrite.linear import DOMAIN
 
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 

@@ -8,7 +8,7 @@ import torch
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 STEPS = 8  # an epoch
 

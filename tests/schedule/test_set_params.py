@@ -7,7 +7,7 @@ from helpers.recipes import PRUNE
 from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 SET = "modifiers:\n  - !SetParamModifier\n    params: [bias]\n    val: 0.25\n    start_epoch: 1.0\n"
 GRADUAL = """

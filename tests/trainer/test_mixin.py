@@ -12,8 +12,9 @@ from transformers import AutoModelForQuestionAnswering, Trainer
 from helpers.recipes import DISTILL, DROP, EVERYTHING, LEARNING_RATE, PRUNE, QUANTIZE
 from helpers.trainers import SparseTrainer, arguments, assert_same_model, losses, make_data, make_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.quantization.modules import QuantizationError, enable_fake_quant, fake_quant_enabled, quantizers
-from sparsification.recipe.loader import RECIPE_FILE
+from sparsification.quantization.checkpoint import QuantizationError
+from sparsification.quantization.modules import enable_fake_quant, fake_quant_enabled, quantizers
+from sparsification.recipe.model import RECIPE_FILE
 
 
 @pytest.mark.parametrize("recipe", [None, "modifiers: []\n"])
@@ -325,6 +326,6 @@ def test_another_quantization_than_the_saved_one_is_refused(tmp_path):
     trainer = make_trainer(tmp_path, QUANTIZE)
     trainer.train()
     trainer.save_model()
-    with pytest.raises(QuantizationError, match="the saved model is quantized otherwise than the recipe says"):
+    with pytest.raises(QuantizationError, match="the saved model's quantization differs from the recipe's"):
         from_folder(tmp_path, tmp_path / "again", QUANTIZE + "    reduce_range: True\n")
     assert fake_quant_enabled(from_folder(tmp_path, tmp_path / "again", QUANTIZE).model)

@@ -29,7 +29,7 @@ def test_loss_that_is_no_number_stops_the_run_and_names_the_step(tmp_path, recip
     trainer = make_trainer(tmp_path, recipe, logging_nan_inf_filter=shown)
     spoil_losses(trainer, range(5, 6), value)
     place = r"(5 \(epoch 0\.625|6 \(epoch 0\.75)\): "
-    with pytest.raises(LossError, match=rf"the loss is {value} at step {place}the weights would be lost"):
+    with pytest.raises(LossError, match=rf"the loss is {value} at step {place}the next step would spoil the weights"):
         trainer.train()
 
 

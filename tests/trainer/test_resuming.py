@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from helpers.recipes import PRUNE
 from helpers.trainers import make_trainer
 from sparsification.manager import ManagerError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import loading
-from sparsification.tasks.question_answering.arguments import ModelArguments, UsageError
+from sparsification.tasks.question_answering.arguments import ModelArguments
 from sparsification.trainer.resuming import STATE_FILE, CheckpointError
 
 

@@ -17,7 +17,7 @@ from helpers.recipes import PRUNE
 from helpers.trainers import make_trainer
 from run_qa import main
 from sparsification import atomic_io as saving
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.errors import TaskError, UsageError
 from sparsification.trainer.checkpoints import TRAINED, checkpoint_error
 from sparsification.trainer.mixin import SparseTrainerMixin
 from sparsification.trainer.run_lock import RUN_LOCK, RunLockError, locked
@@ -82,6 +82,22 @@ def test_second_run_in_a_folder_is_told_at_its_start(tiny_model_dir, tmp_path, h
         main(command(tiny_model_dir, data, tmp_path / "out", "--do_train", "--overwrite_output_dir"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in (tmp_path / "out").iterdir()] == [RUN_LOCK]
+
+
+def test_second_run_with_the_same_export_folder_is_refused_at_its_start(tiny_model_dir, tmp_path, holder):
+    data = tmp_path / "there is none"
+    argv = command(tiny_model_dir, data, tmp_path / "other", "--do_train", "--onnx_export_path", str(tmp_path / "out"))
+    with pytest.raises(RunLockError, match=f"--onnx_export_path .*out is in use by another run .process {holder.pid} "):
+        main(argv)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("export", ["out", "out/onnx", "onnx", None])
+def test_locks_are_gone_and_new_folders_too_where_a_run_is_refused(tiny_model_dir, tmp_path, export):
+    argv = command(tiny_model_dir, tmp_path / "there is none", tmp_path / "out", "--do_train")
+    with pytest.raises(TaskError, match="there is none"):
+        main([*argv, "--onnx_export_path", str(tmp_path / export)] if export else argv)
+    assert not list(tmp_path.iterdir())
 
 
 def test_killed_run_has_no_lock_though_its_worker_lives(tmp_path, holder):

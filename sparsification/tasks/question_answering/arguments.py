@@ -7,15 +7,15 @@ refused at once.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
 from sparsification.manager import ScheduledModifierManager
-from sparsification.tasks.question_answering.command_line import QAError as QAError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.command_line import (
-    UsageError,
     accept_files_and_lists,
     is_first_process,
     name_dashboards,
@@ -103,7 +103,10 @@ class DataTrainingArguments:
     )
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={"help": "Train from the start in an output_dir that is not empty, whatever checkpoints it holds."},
+        metadata={
+            "help": "Train from the start in an output_dir that is not empty. Its checkpoints are removed when this "
+            "run has saved its first one."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -135,12 +138,38 @@ class ArgumentParser(HfArgumentParser):
         raise UsageError(message)
 
 
-Arguments = tuple[
-    ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments, ScheduledModifierManager
-]
+@dataclass(frozen=True)
+class Flags:
+    """All arguments of a run, and the recipe that they name."""
+
+    model: ModelArguments
+    data: DataTrainingArguments
+    sparse: SparsificationArguments
+    training: TrainingArguments
+    manager: ScheduledModifierManager
+
+    def value(self, flag: str) -> Any:
+        """Value of a flag, whichever arguments it belongs to."""
+        return next(vars(part)[flag] for part in self._parts() if flag in vars(part))
+
+    def set(self, flag: str, value: Any) -> None:
+        """Change a flag."""
+        setattr(next(part for part in self._parts() if flag in vars(part)), flag, value)
+
+    def _parts(self) -> tuple[Any, ...]:
+        return self.training, self.data, self.model, self.sparse
+
+    @property
+    def compares_checkpoints(self) -> bool:
+        """Whether a metric decides what is saved, loaded at the end, or how fast to learn."""
+        return (
+            self.training.load_best_model_at_end
+            or self.training.save_strategy == SaveStrategy.BEST
+            or self.training.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+        )
 
 
-def parse_arguments(argv: list[str]) -> Arguments:
+def parse_arguments(argv: list[str]) -> Flags:
     """Read the command line, the JSON or YAML files of arguments that it names, and its recipe.
 
     Raises:
@@ -158,7 +187,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
     prepare_export(values.onnx_export_path, values.onnx_target)
     # Last, because Transformers' arguments look at the machine, which takes seconds.
     try:
-        return *parser.parse_dict(vars(values)), manager
+        return Flags(*parser.parse_dict(vars(values)), manager)
     except (ValueError, TypeError, ImportError) as error:  # what the arguments' own checks raise
         if values.ddp_backend is not None and "process group" in str(error):
             message = f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"

@@ -21,18 +21,10 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from sparsification.compat.legacy_flags import FlagError, translate_flags
-from sparsification.errors import SparsificationError
+from sparsification.tasks.errors import UsageError
 
 CONFIG = "--config"
 FILES = (".json", ".yaml", ".yml")
-
-
-class QAError(SparsificationError):
-    """Something the user can put right; the message alone says what."""
-
-
-class UsageError(QAError):
-    """Arguments that do not fit each other or this machine's files."""
 
 
 def accept_files_and_lists(parser: HfArgumentParser) -> None:

@@ -1,51 +1,26 @@
-"""Which questions are there? Files, folders and hub data sets in; one table with always the same columns out.
+"""Data sets of question answering: hub, folders and files become one table with the columns of ``QA_FEATURES``."""
 
-SQuAD itself ships nested JSON (articles -> paragraphs -> questions), the hub flat records; people also keep JSON lines,
-CSV and parquet. All of them become rows of ``QA_FEATURES``, and whatever cannot is refused with file and record.
-"""
-
-import ast
-import csv
 import hashlib
-import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import datasets
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict, Value
 
-from sparsification.tasks.question_answering.arguments import EXTENSIONS, QAError
+from sparsification.tasks.errors import DataError
+from sparsification.tasks.question_answering.arguments import EXTENSIONS
+from sparsification.tasks.question_answering.records import QA_FEATURES, is_labelled, qa_record, read_records
 
 logger = logging.getLogger(__name__)
 
-QA_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "title": Value("string"),
-        "context": Value("string"),
-        "question": Value("string"),
-        "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))},
-    }
-)
-FLAT_ANSWERS = (
-    "answers.text",
-    "answers.answer_start",
-)  # as Dataset.flatten names them
-CSV_SEPARATORS = ",;\t"
 # The hub's short names of 2021; only the names with an owner are sure to be found today.
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 SPLIT_PREFIXES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
-
-
-class DataError(QAError):
-    """A data file or data set that cannot be used."""
 
 
 def load_qa_dataset(
@@ -208,235 +183,6 @@ def _answers_in_place(record: dict[str, Any]) -> bool:
     )
 
 
-def read_records(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the raw records of one file, nested SQuAD JSON already taken apart.
-
-    Raises:
-        DataError: an unknown extension, or a file that is not what its extension says.
-    """
-    extension = Path(path).suffix[1:].lower()
-    if os.path.getsize(path) == 0:
-        raise DataError(f"{path}: the file is empty")
-    if extension in ("json", "jsonl"):
-        yield from _read_json(path)
-    elif extension == "csv":
-        yield from _read_csv(path)
-    elif extension == "parquet":
-        try:
-            for batch in pq.ParquetFile(path).iter_batches():
-                yield from batch.to_pylist()
-        except ValueError as error:  # pyarrow's ArrowInvalid is one
-            raise DataError(f"{path}: not a parquet file ({error})") from error
-    else:
-        raise DataError(f"{path}: cannot read '.{extension}'; known are {', '.join('.' + e for e in EXTENSIONS)}")
-
-
-def _read_csv(path: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # contexts are longer than the 128 KiB that csv allows a field
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=_separator(file))
-            header = [name.strip() for name in next(rows)]
-            count = 0
-            for row in rows:
-                if not row:
-                    continue
-                count += 1
-                if len(row) < len(header) or any(row[len(header) :]):
-                    raise DataError(
-                        f"{path}, record {count}: {len(row)} fields for {len(header)} columns; a text that holds the "
-                        "separator, a quote or a line break stands in quotes, as Python's csv.writer writes it"
-                    )
-                yield dict(zip(header, row, strict=False))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text ({error})") from error
-    except (csv.Error, StopIteration) as error:
-        raise DataError(f"{path}: not a CSV file ({error})") from error
-
-
-def _separator(file: TextIO) -> str:
-    """Tell which sign separates the columns: the one that makes ``question`` and ``context`` of the header."""
-    for separator in CSV_SEPARATORS:
-        file.seek(0)
-        header = next(csv.reader(file, delimiter=separator))
-        if {"question", "context"} <= {name.strip() for name in header}:
-            break
-    else:
-        separator = CSV_SEPARATORS[0]
-    file.seek(0)
-    return separator
-
-
-def _read_json(path: str) -> Iterator[dict[str, Any]]:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text ({error})") from error
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        content = _json_lines(path, text, error)
-    if isinstance(content, dict) and "data" in content:
-        content = content["data"]
-    elif isinstance(content, dict) and ("question" in content or "paragraphs" in content):
-        content = [content]  # JSON lines of a single line
-    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        raise DataError(f'{path}: expected SQuAD\'s {{"data": [...]}} or a list of records, found {_brief(content)}')
-    for item in content:
-        if "paragraphs" in item:
-            yield from _questions_of(item, path)
-        else:
-            yield item
-
-
-def _json_lines(path: str, text: str, whole_error: json.JSONDecodeError) -> list[Any]:
-    records = []
-    # Not splitlines: JSON strings may hold U+2028, U+0085 and others of its separators as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if not records:
-                raise DataError(f"{path}, line {whole_error.lineno}: not JSON ({whole_error.msg})") from error
-            raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from error
-    return records
-
-
-def _questions_of(article: dict[str, Any], path: str) -> Iterator[dict[str, Any]]:
-    """Yield one flat record for every question of one article of SQuAD's nested JSON."""
-    try:
-        for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
-                yield {"title": article.get("title"), "context": paragraph["context"], **question}
-    except (KeyError, TypeError) as error:
-        title = article.get("title")
-        raise DataError(
-            f"{path}: article {title!r} is not SQuAD's paragraphs -> context, qas -> question (missing: {error})"
-        ) from error
-
-
-def qa_record(raw: Mapping[str, Any], where: str, number: int, answers_needed: bool = True) -> dict[str, Any]:
-    """Bring one raw record into the shape of ``QA_FEATURES``.
-
-    Args:
-        raw: a record with ``question``, ``context`` and, where needed, ``answers``.
-        where: file and record, for messages.
-        number: becomes the ``id`` of a record that has none.
-        answers_needed: False for test data, whose answers may be unknown.
-
-    Raises:
-        DataError: a column is missing or of the wrong kind.
-    """
-    for column in ("question", "context"):
-        if column not in raw:
-            raise DataError(f"{where}: no column '{column}'; there are {', '.join(map(repr, raw)) or 'none'}")
-        if not isinstance(raw[column], str):
-            raise DataError(f"{where}: '{column}' should be a text, not {_brief(raw[column])}")
-    if answers_needed and not is_labelled(raw):
-        raise DataError(
-            f"{where}: no column 'answers'; there are {', '.join(map(repr, raw))}. It holds "
-            '{"text": [...], "answer_start": [...]}, in CSV as json.dumps writes it; "answers.text" and '
-            '"answers.answer_start" are columns that can stand for it'
-        )
-    given_id = raw.get("id")
-    return {
-        "id": str(number if given_id in (None, "") else given_id),
-        "title": str(raw.get("title") or ""),
-        "context": raw["context"],
-        "question": raw["question"],
-        "answers": {"text": [], "answer_start": []}
-        if _is_true(raw.get("is_impossible"))
-        else _answers(_given_answers(raw, where), where),
-    }
-
-
-def is_labelled(raw: Mapping[str, Any]) -> bool:
-    """Tell whether a raw record says what the right answer is, or that there is none."""
-    return "answers" in raw or set(FLAT_ANSWERS) <= set(raw) or _is_true(raw.get("is_impossible"))
-
-
-def _given_answers(raw: Mapping[str, Any], where: str) -> Any:
-    """Give a record's answers as they are, or put them together from two columns ``answers.*``."""
-    if "answers" in raw or not set(FLAT_ANSWERS) <= set(raw):
-        return raw.get("answers")
-    texts, starts = (raw[column] for column in FLAT_ANSWERS)
-    if isinstance(starts, str) and starts.strip():
-        starts = _literal(starts, "answers.answer_start", where)
-        # Whether it is a list decides it for the text, too: an answer may itself look like one.
-        if isinstance(starts, list) and isinstance(texts, str):
-            texts = _literal(texts, "answers.text", where)
-    if texts in (None, "", []) and starts in (None, "", []):
-        return None
-    return {"text": texts, "answer_start": starts}
-
-
-def _literal(value: str, column: str, where: str) -> Any:
-    """Read a column's text as JSON or as a Python literal."""
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-            raise DataError(
-                f"{where}: '{column}' is neither JSON nor a Python literal: {_brief(value)}. Write the column as JSON "
-                '({"text": ["Rome"], "answer_start": [12]}), or the data set with to_json in place of to_csv'
-            ) from error
-
-
-def _is_true(value: Any) -> bool:
-    return value is True or str(value).lower() in ("true", "1")
-
-
-def _answers(value: Any, where: str) -> dict[str, list]:
-    """Bring answers into ``{"text": [...], "answer_start": [...]}``, from a dict, a list of dicts or their text."""
-    if isinstance(value, str) and value.strip():
-        value = _literal(value, "answers", where)
-    if value in (None, "", []):
-        return {"text": [], "answer_start": []}
-    if isinstance(value, dict):
-        texts, starts = value.get("text"), value.get("answer_start")
-        if isinstance(texts, str) and not isinstance(starts, list):
-            texts, starts = [texts], [starts]
-    elif isinstance(value, list) and all(isinstance(answer, dict) for answer in value):
-        texts = [answer.get("text") for answer in value]
-        starts = [answer.get("answer_start") for answer in value]
-    else:
-        texts = starts = None
-    good = (
-        isinstance(texts, list)
-        and isinstance(starts, list)
-        and len(texts) == len(starts)
-        and all(isinstance(text, str) for text in texts)
-        # Where an empty text stands means nothing; some tools write -1.
-        and all(
-            isinstance(start, int) and 0 <= start < 2**31
-            for text, start in zip(texts, starts, strict=True)
-            if text.strip()
-        )
-    )
-    if not good:
-        raise DataError(
-            f"{where}: 'answers' should be {{'text': [texts], 'answer_start': [numbers]}}, one number from 0 on for "
-            f"each text, not {_brief(value)}"
-        )
-    # Annotation tools write "no answer" as an empty text.
-    kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
-    return {"text": [text for text, _ in kept], "answer_start": [start for _, start in kept]}
-
-
-def has_answer_text(answers: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether a question has an answer: an empty text is none."""
-    return any(text.strip() for text in answers["text"])
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _as_qa_datasets(loaded: DatasetDict, where: str) -> DatasetDict:
     """Check the splits of a loaded data set and give them ``QA_FEATURES`` where their columns differ."""
     for split, data in loaded.items():
@@ -463,58 +209,3 @@ def _has_empty(data: Dataset) -> bool:
 
 def _record_of_row(row: dict[str, Any], index: int, where: str, answers_needed: bool) -> dict[str, Any]:
     return qa_record(row, f"{where}, record {index + 1}", number=index, answers_needed=answers_needed)
-
-
-def check_answers(examples: Dataset, version_2_with_negative: bool) -> None:
-    """Refuse to train where no question has an answer; warn where some have none and none was announced.
-
-    Raises:
-        DataError: no question has an answer.
-    """
-    missing = sum(not has_answer_text(answers) for answers in examples["answers"])
-    if missing == len(examples):
-        raise DataError(f"none of the {missing} training questions has an answer")
-    if missing and not version_2_with_negative:
-        logger.warning(
-            f"{missing} of {len(examples)} training questions have no answer; "
-            "--version_2_with_negative is meant for such data"
-        )
-
-
-def check_references(examples: Dataset, version_2_with_negative: bool, metric: str | None) -> None:
-    """Refuse questions whose answers cannot be scored as the flags ask.
-
-    Args:
-        examples: questions with their true answers.
-        version_2_with_negative: whether some of them may have none.
-        metric: what decides which checkpoint is the best, if anything does.
-
-    Raises:
-        DataError: questions without answers that were not announced, or no question of those that the metric is about.
-    """
-    missing = sum(not has_answer_text(answers) for answers in examples["answers"])
-    name = (metric or "").removeprefix("eval_")
-    if version_2_with_negative:
-        for group, count in (("HasAns_", len(examples) - missing), ("NoAns_", missing)):
-            if name.startswith(group) and count == 0:
-                raise DataError(f"--metric_for_best_model {metric}: there is no such question in the evaluation data")
-    elif 0 < missing < len(examples):
-        raise DataError(
-            f"{missing} of {len(examples)} questions of the evaluation data have no answer: with "
-            "--version_2_with_negative they count as questions that should get none"
-        )
-    elif missing and metric is not None:
-        raise DataError(f"--metric_for_best_model {metric}: no question of the evaluation data has an answer to score")
-
-
-def check_ids(examples: Dataset) -> None:
-    """Refuse questions that share an id, because answers go by it.
-
-    Raises:
-        DataError: an id occurs twice.
-    """
-    seen: set[str] = set()
-    for example_id in examples["id"]:
-        if example_id in seen:
-            raise DataError(f"two questions have the id '{example_id}'; every question needs its own")
-        seen.add(example_id)

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from sparsification.model_io import position_limit, tokenizer_limit
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, UsageError
-from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.errors import DataError, UsageError
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
 from sparsification.tasks.question_answering.loading import Models, limited
 from sparsification.tasks.question_answering.models import check_model

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.errors import DataError
 
 ARROW_TYPES = {
     "example_id": pa.string(),

@@ -19,15 +19,10 @@ from transformers import (
 
 from sparsification.distillation.teacher import load_teacher, teacher_tokenizer
 from sparsification.model_io import input_names, knows_no_words, takes_token_types
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, UsageError
-from sparsification.tasks.question_answering.data import (
-    DataError,
-    check_answers,
-    check_ids,
-    check_references,
-    load_qa_dataset,
-)
-from sparsification.tasks.question_answering.flag_checks import Flags
+from sparsification.tasks.errors import DataError, UsageError
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
+from sparsification.tasks.question_answering.data import load_qa_dataset
+from sparsification.tasks.question_answering.data_checks import check_answers, check_ids, check_references
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sparsification.tasks.question_answering.data import DataError
+from sparsification.tasks.errors import DataError
 
 
 def normalize_answer(text: str) -> str:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsification.model_io import input_names
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.errors import UsageError
 
 LOGITS = ("start_logits", "end_logits")
 # What models raise on inputs that they cannot take: they agree on no class.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 from datasets import Dataset
 from transformers import (
     EvalPrediction,
@@ -17,14 +16,13 @@ from transformers import (
 from sparsification.arguments import SparsificationArguments
 from sparsification.export.onnx import ExportReport, refuse_unrecordable
 from sparsification.report.tables import plain, result_table
-from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
-from sparsification.tasks.question_answering.data import has_answer_text
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.feature_sets import build_collator
-from sparsification.tasks.question_answering.flag_checks import Flags
 from sparsification.tasks.question_answering.loading import Models
 from sparsification.tasks.question_answering.metrics import squad_metrics, squad_v2_metrics
+from sparsification.tasks.question_answering.records import has_answer_text
 from sparsification.tasks.question_answering.sparse_trainer import SparseQuestionAnsweringTrainer
 from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
 
@@ -62,13 +60,6 @@ def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -
     """Refuse a model that could not be exported at the end, where it is to be."""
     if sparse_args.onnx_export_path is not None:
         refuse_unrecordable(model)
-
-
-def teacher_cache_dir(model_args: ModelArguments, sparse_args: SparsificationArguments) -> str | None:
-    """Give the folder in which the teacher's logits are kept, None where they are not to be."""
-    if sparse_args.teacher_cache == "off":
-        return None
-    return sparse_args.teacher_cache or model_args.cache_dir or str(datasets.config.HF_DATASETS_CACHE)
 
 
 def evaluate_exported(
@@ -185,10 +176,11 @@ def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPred
 
 
 def train(
-    trainer: QuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
+    trainer: SparseQuestionAnsweringTrainer, checkpoint: str | None, data_args: DataTrainingArguments
 ) -> dict[str, float]:
     """Train, save the model with its tokenizer, and write train_results.json and trainer_state.json."""
     trainer.keeps_end = True
+    trainer.replaces_run = data_args.overwrite_output_dir
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     former = Path(trainer.args.output_dir, "train_results.json")
     if checkpoint is not None and trainer.made_no_step and former.is_file():

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenize
 from sparsification import runtime
 from sparsification.errors import SparsificationError
 from sparsification.model_io import forward_names, knows_no_words, position_limit, position_limit_of, tokenizer_limit
-from sparsification.quantization.modules import load_quantization
+from sparsification.quantization.checkpoint import load_quantization
 from sparsification.quiet import no_progress_bars
-from sparsification.runtime.convert import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.tasks.errors import TaskError
 from sparsification.tasks.question_answering.answers import Spans, all_spans
-from sparsification.tasks.question_answering.arguments import QAError
 from sparsification.tasks.question_answering.features import prepare_validation_features
 
 OUTPUTS = ("start_logits", "end_logits")
@@ -30,7 +30,7 @@ N_BEST_SIZE = 20  # candidates that share the probability, as in eval_nbest_pred
 Logits = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
-class PredictError(QAError):
+class PredictError(TaskError):
     """A model that cannot be asked, or a question that cannot be."""
 
 

@@ -24,10 +24,10 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from sparsification.errors import SparsificationError
 from sparsification.export.targets import SPARSE_TARGET
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import feature_sets, loading, pipeline
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.question_answering.arguments import Flags
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
-from sparsification.tasks.question_answering.flag_checks import Flags
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,15 @@ import yaml
 from transformers import TrainingArguments
 
 from sparsification.compat.legacy_flags import FlagError
-from sparsification.tasks.question_answering.arguments import ArgumentParser, UsageError, parse_arguments
+from sparsification.tasks.errors import UsageError
+from sparsification.tasks.question_answering.arguments import ArgumentParser, parse_arguments
 from sparsification.tasks.question_answering.command_line import accept_files_and_lists, is_first_process, parse_flags
 
 BASE = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "out", "use_cpu": True}
 
 
 def training(*argv: str) -> TrainingArguments:
-    return parse_arguments(list(argv))[3]
+    return parse_arguments(list(argv)).training
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_override_holds_under_the_names_of_2021_too(file, in_file, typed, meant)
 
 
 def test_flag_of_2021_that_looks_at_others_sees_those_of_the_file(file):
-    sparse = parse_arguments([file(output_dir="there"), "--do_onnx_export"])[2]
+    sparse = parse_arguments([file(output_dir="there"), "--do_onnx_export"]).sparse
     assert sparse.onnx_export_path == "there/onnx"
 
 

@@ -10,15 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from sparsification.tasks.question_answering.data import (
-    QA_FEATURES,
-    DataError,
-    check_answers,
-    check_ids,
-    load_dataset_folder,
-    load_qa_dataset,
-    load_squad_files,
-)
+from sparsification.tasks.errors import DataError
+from sparsification.tasks.question_answering.data import load_dataset_folder, load_qa_dataset, load_squad_files
+from sparsification.tasks.question_answering.data_checks import check_answers, check_ids
+from sparsification.tasks.question_answering.records import QA_FEATURES
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from helpers.flag_cases import CASES, SCRIPT, Case, cases_of
 from run_qa import format_error, main
 from sparsification.arguments import SparsificationArguments
+from sparsification.tasks.errors import TaskError
 from sparsification.tasks.question_answering import pipeline as stages_qa
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments, QAError
-from sparsification.tasks.question_answering.flag_checks import RULES
+from sparsification.tasks.question_answering.arguments import DataTrainingArguments, ModelArguments
+from sparsification.tasks.question_answering.flag_rules import RULES
 
 ARGUMENTS = (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments)
 FIELDS = {field.name: field for kind in ARGUMENTS for field in dataclasses.fields(kind)}
@@ -79,7 +80,7 @@ def test_flag_does_what_the_table_says(flag: str, case: Case, run, tmp_path, cap
     if flag in ("tf32", "fp16", "fp16_full_eval"):
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     if case.outcome == "refused":
-        with pytest.raises((QAError, Exception)) as caught:
+        with pytest.raises((TaskError, Exception)) as caught:
             run(case.argv)
         assert case.words in (format_error(caught.value) or "a traceback")
         assert not (tmp_path / "out" / "model.safetensors").exists(), "refused only after training"

@@ -11,7 +11,7 @@ from helpers.models import BART, SIZE
 from run_qa import main
 from sparsification.export.onnx import ExportError
 from sparsification.export.verify import OnnxModel
-from sparsification.tasks.question_answering.arguments import UsageError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.models import check_model
 
 HEADS = {"n_layer": 1, "n_head": 2, "initializer_range": 0.5}  # so that no two logits are close

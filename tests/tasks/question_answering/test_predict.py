@@ -23,7 +23,7 @@ from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantization.modules import save_quantization
+from sparsification.quantization.checkpoint import save_quantization
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.features import prepare_validation_features
 from sparsification.tasks.question_answering.predict import PredictError, load_predictor

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from run_qa import main
 from sparsification.errors import SparsificationError
-from sparsification.export.onnx import ExportError
+from sparsification.export.verify import ExportError
 from sparsification.manager import ManagerError
+from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering import feature_sets, sparse_trainer
-from sparsification.tasks.question_answering.arguments import UsageError
 
 ALL_AT_ONCE = """
 modifiers:

@@ -1,13 +1,12 @@
-// What do the kernels compute, and on which layout? Shared by the code for each CPU and by what chooses among them.
+// Data structures and memory layout of the kernels: shared by the code for each CPU and by the selection among them.
 //
-// One idea carries all of it: tokens lie side by side in the lanes of a vector, and a lane's four bytes are four
-// neighbouring inputs of its token. One instruction multiplies them by four weights, the same for all tokens, and adds
-// the products to each token's sum. A 1x4 block of weights is one such instruction for 16 tokens: work falls with the
-// zeros, whatever their pattern. Softmax goes the same way: keys follow each other, queries lie in the lanes, and no
-// sum runs across a vector.
+// Tokens lie in the lanes of a vector, and a lane's four bytes are four adjacent inputs of its token. One instruction
+// multiplies them by four weights, the same for all tokens, and adds the products to each token's sum. A 1x4 block of
+// weights is one such instruction for 16 tokens, so the work is proportional to the number of non-zero blocks, whatever
+// their pattern. In softmax, queries lie in the lanes and keys follow each other: no sum runs across a vector.
 //
-// To that end a tile of kTokens tokens is transposed into a panel first: for each group of four inputs, kTokens times
-// four bytes. Panels of at most kSliceGroups groups stay in the first-level cache while all rows of the weight pass by.
+// A tile of kTokens tokens is first transposed into a panel: for each group of four inputs, kTokens times four bytes.
+// Slices of a panel, at most kSliceGroups groups, stay in the first-level cache while all rows of the weight are read.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +20,9 @@ constexpr int kStep = 4;                       // blocks that the innermost loop
 constexpr int64_t kMaxInputs = 65536;          // 255 * 128 * 65536 fits in an int32
 constexpr int64_t kMaxKeys = 32768;            // 255 * 255 * 32768, too
 
-// Integers 0..255 of step `scale`, of which `zero` means 0.
+// Scale and zero point of a uint8 tensor, and what is derived from them.
 struct QuantParams {
-  float scale, reciprocal, low, high;  // low and high: the numbers at its ends
+  float scale, reciprocal, low, high;  // low and high: the smallest and largest value
   int32_t zero;
 };
 static inline QuantParams make_quant_params(float scale, int zero) {
@@ -35,11 +34,11 @@ struct Epilogue {
   const float* scale;  // of the sums
   const float* bias;
   bool gelu;
-  const QuantParams* grids;   // null: the output stays in fp32
+  const QuantParams* output_params; // null: the output stays in fp32
 };
 
 // A sparse weight as the kernels read it. Parts of kPartRows outputs, slices of slice_groups groups of inputs; in each,
-// rows of about the same number of blocks follow each other, so that the branch at a row's end is foreseen.
+// rows are ordered by their number of blocks, so that the branch at a row's end is predicted.
 struct SparseWeight {
   int64_t inputs, outputs;
   int64_t groups, slice_groups, slices, parts;
@@ -66,7 +65,7 @@ struct Attention {
   int64_t length, heads, head_size;
   int query_zero, key_zero, value_zero;
   float score_scale, context_scale;
-  QuantParams probability_grid, output_grid;
+  QuantParams probability_params, output_params;
   uint8_t* output;                     // [batch, length, heads * head_size]
 };
 
@@ -77,8 +76,8 @@ struct AddNorm {
   int64_t size;
   float epsilon;
   float* output;                       // [rows, size]
-  uint8_t* integers;                   // the same on a grid
-  QuantParams grid;
+  uint8_t* integers;                   // the same, quantized
+  QuantParams output_params;
 };
 
 // The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.

@@ -1,4 +1,4 @@
-// The part of ONNX Runtime's C interface that a library of operators needs, in our own words.
+// The part of ONNX Runtime's C interface that a library of operators needs.
 //
 // The interface is stable: OrtApi is a table of function pointers that is only ever appended to, and each pointer keeps
 // its position. The positions below were counted in onnxruntime_c_api.h of version 1.29 and have been there since the

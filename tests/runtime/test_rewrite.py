@@ -21,7 +21,7 @@ from helpers.exports import (
 )
 from sparsification import runtime
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.convert import SparseGraphError, rewrite_sparse
+from sparsification.runtime.rewrite import SparseGraphError, rewrite_sparse
 
 
 def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:

@@ -1,11 +1,11 @@
-// How does one source file become code for each CPU? By vectors of the compiler's own kind and five functions.
+// Vector types and the operations that differ between instruction sets.
 //
-// GCC and Clang know vectors of any size: + - * / and comparisons work on them everywhere. What has no operator is
-// here, once for each instruction set: the product of bytes, the fused multiply-add, max and min. Each file that
+// GCC and Clang have vectors of any size, with + - * / and comparisons on every CPU. Defined here, once for each
+// instruction set, is what has no operator: the product of bytes, the fused multiply-add, max and min. A file that
 // includes this header is compiled once for each set, with the flags that build.py lists.
 //
-// Nothing here may have external linkage, nor may kernels.cpp use inline functions of the standard library: the linker
-// keeps one copy of such a function, maybe the one for a CPU that this is not.
+// Nothing here may have external linkage, and the kernels must not use inline functions of the standard library: the
+// linker keeps one copy of such a function, possibly the one for another CPU.
 #pragma once
 
 #include <cstdint>
@@ -131,21 +131,21 @@ INLINE void transpose(Ints rows[kLanes]) {
   if (kLanes > 8) exchange_rows<kLanes == 16 ? 8 : 1>(rows, kLanes);
 }
 
-// Numbers to integers of a grid, as QuantizeLinear does it: x / scale, limited, rounded half to even, plus zero.
+// Quantizes as QuantizeLinear does: x / scale, limited, rounded half to even, plus zero.
 // The quotient is exact: times the reciprocal, corrected once by what is left (Markstein 1990), at a third of the time.
 struct Quantizer {
   Floats scale, reciprocal, low, high;
   Ints zero;
 };
-INLINE Quantizer quantizer(const QuantParams& grid) {
-  return {all(grid.scale), all(grid.reciprocal), all(grid.low), all(grid.high), all(grid.zero - 0x4B400000)};
+INLINE Quantizer quantizer(const QuantParams& params) {
+  return {all(params.scale), all(params.reciprocal), all(params.low), all(params.high), all(params.zero - 0x4B400000)};
 }
-INLINE Ints quantize(Floats x, const Quantizer& grid) {
-  x = smaller(larger(x, grid.low), grid.high);
-  Floats quotient = x * grid.reciprocal;
-  quotient = fma(fma(-quotient, grid.scale, x), grid.reciprocal, quotient);
+INLINE Ints quantize(Floats x, const Quantizer& params) {
+  x = smaller(larger(x, params.low), params.high);
+  Floats quotient = x * params.reciprocal;
+  quotient = fma(fma(-quotient, params.scale, x), params.reciprocal, quotient);
   // Adding 1.5 * 2**23 leaves no bits for a fraction: the sum's last bits are the rounded integer.
-  return (Ints)(quotient + 12582912.0f) + grid.zero;
+  return (Ints)(quotient + 12582912.0f) + params.zero;
 }
 
 // e**x for x <= 0, to 1e-7 of it; not below 1e-38. Own coefficients, least maximum of the relative error.

@@ -25,7 +25,7 @@ void check(bool right, const char* what) {
 // and 8,192 outputs has 295 thousand.
 constexpr int64_t kFreeCells = int64_t{1} << 20, kCellsPerNumber = 8;
 
-// Sizes first: nothing is read or allocated before they are known to fit each other.
+// Sizes are checked first: nothing is read or allocated before they are consistent.
 void check_file(const WeightFile& file) {
   check(file.inputs > 0 && file.inputs <= kMaxInputs, "the weight has no inputs or more than 65536");
   check(file.outputs > 0 && file.outputs < (1 << 28), "the weight has no outputs or too many");

@@ -1,4 +1,4 @@
-// Who owns a sparse weight, and which kernels does this CPU get?
+// Storage of a sparse weight, selection of the kernels for this CPU, and their scratch memory.
 #pragma once
 
 #include <vector>
@@ -6,7 +6,7 @@
 #include "kernels.h"
 
 // A sparse weight as a file has it: blocks row after row, for each row their count, for each block which group of four
-// inputs it multiplies, and its four weights. Nothing in it can be trusted.
+// inputs it multiplies, and its four weights. The contents are untrusted.
 struct WeightFile {
   int64_t inputs, outputs, blocks;
   const uint16_t* counts;   // [outputs]
@@ -14,8 +14,8 @@ struct WeightFile {
   const int8_t* values;     // [blocks][4]
 };
 
-// The same in the kernels' layout. All checks are here, once: what was packed cannot be read out of bounds, and takes
-// memory in proportion to the file.
+// The same in the kernels' layout. All checks are made when it is packed: a packed weight cannot be read out of bounds,
+// and its memory is proportional to the file.
 class PackedWeight {
  public:
   // Throws std::invalid_argument, with what is wrong.

@@ -1,0 +1,12 @@
+// The kernels for one instruction set, which -DVARIANT names: build.py compiles this file once for each.
+#include "add_norm.h"
+#include "attention.h"
+#include "linear.h"
+
+#define NAME_(prefix, name) prefix##name
+#define NAME(prefix, name) NAME_(prefix, name)
+#define TEXT_(name) #name
+#define TEXT(name) TEXT_(name)
+
+extern const Kernels NAME(kernels_, VARIANT);
+const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear, attention, add_norm};

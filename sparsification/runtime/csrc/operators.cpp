@@ -1,0 +1,36 @@
+// What the library exports: the registration of its operators with ONNX Runtime, and the choice of kernels for tests.
+#include "operators.h"
+
+#include "ort_helpers.h"
+#include "weight.h"
+
+namespace {
+
+// Made once, for all sessions, and never released: a session may outlive any place that could do it.
+ort::Domain* make_domain(const void* api) {
+  kernels();  // an unknown SPARSIFICATION_CPU is an error here
+  ort::Domain* domain;
+  ort::call<ort::CreateCustomOpDomain>(api, "sparsification", &domain);
+  for (auto make : {make_sparse_linear, make_sparse_linear_quantized, make_quantized_attention, make_add_norm_quantize})
+    ort::call<ort::CustomOpDomain_Add>(api, domain, (const ort::CustomOp*)make(api));
+  return domain;
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// What SessionOptions.register_custom_ops_library looks for.
+EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
+  const void* api = base->get_api(ort::kApiVersion);
+  // Without an API there is no way to make an error; the nodes' domain will be unknown.
+  if (!api) return nullptr;
+  return ort::guarded(api, [&] {
+    static ort::Domain* domain = make_domain(api);
+    ort::call<ort::AddCustomOpDomain>(api, options, domain);
+  });
+}
+
+// For tests: the kernels that run here, and a choice among them. Not while a session runs.
+EXPORT const char* sparsification_available_kernels() { return available_kernels(); }
+EXPORT int sparsification_select_kernels(const char* name) { return select_kernels(name); }

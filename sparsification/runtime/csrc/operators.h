@@ -1,0 +1,9 @@
+// The operators of the domain "sparsification", one source file each. A returned operator is never released.
+#pragma once
+
+#include "ort_api.h"
+
+ort::CustomOp* make_sparse_linear(const void* api);
+ort::CustomOp* make_sparse_linear_quantized(const void* api);
+ort::CustomOp* make_quantized_attention(const void* api);
+ort::CustomOp* make_add_norm_quantize(const void* api);
