@@ -12,7 +12,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import regex
@@ -159,7 +159,7 @@ class Targets:
 
 
 def match_names(
-    pattern: str, names: Sequence[str], how: Literal["match", "fullmatch", "search"] = "match"
+    pattern: str, names: Collection[str], how: Literal["match", "fullmatch", "search"] = "match"
 ) -> list[str]:
     """Names that a recipe's ``pattern`` means: equal to it, or after ``re:`` matched by it.
 

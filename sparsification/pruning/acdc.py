@@ -69,6 +69,6 @@ class ACDCPruningModifier(RankedPruning):
         return self.masks_by_score(self.magnitude, targets)
 
 
-def _is_dense(phase: int, phases: float) -> bool:
+def _is_dense(phase: float, phases: float) -> bool:
     """Whether phase ``phase`` (from 0) of ``phases``, of which the last may be shorter, is a dense one."""
     return phase % 2 == 0 and phase + 1 < phases
