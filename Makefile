@@ -22,6 +22,8 @@ $(VENV)/tests-installed: tests/requirements.txt $(VENV)/installed
 
 quickstart: $(VENV)/installed  ## a teacher, a pruned and distilled student, its ONNX file and a table, in minutes
 	$(VENV)/bin/python quickstart/quickstart.py
+	@echo
+	@echo 'Go on with the commands of docs/quickstart.md, after: source $(VENV)/bin/activate'
 
 test: $(VENV)/tests-installed lint  ## all tests
 	$(VENV)/bin/python -m pytest -q tests

@@ -8,7 +8,7 @@ r"""Train, evaluate and use a question-answering model: the script of Transforme
 
     python run_qa.py arguments.yaml --seed 3
 
-What lies between ``# [sparsification]`` and ``# [/sparsification]`` is added to the well-known script.
+The parts between ``# [sparsification]`` and ``# [/sparsification]`` are additions to Transformers' script.
 """
 
 import sys
@@ -36,17 +36,17 @@ USER_ERRORS = (SparsificationError, OSError, SafetensorError)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Do what the arguments ask for.
+    """Run the steps that the arguments name.
 
     Args:
-        argv: the command line's arguments; None means this process's own.
+        argv: command-line arguments; None: those of this process.
 
     Returns:
         All metrics, as in all_results.json.
     """
     argv = sys.argv[1:] if argv is None else argv
     flags = parse_arguments(argv)
-    # Here, because it takes seconds: wrong flags and recipes have been refused by now.
+    # Imported here, because it takes seconds: wrong flags and recipes have been refused before.
     from sparsification.tasks.output_dir import digest, only_run_in
     from sparsification.tasks.question_answering.flag_checks import check_flags
     from sparsification.tasks.question_answering.logs import set_up_logging
@@ -59,12 +59,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, float]:
-    """Do what parsed arguments ask for, in an output folder that no other run has.
+    """Run the steps of parsed arguments in a locked output folder.
 
     Args:
-        argv: the command line's arguments, for the report.
-        flags: what ``parse_arguments`` made of them, checked.
-        lock: of the folder; None on processes that save nothing.
+        argv: command-line arguments, for the report.
+        flags: parsed and checked arguments.
+        lock: lock of the folder; None on processes that save nothing.
 
     Returns:
         All metrics.
@@ -132,9 +132,9 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
 
 
 def format_error(error: BaseException) -> str | None:
-    """Say in one message what the user can do about an error, or None where it is a fault of the program."""
+    """Message for an error that the user can correct; None for a bug."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; checkpoints that were saved stay, and the same command goes on from the last one"
+        return "interrupted; saved checkpoints are kept, and the same command resumes from the last one"
     if isinstance(error, USER_ERRORS) or "PytorchStreamWriter" in str(error):
         return str(error)
     from accelerate.utils.memory import should_reduce_batch_size  # imports all of accelerate
@@ -148,14 +148,14 @@ def format_error(error: BaseException) -> str | None:
 
 
 def cli() -> int:
-    """Run :func:`main` for the command line and give its exit status: 0, 1 with one message, 130 after Ctrl-C."""
+    """Run :func:`main` and return the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     try:
         main()
     except (*USER_ERRORS, MemoryError, RuntimeError, KeyboardInterrupt) as error:
         message = format_error(error)
         if message is None:
             raise
-        tqdm.write(f"run_qa.py: error: {message}", file=sys.stderr)  # past a progress bar, if there is one
+        tqdm.write(f"run_qa.py: error: {message}", file=sys.stderr)  # does not break a progress bar
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 

@@ -236,13 +236,18 @@ def recipes_page() -> str:
         "",
         "# Recipes to copy",
         "",
-        "Each file says what it does, its command, what was published and what this project measured. See what one",
-        "will do before you spend epochs on it: `python -m sparsification check recipes/NAME.md --model MODEL`.",
+        "Each file says what it does, its command, what was published and what this project measured. Preview a recipe",
+        "before training: `sparsification check recipes/NAME.md --model MODEL`.",
         "",
-        "| recipe | what it does | layers | zeros | int8 | epochs | published, SQuAD v1.1 EM / F1 | measured here |",
+        "For any encoder (BERT, RoBERTa, DistilBERT, ELECTRA, MPNet, DeBERTa, ModernBERT and others):",
+        *(f"[{path.stem}]({path.name})" + ("." if path == _generic()[-1] else ",") for path in _generic()),
+        "They name parameters by the token `__ENCODER__`. The `bert-base` recipes have SparseML's patterns for BERT.",
+        "",
+        "| recipe | what it does | layers | sparsity | int8 | epochs | published, SQuAD v1.1 EM / F1 | measured here |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md"):
+    rest = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
+    for path in dict.fromkeys([*_generic(), *rest]):
         manager = ScheduledModifierManager.from_yaml(path)
         text = path.read_text(encoding="utf-8").split("\n---\n", 1)[1]
         facts = (
@@ -259,6 +264,12 @@ def recipes_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _generic() -> list[Path]:
+    """The recipes that are for no particular model."""
+    paths = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
+    return [path for path in paths if "any encoder" in path.read_text(encoding="utf-8")]
+
+
 def summary(text: str) -> str:
     """The first sentence under the title."""
     paragraph = next(part for part in text.split("\n\n") if part.strip() and not part.lstrip().startswith("#"))
@@ -273,9 +284,11 @@ def stated(text: str, word: str) -> str:
 
 def layers(manager: ScheduledModifierManager, name: str) -> str:
     """How many layers a model has afterwards."""
-    size = int(re.search(r"(\d+)layers", name)[1]) if "layers" in name else None
+    size = re.search(r"(\d+)layers", name)
     dropped = sum(len(modifier.layer_patterns) for modifier in manager.modifiers)
-    return f"{size} of {size + dropped}" if dropped and size else str(size or "any")
+    if size is None:
+        return f"any, less {dropped}" if dropped else "any"
+    return f"{size[1]} of {int(size[1]) + dropped}" if dropped else size[1]
 
 
 def sparsity(manager: ScheduledModifierManager) -> str:

@@ -1,4 +1,4 @@
-"""What can be said about sparsification on a command line?"""
+"""Command-line arguments of sparsification: the recipe, the teacher and the export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from sparsification.manager import ManagerError, ScheduledModifierManager
 
 @dataclass
 class SparsificationArguments:
-    """What to prune, quantize, drop and distill, and where to export."""
+    """The recipe, the teacher that it distills from, and the export."""
 
     recipe: str | None = field(
-        default=None, metadata={"help": "Recipe file (YAML, or Markdown with YAML front matter) to train by."}
+        default=None, metadata={"help": "Recipe file: YAML, or Markdown with YAML front matter."}
     )
     recipe_args: str | None = field(
-        default=None, metadata={"help": "Variables of the recipe to override, as JSON or as k=v,k=v."}
+        default=None, metadata={"help": "Recipe variables to override, as JSON or as k=v,k=v."}
     )
     distill_teacher: str | None = field(
         default=None,
@@ -29,14 +29,14 @@ class SparsificationArguments:
     teacher_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder in which the teacher's logits are kept, so that it is asked once and not in every epoch; "
-            "'off' for data that changes between epochs. Default: in --cache_dir, or beside the cached data sets."
+            "help": "Folder of cached teacher logits, which are computed once instead of in every epoch; 'off' for "
+            "data that changes between epochs. Default: --cache_dir, or the cache of the datasets library."
         },
     )
     onnx_export_path: str | None = field(
         default=None,
         metadata={
-            "help": "Directory for the checked ONNX file of the model as it is at the end.",
+            "help": "Folder for the verified ONNX file of the final model.",
             "aliases": ["--export_onnx_path"],
         },
     )
@@ -44,8 +44,8 @@ class SparsificationArguments:
         default="onnxruntime",
         metadata={
             "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, "
-            "onnxruntime-sparse, which adds model.sparse.onnx for sparse operators of our own, or all, which puts "
-            "DeepSparse's file into a folder 'deepsparse' beside the others.",
+            "onnxruntime-sparse, which adds model.sparse.onnx for this package's sparse operators, or all, which also "
+            "writes DeepSparse's file to a folder 'deepsparse'.",
             "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],
         },
     )
@@ -60,13 +60,11 @@ class SparsificationArguments:
     skip_trial: bool = field(
         default=False,
         metadata={
-            "help": "Leave out the trial before training: one step, evaluation and export on copies, which finds "
-            "within a minute what would fail at the end."
+            "help": "Skip the trial before training: one step, evaluation and export with copies, which shows errors "
+            "of the last steps within a minute."
         },
     )
-    one_shot: bool = field(
-        default=False, metadata={"help": "Apply the recipe at one stroke, without training, and save the model."}
-    )
+    one_shot: bool = field(default=False, metadata={"help": "Apply the recipe without training, and save the model."})
 
 
 def load_manager(
@@ -76,18 +74,18 @@ def load_manager(
     *,
     modifiers: Mapping[str, type[Modifier]] | None = None,
 ) -> ScheduledModifierManager:
-    """Read the recipe that the command line names, if it does.
+    """Load the recipe that the command line names, if there is one.
 
     Args:
-        recipe: its file.
-        recipe_args: its overrides.
-        one_shot: whether it is applied without training.
+        recipe: recipe file.
+        recipe_args: variables to override.
+        one_shot: whether the recipe is applied without training.
         modifiers: the dataclass behind each ``!Name``, e.g. ``MODIFIERS | {"MyModifier": MyModifier}``; ``MODIFIERS``
             unless given.
 
     Raises:
         RecipeError: the recipe is wrong.
-        ManagerError: arguments that mean nothing without a recipe.
+        ManagerError: an argument needs a recipe, and there is none.
     """
     if recipe is not None:
         return ScheduledModifierManager.from_yaml(Path(recipe), recipe_args, modifiers=modifiers)
@@ -114,12 +112,16 @@ def teacher_cache_dir(args: SparsificationArguments, cache_dir: str | None) -> s
 
 
 def prepare_export(path: str | None, target: str) -> None:
-    """Compile what the export will need, so that a missing compiler costs no training.
+    """Compile the operators that the export needs, so that a missing compiler shows before training.
+
+    Args:
+        path: export folder; None where the run exports nothing.
+        target: engine of the export.
 
     Raises:
-        BuildError: there is none, or it failed.
+        BuildError: there is no compiler, or it failed.
     """
     if path is not None and target == SPARSE_TARGET:
-        from sparsification.runtime.build import build  # ONNX Runtime comes with it
+        from sparsification.runtime.build import build  # imports ONNX Runtime
 
         build()

@@ -1,7 +1,7 @@
-"""Atomic writes: a file or folder gets its name when all of it is on the disk, or keeps what it had.
+"""Atomic writes of files and folders.
 
-Everything is written under another name beside its place, synced, and then renamed, which a file system does in one
-step. A crash or a power cut leaves the old content or the new one, never a part.
+Everything is written under a temporary name in the same file system, synced to the disk, and renamed, which is one step
+for the file system. After a crash or power failure a name has its old content or the new one, never a part of it.
 """
 
 import contextlib
@@ -15,20 +15,24 @@ from safetensors import SafetensorError
 from sparsification.errors import SparsificationError
 
 WINDOWS = os.name == "nt"
-SAVING = ".saving"  # what is being written; after a crash what was
-EXPORTING = ".export-"  # begins the name of what is being exported; likewise
-PARTIAL = ".partial"  # ends the name of a single file that is being written; likewise
-# What torch.save's RuntimeError says when the disk is full or a write fails; it names neither file nor reason.
+SAVING = ".saving"  # folder of unfinished writes; may remain after a crash
+EXPORTING = ".export-"  # prefix of an unfinished export; may remain after a crash
+PARTIAL = ".partial"  # suffix of an unfinished file; may remain after a crash
+# In the messages of torch.save's RuntimeError after a failed write, which name neither file nor reason.
 TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc", "iostream error")
 
 
 class SavingError(SparsificationError):
-    """Something could not be written: the disk is full, or the folder not ours to write to."""
+    """A file or folder cannot be written, for example because the disk is full or permission is missing."""
 
 
 @contextlib.contextmanager
 def explaining_faults(folder: Path, what: str) -> Iterator[None]:
-    """Let an error while something is written say what could not be saved, where and why.
+    """Convert errors of writing into ones that state what could not be saved, where and why.
+
+    Args:
+        folder: the destination.
+        what: is written, for the message.
 
     Raises:
         SavingError: ``what`` cannot be written to ``folder``.
@@ -40,23 +44,21 @@ def explaining_faults(folder: Path, what: str) -> Iterator[None]:
         if isinstance(error, RuntimeError):
             if not any(word in reason for word in TORCH_WRITER):
                 raise
-            reason = f"a file could not be written to its end ({_free_space(folder)})"
-        raise SavingError(
-            f"{what} could not be saved in {folder}: {reason}. What was saved before stays as it is"
-        ) from error
+            reason = f"a file could not be written completely ({_free_space(folder)})"
+        raise SavingError(f"{what} could not be saved in {folder}: {reason}. Earlier saves are unchanged") from error
 
 
 def _free_space(folder: Path) -> str:
-    """Say how full the disk of a folder is, which torch's own words leave out."""
+    """Describe the free space on the disk of a folder, which torch's messages do not contain."""
     there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
     return f"{shutil.disk_usage(there).free / 1e6:.0f} MB are free on its disk"
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give the path of a file to write, which becomes ``path`` at the end, and is removed after an error.
+    """Yield a temporary path to write to. It is renamed to ``path`` at the end, or removed after an error.
 
-    Several processes may write one file at a time: the last one to end wins.
+    Several processes may write the same file; the last one to finish determines the content.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
@@ -70,17 +72,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8."""
+    """Write a text file in UTF-8, atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def staging_dir(folder: Path, what: str) -> Iterator[Path]:
-    """Give an empty folder in ``folder`` to write into; it is gone afterwards.
+    """Yield an empty temporary folder inside ``folder``, which is removed afterwards.
+
+    Args:
+        folder: created if it does not exist.
+        what: is written, for the message.
 
     Raises:
-        SavingError: what is written there cannot be.
+        SavingError: a file cannot be written.
     """
     staging = folder / SAVING
     try:
@@ -94,10 +100,14 @@ def staging_dir(folder: Path, what: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write_dir(folder: Path, what: str) -> Iterator[Path]:
-    """Give a folder to write into; at the end its files move to ``folder``, each in one step.
+    """Yield a temporary folder, whose files are moved to ``folder`` at the end, each atomically.
+
+    Args:
+        folder: created if it does not exist.
+        what: is written, for the message.
 
     Raises:
-        SavingError: they cannot be written.
+        SavingError: a file cannot be written.
     """
     with staging_dir(folder, what) as staging:
         yield staging
@@ -105,7 +115,7 @@ def atomic_write_dir(folder: Path, what: str) -> Iterator[Path]:
 
 
 def move_files(source: Path, folder: Path, last: str | None = None) -> None:
-    """Give the files of a folder their names in another one of the same disk, one of them after all others."""
+    """Move all files of a folder to another one in the same file system, the file named ``last`` after all others."""
     sync(source)
     for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
         os.replace(path, folder / path.name)
@@ -113,16 +123,16 @@ def move_files(source: Path, folder: Path, last: str | None = None) -> None:
 
 
 def atomic_replace(source: Path, target: Path) -> None:
-    """Give a file or folder its final name, in place of what may lie there."""
+    """Rename a file or folder to its final name, replacing what has this name."""
     sync(source)
-    if target.is_dir():  # of a run that was interrupted, or overwritten
+    if target.is_dir():  # of an interrupted run, or one to be overwritten
         os.replace(target, source.with_name("replaced"))
     os.replace(source, target)
     _sync(target.parent)
 
 
 def atomic_remove(folder: Path) -> None:
-    """Remove a folder; it is never seen with a part of its files."""
+    """Remove a folder atomically: it never has a part of its files under its name."""
     gone = folder.with_name(SAVING)
     shutil.rmtree(gone, ignore_errors=True)
     os.replace(folder, gone)
@@ -130,16 +140,16 @@ def atomic_remove(folder: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Bring a file, or a folder and its files, to the disk: after a power cut there is no name without its content."""
+    """Flush a file, or a folder and its files, to the disk, so that no renamed file is empty after a power failure."""
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)
 
 
 def _sync(path: Path) -> None:
-    if WINDOWS and path.is_dir():  # cannot be opened there
+    if WINDOWS and path.is_dir():  # Windows cannot open folders
         return
-    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows flushes what is open for writing
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows flushes files open for writing
     try:
         os.fsync(descriptor)
     finally:

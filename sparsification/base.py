@@ -1,4 +1,4 @@
-"""What is a modifier, and when in a training step is it asked to act?"""
+"""Base class of all modifiers: recipe keys, properties, and the hooks that managers and trainers call."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from sparsification.targets import Targets
 
-MAX_EPOCHS = 1_000_000  # no run is longer: what is computed with times stays a number of sensible size
-MIN_FREQUENCY = 1e-6  # epochs; no step is shorter
+MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
+MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
 
-# (parameters, count, batch size or None for the run's own, moment) -> the gradients of the task loss on ``count``
-# batches of training data, one batch at a time. The choice of batches is a function of the moment, and of the run's
-# seed: a resumed run sees the same ones.
+# (parameters, count, batch size or None for that of training, moment) -> the gradients of the task loss on ``count``
+# batches of training data, one batch at a time. Moment and seed determine the batches, so that a resumed run uses the
+# same ones.
 GradientSampler = Callable[[Sequence[nn.Parameter], int, int | None, tuple[int, int]], Iterator[Sequence[Tensor]]]
 
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
@@ -23,16 +23,17 @@ _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "up
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The moment in a run at which optimizer step ``step`` (from 0) is about to be taken.
+    """The time in a run just before optimizer step ``step``, counted from 0.
 
-    Modifiers are pure functions of it wherever they can be, so that a resumed run needs no memory of their past.
+    Modifiers are functions of it wherever possible, so that a resumed run needs little state.
     """
 
     step: int
-    steps_per_epoch: int  # optimizer steps, gradient accumulation and processes counted
+    steps_per_epoch: int  # optimizer steps; gradient accumulation and number of processes are included
 
     @property
     def epoch(self) -> float:
+        """Epochs since the start, fractional."""
         return self.step / self.steps_per_epoch
 
     def step_at(self, epoch: float) -> float:
@@ -44,44 +45,45 @@ class TrainingStep:
 
 @dataclass(kw_only=True)
 class Modifier:
-    """One thing that a recipe does to a model or its training, between two moments of the run.
+    """One technique that a recipe applies to a model or its training, between ``start_epoch`` and ``end_epoch``.
 
-    The fields are the keys of the recipe. The methods are named by their moment; each does nothing unless a technique
-    needs it. ``update`` runs after the backward pass and before the optimizer step, as it does in SparseML. Manager,
-    trainer, check and report ask a modifier by these methods and properties alone, never by its class: a modifier of
-    your own takes part in everything that it overrides.
+    The fields are the keys of the recipe. The methods are hooks, named by the time at which they are called; each does
+    nothing unless it is overridden. ``update`` runs after the backward pass and before the optimizer step, as in
+    SparseML. Manager, trainer, check and report use only these methods and properties, never the class, so that your
+    own modifiers have full support.
     """
 
     start_epoch: float = -1.0  # -1: from the start
     end_epoch: float = -1.0  # -1: until the end
-    update_frequency: float = -1.0  # epochs between updates, where a technique has any; -1: every step
+    update_frequency: float = -1.0  # epochs between updates, if the technique has any; -1: every step
     log_types: str | list[str] | None = None  # "__ALL__": one logged series per parameter
 
-    changes_weights: ClassVar[bool] = False  # what is saved before its window ends is not yet what was asked for
-    initialize_first: ClassVar[bool] = False  # initialized before the others, which then see the layers that remain
-    update_last: ClassVar[bool] = False  # updated after the others, which see the weights as they compute
-    acts_at_start: ClassVar[bool] = False  # acts once, at start_epoch; its window has no length
+    changes_weights: ClassVar[bool] = False  # a model saved before ``final_epoch`` is not the final one
+    initialize_first: ClassVar[bool] = False  # initialized before the others, e.g. because it removes layers
+    update_last: ClassVar[bool] = False  # updated after the others, e.g. because it replaces weights for the step
+    acts_at_start: ClassVar[bool] = False  # acts once, at start_epoch; end_epoch has no effect
     sets_learning_rate: ClassVar[bool] = False  # ``lr_at`` gives the learning rate
-    sets_requires_grad: ClassVar[bool] = False  # freezes parameters, or lets them learn
-    masks_weights: ClassVar[bool] = False  # holds weights at zero
-    masks_units: ClassVar[bool] = False  # the zeros are whole rows or columns, and take their biases with them
-    removes_units: ClassVar[bool] = False  # ``finalize`` takes rows and columns that are zero out of the model
+    sets_requires_grad: ClassVar[bool] = False  # freezes or unfreezes parameters
+    masks_weights: ClassVar[bool] = False  # keeps weights at zero
+    masks_units: ClassVar[bool] = False  # masks whole rows or columns, and the biases of rows
+    removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
 
     def __post_init__(self) -> None:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
             if abs(getattr(self, key)) > MAX_EPOCHS:
-                raise ValueError(f"{key} {getattr(self, key):g}: no run has more than {MAX_EPOCHS:,} epochs")
+                raise ValueError(f"{key} must be at most {MAX_EPOCHS:,} epochs, got {getattr(self, key):g}")
             if getattr(self, key) < -1:
-                raise ValueError(f"{key} {getattr(self, key):g} is below -1, which stands for {_MINUS_ONE[key]}")
+                raise ValueError(f"{key} must be at least -1 ({_MINUS_ONE[key]}), got {getattr(self, key):g}")
         if -1 < self.end_epoch < 0:
-            raise ValueError(f"end_epoch {self.end_epoch:g} is before the run; -1 stands for {_MINUS_ONE['end_epoch']}")
+            raise ValueError(f"end_epoch must be at least 0, or -1 ({_MINUS_ONE['end_epoch']}), got {self.end_epoch:g}")
         if 0 < self.update_frequency < MIN_FREQUENCY:
             raise ValueError(
-                f"update_frequency {self.update_frequency:g} is shorter than any step: -1 means every step"
+                f"update_frequency must be at least {MIN_FREQUENCY:g} epochs, or -1 (every step), got "
+                f"{self.update_frequency:g}"
             )
         if self.end_epoch != -1 and self.end_epoch < self.start_epoch:
-            raise ValueError(f"end_epoch {self.end_epoch} lies before start_epoch {self.start_epoch}")
+            raise ValueError(f"end_epoch must be at least start_epoch, got {self.end_epoch:g} and {self.start_epoch:g}")
 
     @property
     def active_range(self) -> tuple[float, float]:
@@ -90,69 +92,69 @@ class Modifier:
 
     @property
     def final_epoch(self) -> float:
-        """Epoch from which a saved model is what was asked for, where ``changes_weights``."""
+        """Epoch from which a saved model is the final one, if ``changes_weights``."""
         start, end = self.active_range
         return start if math.isinf(end) else end
 
-    # What a recipe says about a run; none of it needs a model
+    # What a recipe says about a run, without a model
 
     @property
     def run_length(self) -> float:
-        """Length of the run in epochs that it asks for; 0 for none."""
+        """Length of the run in epochs that it sets; 0 if it sets none."""
         return 0.0
 
     @property
     def lr_groups(self) -> Sequence[int] | None:
-        """Indices of the optimizer's groups whose learning rate it sets, where ``sets_learning_rate``; None: all."""
+        """Indices of the optimizer's groups whose learning rate it sets, if ``sets_learning_rate``; None: all."""
         return None
 
     def lr_at(self, now: TrainingStep, group: int = 0) -> float | None:
-        """Learning rate of one of the optimizer's groups at a step; None where it does not set it."""
+        """Learning rate of one of the optimizer's groups at a step; None if it does not set it then."""
         return None
 
     @property
     def calibration_steps(self) -> int | None:
-        """How many batches set its quantization ranges in one shot; 0: none are needed, None: all that there are."""
+        """Number of calibration batches that it needs in one shot; None: all batches."""
         return 0
 
     @property
     def parameter_patterns(self) -> list[str]:
-        """The names, patterns and tokens by which the recipe chooses parameters."""
+        """Names, patterns and tokens by which the recipe selects parameters."""
         return []
 
     @property
     def layer_patterns(self) -> list[str]:
-        """The names and patterns of layers that it drops while it is active."""
+        """Names and patterns of the layers that it drops while it is active."""
         return []
 
     @property
     def final_sparsities(self) -> list[float]:
-        """The sparsities, in [0, 1], to which it prunes on a schedule: one for each group of weights."""
+        """Sparsities in [0, 1] to which it prunes on a schedule, one for each group of weights."""
         return []
 
     def target_sparsity(self, final: float, epoch: float, init: float | None = None) -> float:
-        """Sparsity of the last mask made up to an epoch, for the weights with one of ``final_sparsities``.
+        """Sparsity of the latest mask at an epoch, for the weights with one of ``final_sparsities``.
 
         Args:
-            final: their final sparsity.
-            epoch: any.
-            init: what they have at the start, where the recipe leaves it to the weights.
+            final: the final sparsity of the weights, in [0, 1].
+            epoch: epoch of the run.
+            init: sparsity of the weights at the start, if the recipe does not set it.
 
         Returns:
-            Fraction; 0 before the window and after ``mask_end``, nan where it is the weights' own.
+            Fraction in [0, 1]; 0 before ``start_epoch`` and after ``mask_end``; nan if it depends on the weights.
         """
         return 0.0
 
     @property
     def mask_end(self) -> float:
-        """Epoch from which the weights that it masks learn again; infinity for never."""
+        """Epoch at which its masks are removed; infinity for never."""
         return math.inf
 
     def warnings(self, length: float | None) -> Iterable[str]:
-        """What is legal in its keys and probably not meant, one sentence each.
+        """Warnings about keys that are valid but probably not intended, one sentence each.
 
         Args:
-            length: epochs of the run; None where the recipe does not say.
+            length: length of the run in epochs; None if the recipe does not set it.
         """
         return ()
 
@@ -160,31 +162,31 @@ class Modifier:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether ``loss_term`` takes a teacher's outputs; without a teacher it is not called then."""
+        """Whether ``loss_term`` needs the outputs of a teacher; if so, it is not called without one."""
         return False
 
     @property
     def compares_layers(self) -> bool:
-        """Whether the teacher has to run beside the student in every step: cached logits are not enough."""
+        """Whether the teacher must run in every step, because cached logits are not enough."""
         return False
 
     @property
     def teacher_inputs(self) -> Sequence[str] | None:
-        """Names of the inputs that the teacher is given; None: all of the student's but the labels."""
+        """Names of the inputs that the teacher receives; None: all of the student's except the labels."""
         return None
 
     @property
     def task_share(self) -> float:
-        """Factor of the task loss in steps in which ``loss_term`` is called."""
+        """Factor of the task loss in the steps in which ``loss_term`` is called."""
         return 1.0
 
     def changes_loss(self, now: TrainingStep) -> bool:
-        """Whether ``loss_term`` is called in this step: where it is overridden, and the window holds the step."""
-        # The question comes before the outputs exist, and a modifier that overrides the method has answered it.
+        """Whether ``loss_term`` is called in this step: if it is overridden and the modifier is active."""
+        # Called before there are outputs. Overriding ``loss_term`` is how a modifier declares that it has a term.
         return type(self).loss_term is not Modifier.loss_term and self.is_active(now)
 
     def attach_teacher(self, teacher: nn.Module) -> None:
-        """Find what the recipe names in the teacher; once, after ``initialize``."""
+        """Find the modules of the teacher that the recipe names; called once, after ``initialize``."""
 
     def loss_term(
         self,
@@ -193,98 +195,98 @@ class Modifier:
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Compute what is added to ``task_share`` · task loss in the steps for which ``changes_loss`` holds.
+        """Compute the term that is added to ``task_share`` · task loss in the steps in which ``changes_loss`` is true.
 
         Args:
             task_loss: scalar.
             student: outputs by name; logits (batch, ..., n).
             teacher: the teacher's outputs for the same inputs; may be empty unless ``needs_teacher``.
-            attention_mask: (batch, positions), 0 where padded; None: nothing is.
+            attention_mask: (batch, positions), 0 where padded; None: no padding.
 
         Returns:
             Scalar.
         """
         return torch.zeros_like(task_loss)
 
-    # The moments of a run
+    # Hooks, in the order of a run
 
     def is_active(self, now: TrainingStep) -> bool:
-        """Whether the window [start, end) holds the step."""
+        """Whether the step is in ``active_range``: at or after the start and before the end."""
         start, end = self.active_range
         return now.step_at(start) <= now.step < now.step_at(end)
 
     def was_active(self, now: TrainingStep) -> bool:
-        """Whether to begin this step as in the window: what changes at a step changes after its backward pass."""
+        """Whether it was active in the previous step, whose state a step begins with: ``update`` comes later."""
         return self.is_active(TrainingStep(max(now.step - 1, 0), now.steps_per_epoch))
 
     def initialize(self, targets: Targets) -> None:
-        """Find what the recipe names, and change the structure of the model where that is the technique."""
+        """Find the modules and parameters that the recipe names, and change the structure of the model if needed."""
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
-        """Take what gives gradients of the task loss on single batches; before training, where there is any."""
+        """Receive the source of gradients of single batches; called before training, if there is one."""
 
     def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
-        """What of an initialized model it leaves as it is, though the recipe means it: one sentence each.
+        """Modules of an initialized model that the recipe covers and that are left unchanged, one sentence each.
 
         Args:
-            example: inputs of one forward pass, on the model's device; None: nothing is said that takes one.
+            example: inputs of one forward pass, on the model's device; None: modules that need one are not reported.
         """
         return []
 
     def pruned_names(self) -> Iterable[str]:
-        """Names of the weights that it masks within its window: no other modifier may mask them at the same time."""
+        """Names of the weights that it masks while active; no other modifier may mask them at the same time."""
         return ()
 
     def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
-        """Zeros that its masks leave in each initialized weight at an epoch of its window or later, by name.
+        """Number of zeros in each initialized weight that it masks, by name.
 
         Args:
-            epoch: any from the start of its window on.
-            before: zeros that the modifiers before it leave.
+            epoch: epoch of the run, at or after ``start_epoch``.
+            before: number of zeros after the preceding modifiers, by name.
         """
         return {}
 
     def pop_fully_pruned(self) -> list[str]:
-        """Names of the weights of which a mask has left nothing, each told once."""
+        """Names of the weights that a mask prunes completely, each returned once."""
         return []
 
     def on_train_begin(self, now: TrainingStep) -> None:
-        """Training starts or resumes at this step: put flags and structure into the state that belongs to it."""
+        """Training starts or resumes at this step: set flags and structure accordingly."""
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients are there, the optimizer step comes next."""
+        """Called after the backward pass and clipping, before the optimizer step."""
 
     def after_backward(self) -> None:
-        """Gradients have been summed and will be clipped next."""
+        """Called after the backward pass of the last accumulated batch, before clipping."""
 
     def after_optimizer_step(self) -> None:
-        """The optimizer has moved the weights."""
+        """Called after the optimizer step."""
 
     def finalize(self) -> None:
-        """Training is over."""
+        """Called at the end of training."""
 
     def preview(self) -> None:
-        """A trial of a single step comes next: change losses and computation in it as later in the run."""
+        """Called before a trial of one step: change losses and computation in it as later in the run."""
 
     def apply_one_shot(self) -> None:
-        """Bring the model into its final state at one stroke: there is no training (one shot)."""
+        """Apply the final state at once, without training (one-shot)."""
 
     def before_save(self) -> None:
-        """The weights are about to be written."""
+        """Called before the weights are saved."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Tensors that a resumed run cannot derive from the weights and the clock."""
+        """Tensors that a resumed run needs beside the weights and the step."""
         return {}
 
     def begin_loading(self, state: dict[str, Tensor]) -> None:
-        """The weights of a checkpoint with this state come next: give the model the structure that it had then."""
+        """Called before the weights of a checkpoint are loaded: give the model the structure of that checkpoint."""
 
     def end_loading(self) -> None:
-        """The weights are in: give the model the structure from which an optimizer is made."""
+        """Called after the weights are loaded: give the model the structure for which the optimizer is created."""
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` returned."""
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
-        """What dashboards show, by the name of the series."""
+        """Values for dashboards, by the name of the series."""
         return {}

@@ -1,11 +1,11 @@
-"""The base of all errors that a user can do something about: they say where, what, and what was meant.
+"""Base class of all errors that a user can fix. Messages state where, what, and the probable intention.
 
-docs/errors.md has the tree of them. A class that is private, or no subclass of the base, never leaves the package.
+docs/errors.md lists the classes. Private exceptions, and those not derived from the base, never leave the package.
 """
 
 
 class SparsificationError(Exception):
-    """A recipe, a flag, a model or a file that is not what it has to be."""
+    """A recipe, a flag, a model or a file is not valid."""
 
 
 class ManagerError(SparsificationError, ValueError):
@@ -13,5 +13,5 @@ class ManagerError(SparsificationError, ValueError):
 
 
 def printable(text: str) -> str:
-    """A message on one line, whatever a recipe's own words in it contain."""
+    """Escape characters that are not printable, so that a message that quotes a recipe stays on one line."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

@@ -1,4 +1,4 @@
-"""Who applies a recipe to a model, step by step?"""
+"""Applies the modifiers of a recipe to a model during training."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 class ScheduledModifierManager(RecipeSummary):
-    """Applies the modifiers of a recipe, each at its time.
+    """Applies the modifiers of a recipe to a model during training.
 
-    A training loop calls, in this order: ``initialize(model)`` once, ``set_gradient_sampler`` where a recipe needs
-    gradients of its own; ``on_train_begin(now)`` when training starts or resumes; in each step ``update_loss`` (where
-    ``changes_loss_at`` says so), ``after_backward``, ``update``, the optimizer's own step, ``after_optimizer_step``;
+    A training loop calls, in this order: ``initialize(model)`` once; ``set_gradient_sampler`` if the recipe prunes by
+    sampled gradients; ``on_train_begin(now)`` when training starts or resumes; in each step ``update_loss`` (if
+    ``changes_loss_at(now)``), ``after_backward``, ``update``, the optimizer step, ``after_optimizer_step``;
     ``finalize`` at the end.
 
     Args:
-        recipe: what to do; None or an empty recipe does nothing at all.
+        recipe: the recipe to apply; None or an empty recipe changes nothing.
     """
 
     def __init__(self, recipe: Recipe | None = None):
@@ -58,20 +58,23 @@ class ScheduledModifierManager(RecipeSummary):
         return cls(load_recipe(source, recipe_args, modifiers=modifiers))
 
     @contextlib.contextmanager
-    def _telling(self, modifier: Modifier) -> Iterator[None]:
-        """Let an error say which recipe and modifier it is about."""
+    def _error_context(self, modifier: Modifier) -> Iterator[None]:
+        """Prefix errors with the recipe and the modifier that they are about."""
         try:
             yield
         except ValueError as error:
             raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {printable(str(error))}") from error
 
-    # The moments of a run
+    # Hooks, in the order of a run
 
     def initialize(self, model: nn.Module) -> None:
-        """Find what the recipe names in the model and change its structure; once, before there is an optimizer.
+        """Find what the recipe names in the model, and change its structure; call once, before creating an optimizer.
+
+        Args:
+            model: the model to train.
 
         Raises:
-            ManagerError: names that match nothing, shapes that do not fit, two modifiers that claim one weight.
+            ManagerError: a name matches nothing, a shape does not fit, or two modifiers mask one weight.
         """
         self._model = model
         targets = Targets(model)
@@ -87,10 +90,10 @@ class ScheduledModifierManager(RecipeSummary):
             raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
     def skipped_modules(self, example: Mapping[str, Tensor] | None = None) -> list[str]:
-        """What the recipe means and its modifiers leave as it is, one sentence each; after ``initialize``.
+        """Modules that the recipe covers and that are left unchanged, one sentence each; call after ``initialize``.
 
         Args:
-            example: inputs of the model, one row is enough; without it, nothing is said of modules that never run.
+            example: inputs of the model, one row is enough; without them, modules that never run are not reported.
         """
         return [
             f"{self.recipe.source}: {type(modifier).__name__}: {text}"
@@ -99,27 +102,37 @@ class ScheduledModifierManager(RecipeSummary):
         ]
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
-        """Say where the modifiers that prune by gradients of single batches get them from."""
+        """Set the source of gradients of single batches, for the modifiers that prune by them."""
         for modifier in self.modifiers:
             modifier.set_gradient_sampler(sampler)
 
     def attach_teacher(self, teacher: nn.Module) -> None:
-        """Find what the recipe names in the teacher; once, after ``initialize``.
+        """Find the modules of the teacher that the recipe names; call once, after ``initialize``.
+
+        Args:
+            teacher: frozen and in evaluation mode.
 
         Raises:
-            ManagerError: names that match nothing, or not as many layers as in the student.
+            ManagerError: a name matches nothing, or the number of layers differs from the student's.
         """
         for modifier in self.modifiers:
-            with self._telling(modifier):
+            with self._error_context(modifier):
                 modifier.attach_teacher(teacher)
 
     def on_train_begin(self, now: TrainingStep) -> None:
-        """Training starts or resumes; the optimizer exists."""
+        """Call when training starts or resumes, after creating the optimizer."""
         for modifier in self.modifiers:
             modifier.on_train_begin(now)
 
     def teacher_inputs(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of the student's inputs, labels left out before, the teacher is given."""
+        """Select the inputs that the teacher receives.
+
+        Args:
+            inputs: the student's, without labels.
+
+        Returns:
+            Those that ``teacher_input_keys`` of the recipe name, or all.
+        """
         chosen = [modifier.teacher_inputs for modifier in self.modifiers if modifier.teacher_inputs is not None]
         return {name: value for name, value in inputs.items() if not chosen or any(name in keys for keys in chosen)}
 
@@ -131,84 +144,83 @@ class ScheduledModifierManager(RecipeSummary):
         now: TrainingStep,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Add the terms of all modifiers that have one in this step: none of them weakens another one's.
+        """Add the loss terms of all modifiers that are active in this step; the terms do not affect each other.
 
-        SparseML hands the sum so far from one modifier to the next, in the order of their ends: a later
-        ``DistillationModifier`` multiplies the layers' term by 1 - hardness there.
+        In SparseML each modifier receives the sum of the previous ones, in the order of their ends, so that a later
+        ``DistillationModifier`` multiplies the loss of the layers by 1 - hardness.
 
         Args:
             loss: scalar task loss.
             student: outputs by name.
-            teacher: the teacher's outputs for the same inputs; None: what needs a teacher adds no term.
+            teacher: the teacher's outputs for the same inputs; None: modifiers that need a teacher add no term.
             now: the step.
-            attention_mask: (batch, positions), 0 where the inputs are padded; None: nowhere.
+            attention_mask: (batch, positions), 0 where padded; None: no padding.
 
         Returns:
-            Scalar for the backward pass.
+            Scalar loss for the backward pass.
 
         Raises:
-            ManagerError: the teacher's outputs do not fit the student's.
+            ManagerError: the outputs of teacher and student do not fit together.
         """
         active = [modifier for modifier in self.modifiers if modifier.changes_loss(now)]
         if teacher is None:
             active, teacher = [modifier for modifier in active if not modifier.needs_teacher], {}
         total = math.prod(modifier.task_share for modifier in active) * loss
         for modifier in active:
-            with self._telling(modifier):
+            with self._error_context(modifier):
                 total = total + modifier.loss_term(loss, student, teacher, attention_mask)
         return total
 
     def after_backward(self) -> None:
-        """All gradients of the step are there, clipping comes next."""
+        """Call after the last backward pass of the step, before clipping."""
         for modifier in self.modifiers:
             modifier.after_backward()
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
-        """The optimizer's step comes next: new masks are computed from the weights before it."""
+        """Call before the optimizer step: new masks are computed from the weights before it."""
         for modifier in self.modifiers:
-            with self._telling(modifier):
+            with self._error_context(modifier):
                 modifier.update(now, optimizer)
-            self._warn_of_empty(modifier)
+            self._warn_of_fully_pruned(modifier)
 
-    def _warn_of_empty(self, modifier: Modifier) -> None:
+    def _warn_of_fully_pruned(self, modifier: Modifier) -> None:
         if names := modifier.pop_fully_pruned():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             logger.warning(
-                f"{self.recipe.source}: {type(modifier).__name__}: the mask leaves nothing of {names[0]}{more}: "
-                "all its weights are zero"
+                f"{self.recipe.source}: {type(modifier).__name__}: the mask prunes all weights of {names[0]}{more}"
             )
 
     def after_optimizer_step(self) -> None:
-        """The optimizer has moved the weights, pruned ones too: undo in reverse what ``update`` did for it."""
+        """Call after the optimizer step: zero pruned weights again, in reverse order of ``update``."""
         for modifier in reversed(self.modifiers):
             modifier.after_optimizer_step()
 
     def before_save(self) -> None:
-        """The weights are about to be written."""
+        """Call before the weights are saved."""
         for modifier in self.modifiers:
             modifier.before_save()
 
     def finalize(self) -> None:
-        """Training is over."""
+        """Call at the end of training."""
         if self._hooks is not None:
             self._hooks.remove()
         for modifier in self.modifiers:
             modifier.finalize()
 
     def preview(self) -> None:
-        """Let a trial of one step go through all that the recipe will do to losses and computation in time."""
+        """Call before a trial of one step: all losses and computations of the recipe are active in it."""
         for modifier in self.modifiers:
             modifier.preview()
 
     def apply_one_shot(self) -> None:
-        """Bring an initialized model into its final state at one stroke, without training.
+        """Apply the final state to an initialized model at once, without training (one-shot).
 
-        Where the recipe quantizes, batches have to pass through the model before ``finalize``: they set the ranges.
+        If the recipe quantizes, run calibration batches through the model before ``finalize``; they set the ranges.
         """
         for modifier in self.modifiers:
-            with self._telling(modifier):
+            with self._error_context(modifier):
                 modifier.apply_one_shot()
-            self._warn_of_empty(modifier)
+            self._warn_of_fully_pruned(modifier)
 
     # In a loop without Trainer
 
@@ -218,13 +230,13 @@ class ScheduledModifierManager(RecipeSummary):
         Args:
             model: the model to train; its structure may change here.
             optimizer: over parameters of ``model``.
-            steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
+            steps_per_epoch: optimizer steps in an epoch; gradient accumulation and processes are included.
 
         Returns:
-            The same optimizer: schedulers and gradient scalers take it as before.
+            The same optimizer; schedulers and gradient scalers work as before.
 
         Raises:
-            ManagerError: the recipe does not fit the model, or it distills: ``PlainLoop`` takes a teacher.
+            ManagerError: the recipe does not fit the model, or it distills; use ``PlainLoop`` with a teacher then.
             ValueError: ``steps_per_epoch`` is below 1.
         """
         if self.distills:
@@ -235,7 +247,7 @@ class ScheduledModifierManager(RecipeSummary):
         return optimizer
 
     def apply_in(self, hooks: OptimizerHooks) -> None:
-        """Start training with the recipe in an optimizer's hooks; after ``initialize`` and ``attach_teacher``."""
+        """Start training with the recipe in an optimizer's hooks; call after ``initialize`` and ``attach_teacher``."""
         groups = hooks.optimizer.param_groups
         base_rates = [group["lr"] for group in groups]
 
@@ -250,35 +262,35 @@ class ScheduledModifierManager(RecipeSummary):
         hooks.register(before_step, self.after_optimizer_step)
         self._hooks = hooks
 
-    # What a resumed run and a dashboard want to know
+    # Checkpoints and dashboards
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors that a resumed run needs beside the weights, by ``<modifier>/<name>``."""
         return self._named.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` gave to a manager of the same recipe."""
+        """Restore what ``state_dict`` of a manager of the same recipe returned."""
         self._named.load_state_dict(state)
 
     def loading(self, state: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
-        """Give the model the structure of the checkpoint with this state, while its weights are loaded."""
+        """Context in which the model has the structure of the checkpoint with this state, to load its weights."""
         return self._named.loading(state)
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
-        """Series for dashboards, named as SparseML names them where they mean the same.
+        """Values for dashboards: those of the modifiers, the progress of each, and the sparsity of the encoder.
 
-        Those of the modifiers, how far each of them is in its window, and the zeros in the encoder.
+        Series that mean the same have SparseML's names.
         """
         series = self.sparsity()
         for label, modifier in self._named:
             start, end = modifier.active_range
             end = self.max_epochs or end if math.isinf(end) else end
-            if start < end < math.inf:  # else it takes no time, never begins, or nobody knows when the run ends
+            if start < end < math.inf:  # not if it takes no time, never begins, or the end of the run is unknown
                 series[f"{label}/progress"] = curves.progress(now.epoch, start, end)
             for name, value in modifier.metrics(now).items():
                 series[name if "/" in name or " " in name else f"{label}/{name}"] = value
         return series
 
     def sparsity(self) -> dict[str, float]:
-        """Share of zeros in the matrices of the encoder and of each of its layers; nothing without a recipe."""
+        """Sparsity of the matrices of the encoder and of each of its layers, in [0, 1]; empty without a recipe."""
         return encoder_sparsity(self._model) if self._model is not None and self.modifiers else {}

@@ -1,4 +1,7 @@
-"""Names of what models return beside the outputs of their heads. Imports nothing, so that recipes are read fast."""
+"""Names of the outputs that models return besides those of their heads.
+
+This module imports nothing, so that recipes are read fast.
+"""
 
 INTERMEDIATE_OUTPUTS = (
     "cache",

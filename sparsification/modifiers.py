@@ -1,4 +1,4 @@
-"""Which techniques does a recipe have to choose from?"""
+"""Table of all modifiers, and the base classes for your own."""
 
 from sparsification.base import GradientSampler, Modifier, TrainingStep
 from sparsification.distillation.hidden_states import PerLayerDistillationModifier

@@ -9,10 +9,10 @@ from sparsification.base import Modifier
 
 
 class NamedModifiers:
-    """Each modifier with the name of its class, numbered from the second of a kind on.
+    """Modifiers with labels: the name of the class, numbered from the second one of a class on.
 
     Args:
-        modifiers: in an order that is the same in every run of the recipe.
+        modifiers: in an order that is the same in every run of a recipe.
     """
 
     def __init__(self, modifiers: Sequence[Modifier]):
@@ -35,13 +35,13 @@ class NamedModifiers:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` gave to the modifiers of the same recipe."""
+        """Restore what ``state_dict`` returned for the modifiers of the same recipe."""
         for label, modifier in self._named:
             modifier.load_state_dict(_part(state, label))
 
     @contextlib.contextmanager
     def loading(self, state: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the model the structure of the checkpoint with this state, while its weights are loaded."""
+        """Context in which the model has the structure of the checkpoint with this state, to load its weights."""
         for label, modifier in self._named:
             modifier.begin_loading(_part(state, label))
         yield
@@ -50,5 +50,5 @@ class NamedModifiers:
 
 
 def _part(state: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """The part of the state that is one modifier's."""
+    """The state of one modifier."""
     return {name.removeprefix(f"{label}/"): tensor for name, tensor in state.items() if name.startswith(f"{label}/")}

@@ -20,17 +20,17 @@ from sparsification.optimizer_hooks import OptimizerHooks
 class PlainLoop:
     """Applies a recipe at each ``optimizer.step()`` of a loop.
 
-    Masks are computed from the weights before the step and applied again after it. Learning rates are set where the
-    recipe has any. Where a gradient scaler skips a step, so does the recipe.
+    Masks are computed from the weights before the step and applied again after it. Learning rates are set if the recipe
+    has any. If a gradient scaler skips a step, the recipe skips it too.
 
     Args:
         manager: the recipe's manager, not initialized yet.
         model: the model to train; its structure may change here.
         optimizer: over parameters of ``model``.
-        steps_per_epoch: optimizer steps in an epoch, gradient accumulation and processes counted.
-        teacher: where the recipe distills: a model that returns the student's outputs. It is frozen here.
-        gradient_sampler: where the recipe prunes by gradients of single batches (oBERT, M-FAC, RigL); see
-            ``ScheduledModifierManager.set_gradient_sampler``.
+        steps_per_epoch: optimizer steps in an epoch; gradient accumulation and number of processes are included.
+        teacher: for recipes that distill, a model with the student's outputs. It is frozen here.
+        gradient_sampler: for recipes that prune by gradients of single batches (oBERT, M-FAC, RigL); see
+            ``sparsification.base.GradientSampler``.
 
     Raises:
         ManagerError: the recipe does not fit the model, or distills and there is no teacher.
@@ -89,16 +89,16 @@ class PlainLoop:
         Args:
             loss: scalar.
             outputs: the student's, by name.
-            inputs: the batch that gave them; the teacher is called with it.
+            inputs: the batch from which they were computed; the teacher is called with it.
 
         Returns:
-            Scalar for the backward pass; ``loss`` itself where there is no teacher or the recipe does not distill now.
+            Scalar loss for the backward pass; ``loss`` itself without a teacher or if the recipe does not distill now.
         """
         if self.teacher is None or not self.manager.distills_at(self.current_step):
             return loss
         with torch.no_grad():
-            taught = self.teacher(**self.manager.teacher_inputs(inputs))
-        return self.manager.update_loss(loss, outputs, taught, self.current_step, inputs.get("attention_mask"))
+            teacher_outputs = self.teacher(**self.manager.teacher_inputs(inputs))
+        return self.manager.update_loss(loss, outputs, teacher_outputs, self.current_step, inputs.get("attention_mask"))
 
     def finalize(self) -> None:
         """End the training: the recipe leaves the optimizer and brings the model into its final state."""

@@ -1,7 +1,6 @@
-"""Transformers without progress bars, or without warnings as well, for the time of a block.
+"""Context managers that silence Transformers' progress bars and warnings.
 
-Its log level and its bars are one setting for the whole process: a library function that loads a model must not leave
-them changed.
+Log level and progress bars are settings of the whole process. A library function that loads a model must restore them.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from transformers.utils import logging
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Show none of Transformers' and the hub's progress bars, then go back to what was set before."""
+    """Hide the progress bars of Transformers and of the hub; the previous settings are restored."""
     bars, hub_hides = logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
-    logging.disable_progress_bar()  # and the hub's
+    logging.disable_progress_bar()  # also disables the hub's
     try:
         yield
     finally:
         if bars:
-            logging.enable_progress_bar()  # and the hub's
+            logging.enable_progress_bar()  # also enables the hub's
         if hub_hides != hub.are_progress_bars_disabled():
             (hub.disable_progress_bars if hub_hides else hub.enable_progress_bars)()
 
 
 @contextlib.contextmanager
 def errors_only() -> Iterator[None]:
-    """Let Transformers show errors alone, neither warnings nor bars, then go back to what was set before."""
+    """Hide Transformers' warnings and progress bars; the previous settings are restored."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,11 +1,20 @@
-"""Which parameters and which layers of a model does a recipe mean?
+"""Lookup of the parameters, modules and layers that a recipe names.
 
 A recipe names parameters exactly, by a regular expression after ``re:`` (matched from the start of the name, as
-Python's ``re.match`` does), or by the tokens ``__ALL__`` and ``__ALL_PRUNABLE__`` (weights of Linear, convolution and
-Embedding modules). Names are those of the model as it was loaded, also after layers have been dropped from it.
+Python's ``re.match`` does), or by a token:
 
-Expressions are untrusted, as recipes are, and Python's ``re`` can search for years where an expression says one thing
-in many ways. So ``regex``, which reads them alike, matches them, within a bound of time.
+- ``__ENCODER__``: weights of all ``nn.Linear`` modules inside the encoder's layers, in any architecture. Embeddings,
+  poolers, heads, biases and normalization are not among them. ``__ENCODER__.3`` is layer 3 alone.
+- ``__ALL_PRUNABLE__``: weights of all Linear, convolution and Embedding modules.
+- ``__ALL__``: all parameters.
+
+Where a recipe names modules or layers, ``__ENCODER__`` is the path of the encoder's layers: ``__ENCODER__.3`` is
+``bert.encoder.layer.3`` in BERT and ``model.layers.3`` in ModernBERT.
+
+Names are those of the model as it was loaded, also after layers have been dropped from it.
+
+Recipes are untrusted, and the ``re`` module can take exponential time on an ambiguous expression. Expressions are
+therefore compiled by ``re`` but matched by ``regex``, which has a timeout.
 """
 
 import difflib
@@ -18,14 +27,19 @@ from typing import Literal
 import regex
 import torch.nn as nn
 
+from sparsification.encoder import encoder_layer_lists
 from sparsification.errors import SparsificationError
 
 ALL = "__ALL__"
 ALL_PRUNABLE = "__ALL_PRUNABLE__"
+ENCODER = "__ENCODER__"
 PRUNABLE_MODULES = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NO_ENCODER = (
+    "__ENCODER__ matches nothing: the model has no nn.ModuleList of layers with nn.Linear modules; name what you mean"
+)
 MAX_PATTERN = 1000  # characters
 MAX_REPEATS = 1000  # all counts in braces, multiplied: regex writes repetitions out before it matches
-MAX_SECONDS = 0.1  # of the processor for one pattern and all names, hundreds of times what one takes
+MAX_SECONDS = 0.1  # CPU time for one pattern and all names; a usual pattern takes less than a millisecond
 _WRAPPER_PREFIX = re.compile(r"^(module\.|_orig_mod\.)+")  # of DistributedDataParallel and torch.compile
 
 
@@ -48,13 +62,19 @@ class Targets:
             id(param) for module in model.modules() if isinstance(module, PRUNABLE_MODULES) for param in [module.weight]
         }
         self._prunable = [name for name, param in self._parameters.items() if id(param) in prunable]
+        self._encoder_paths = [_WRAPPER_PREFIX.sub("", name) for name in encoder_layer_lists(model)]
+        linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
+        self._linear = [name for name, param in self._parameters.items() if id(param) in linear]
 
     def parameters(self, patterns: str | Sequence[str], strict: bool = True) -> dict[str, nn.Parameter]:
-        """Find the parameters that a recipe names, in the order of the model; dropped layers' are left out.
+        """Find the parameters that a recipe names.
 
         Args:
             patterns: one name, ``re:`` pattern or token, or several.
             strict: whether a pattern that matches nothing is an error.
+
+        Returns:
+            The parameters by name, in the order of the model, without those of dropped layers.
 
         Raises:
             TargetError: a pattern matches nothing; the message lists near matches.
@@ -65,6 +85,9 @@ class Targets:
                 matched = list(self._parameters)
             elif pattern == ALL_PRUNABLE:
                 matched = self._prunable
+            elif _is_encoder_token(pattern):
+                paths = tuple(f"{path}{pattern.removeprefix(ENCODER)}." for path in self._encoder_paths)
+                matched = [name for name in self._linear if name.startswith(paths)]
             else:
                 matched = match_names(pattern, self._parameters)
             if strict and not matched:
@@ -74,38 +97,55 @@ class Targets:
         return {name: param for name, param in self._parameters.items() if name in chosen and id(param) in present}
 
     def _no_parameter(self, pattern: str) -> str:
-        """Say that no parameter matches, and what would in this model, whatever the model that it was written for."""
+        """The message for a pattern without a match; one for another architecture is referred to the token."""
+        if _is_encoder_token(pattern) and not self._encoder_paths:
+            return NO_ENCODER
         text = no_match("parameter", pattern, list(self._parameters))
-        own = self._layers_matrices()
-        if own is None or not pattern.startswith("re:") or "did you mean 're:" in text:
+        if not self._encoder_paths or not pattern.startswith("re:") or "did you mean 're:" in text:
             return text
-        return f"{text}; the matrices of this model's layers are '{own}'"
+        path = self._encoder_paths[0]
+        return f"{text}; __ENCODER__ means the weights of all Linear modules in this model's layers ({path})"
 
-    def _layers_matrices(self) -> str | None:
-        """The pattern of all prunable weights in the longest list of layers; None where there is no such list."""
-        groups: dict[str, list[str]] = {}
-        for name in self._prunable:
-            if layer := re.match(r"(.+?)\.\d+\.(.+)\.weight$", name):
-                groups.setdefault(layer[1], []).append(layer[2])
-        if not groups:
-            return None
-        path = max(groups, key=lambda path: len(groups[path]))
-        ends = dict.fromkeys(re.sub(r"\b\d+\b", "[0-9]+", end.replace(".", r"\.")) for end in groups[path])
-        start = path.replace(".", r"\.")
-        return rf"re:{start}\.[0-9]+\.({'|'.join(ends)})\.weight"
+    def expand(self, patterns: str | Sequence[str]) -> list[str]:
+        """Replace ``__ENCODER__`` at the start of names by the path of the encoder's layers.
 
-    def modules(self, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
-        """Find the modules that a recipe names, in its order, those of one pattern in the model's.
+        Args:
+            patterns: one name or ``re:`` pattern, or several.
 
-        Dropped layers' are left out where a pattern matches others, too.
+        Returns:
+            ``__ENCODER__.3`` becomes ``bert.encoder.layer.3``; other patterns stay as they are. In a model with several
+            encoders the token becomes one name for each.
 
         Raises:
-            TargetError: a pattern matches nothing that is left; the message lists near matches.
+            TargetError: the model has no encoder layers.
+        """
+        expanded: list[str] = []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if not _is_encoder_token(pattern):
+                expanded.append(pattern)
+            elif not self._encoder_paths:
+                raise TargetError(NO_ENCODER)
+            else:
+                expanded += [path + pattern.removeprefix(ENCODER) for path in self._encoder_paths]
+        return expanded
+
+    def modules(self, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
+        """Find the modules that a recipe names.
+
+        Args:
+            patterns: names such as ``bert.encoder.layer.1`` or ``__ENCODER__.1``, or ``re:`` patterns.
+
+        Returns:
+            The modules by name, in the order of the patterns, those of one pattern in the order of the model. Modules
+            of dropped layers are left out.
+
+        Raises:
+            TargetError: a pattern matches no module that is left; the message lists near matches.
         """
         present = {id(module) for module in self.model.modules()}
         names = [name for name, module in self._modules.items() if id(module) in present]
         chosen: dict[str, nn.Module] = {}
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        for pattern in self.expand(patterns):
             matched = match_names(pattern, names)
             if not matched:
                 raise TargetError(no_match("module", pattern, names))
@@ -113,7 +153,7 @@ class Targets:
         return chosen
 
     def modules_of(self, *kinds: type) -> dict[str, nn.Module]:
-        """All modules of some kinds, in the order of the model; dropped layers' are left out."""
+        """All modules of some classes by name, in the order of the model, without those of dropped layers."""
         present = {id(module) for module in self.model.modules()}
         return {
             name: module
@@ -122,20 +162,20 @@ class Targets:
         }
 
     def replace(self, swapped: Mapping[nn.Module, nn.Module]) -> None:
-        """Let the names of modules mean what has been put into their place."""
+        """Let the names of modules refer to the modules that have replaced them."""
         self._modules = {name: swapped.get(module, module) for name, module in self._modules.items()}
 
     def layers(self, patterns: str | Sequence[str]) -> dict[str, list[int]]:
         """Find the layers that a recipe names, each a member of an ``nn.ModuleList``.
 
         Args:
-            patterns: names such as ``bert.encoder.layer.1``, or ``re:`` patterns.
+            patterns: names such as ``bert.encoder.layer.1`` or ``__ENCODER__.1``, or ``re:`` patterns.
 
         Returns:
             The name of each list, e.g. ``bert.encoder.layer``, with the indices that were named, ascending.
 
         Raises:
-            TargetError: a name is not there, or is not a layer of a list.
+            TargetError: a pattern matches no member of a list.
         """
         layer_lists = {
             _WRAPPER_PREFIX.sub("", name): module
@@ -144,7 +184,7 @@ class Targets:
         }
         members = [f"{name}.{index}" for name, layers in layer_lists.items() for index in range(len(layers))]
         chosen: dict[str, set[int]] = {}
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        for pattern in self.expand(patterns):
             matched = match_names(pattern, members, "fullmatch")
             if not matched:
                 sizes = ", ".join(f"{name} has layers 0 to {len(layers) - 1}" for name, layers in layer_lists.items())
@@ -161,15 +201,15 @@ class Targets:
 def match_names(
     pattern: str, names: Collection[str], how: Literal["match", "fullmatch", "search"] = "match"
 ) -> list[str]:
-    """Names that a recipe's ``pattern`` means: equal to it, or after ``re:`` matched by it.
+    """Find the names that are equal to a pattern or, after ``re:``, match it.
 
     Args:
-        pattern: a name, or ``re:`` and an expression.
-        names: those to choose from.
-        how: an expression has to match from the start, from start to end, or anywhere.
+        pattern: a name, or ``re:`` and a regular expression.
+        names: the names to choose from.
+        how: whether an expression has to match from the start, from start to end, or anywhere.
 
     Raises:
-        TargetError: it is no expression, or one that takes too long.
+        TargetError: the expression is invalid, or takes too long to match.
     """
     if not pattern.startswith("re:"):
         return [name for name in names if name == pattern]
@@ -177,7 +217,7 @@ def match_names(
     match = {"match": expression.match, "fullmatch": expression.fullmatch, "search": expression.search}[how]
     deadline = time.process_time() + MAX_SECONDS
     try:
-        # The timeout counts the processor's time, too: a busy machine refuses no recipe.
+        # The timeout counts CPU time: a busy machine refuses no recipe.
         return [name for name in names if match(name, timeout=max(deadline - time.process_time(), 0.0))]
     except TimeoutError as error:
         raise TargetError(
@@ -186,7 +226,7 @@ def match_names(
 
 
 def no_match(kind: str, pattern: str, names: Sequence[str]) -> str:
-    """Say that ``pattern`` matches none of ``names``, and which of them it may have meant."""
+    """The message for a pattern that matches no name, with near matches."""
     text = f"no {kind} matches {_short(pattern)}"
     if pattern.startswith("re:") and match_names(pattern, names, "search"):
         return f"{text}: an expression is matched from the start of a name; did you mean 're:.*{pattern[3:]}'?"
@@ -201,7 +241,7 @@ def no_match(kind: str, pattern: str, names: Sequence[str]) -> str:
 
 
 def _with_own_prefix(pattern: str, names: Sequence[str]) -> str | None:
-    """``pattern`` with the first name of this model in place of another's, if that matches: roberta's for bert's."""
+    """``pattern`` with this model's own first name, if it then matches: ``roberta.`` for ``bert.``."""
     parts = re.fullmatch(r"(re:\^?)?(\w+)(\\?\..+)", pattern, re.DOTALL)
     if parts is None:
         return None
@@ -211,7 +251,7 @@ def _with_own_prefix(pattern: str, names: Sequence[str]) -> str | None:
 
 
 def _compiled(pattern: str) -> regex.Pattern:
-    """The expression after ``re:``."""
+    """Compile the expression after ``re:``."""
     expression = pattern[3:]
     if len(expression) > MAX_PATTERN:
         raise TargetError(f"{_short(pattern)} is longer than {MAX_PATTERN} characters")
@@ -219,7 +259,7 @@ def _compiled(pattern: str) -> regex.Pattern:
     if math.prod(max(count, 1) for count in counts) > MAX_REPEATS:
         raise TargetError(f"{_short(pattern)} repeats too often: its counts in braces make more than {MAX_REPEATS}")
     try:
-        re.compile(expression)  # regex knows more, such as recursion
+        re.compile(expression)  # refuses what regex alone accepts, such as recursion
         return regex.compile(expression)
     except (re.error, regex.error) as error:
         raise TargetError(f"{_short(pattern)} is no regular expression: {error}") from error
@@ -227,6 +267,11 @@ def _compiled(pattern: str) -> regex.Pattern:
         raise TargetError(f"{_short(pattern)} is nested too deeply") from error
 
 
+def _is_encoder_token(pattern: str) -> bool:
+    """Whether a pattern is ``__ENCODER__``, or a name that starts with it."""
+    return pattern == ENCODER or pattern.startswith(f"{ENCODER}.")
+
+
 def _short(pattern: str) -> str:
-    """A pattern as messages show it."""
+    """A pattern as messages show it: quoted, at most 100 characters."""
     return f"'{pattern}'" if len(pattern) <= 100 else f"'{pattern[:97]}...'"

@@ -17,7 +17,7 @@ def _own_settings() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     libraries = (transformers_logging, datasets.utils.logging)
-    scripts = [logging.getLogger(name) for name in ("stages_qa", "utils_qa")]
+    scripts = [logging.getLogger("sparsification")]
     before = [library.get_verbosity() for library in libraries], [script.level for script in scripts]
     bars = transformers_logging.is_progress_bar_enabled()
     with pytest.MonkeyPatch.context() as patch:

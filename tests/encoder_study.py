@@ -38,13 +38,13 @@ from sparsification.trainer import mixin
 PAGE = ROOT / "docs" / "encoders.md"
 COLUMNS = ("prune", "quantize", "ONNX", "sparse ONNX", "resume", "two processes")
 SPARSITY = 0.8
-# The matrices of every family's layers, whatever they are called.
-PRUNED = r".*layers?\.\d+\..*(?<!([nN]orm|wise|conv))\.weight"
+# The matrices of every family's encoder layers: found by name here, as a check of the token in the recipe.
+PRUNED = r"(?!.*decoder).*layers?\.\d+\..*(?<!([nN]orm|wise|conv))\.weight"
 PRUNE = f"""
 modifiers:
   - !EpochRangeModifier {{end_epoch: 2.0}}
   - !GMPruningModifier
-    params: ['re:{PRUNED}']
+    params: __ENCODER__
     final_sparsity: {SPARSITY}
     mask_type: [1, 4]
     start_epoch: 0.0

@@ -1,10 +1,13 @@
-"""The quickstart's data is what it claims to be, and its commands and its recipe are of today.
+"""Data, commands and recipe of the quickstart, and the commands that the pages give for what it leaves.
 
-The quickstart itself takes minutes: ``make quickstart`` is its test.
+The quickstart itself takes minutes: ``make quickstart`` is its test. Here its commands run on a few questions.
 """
 
 import dataclasses
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +17,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+import run_qa
 from helpers import ROOT
 from quickstart import make_model, quickstart
+from sparsification.cli.main import main
 from sparsification.manager import ScheduledModifierManager
 from sparsification.tasks.question_answering import arguments as arguments_qa
 
@@ -129,3 +134,66 @@ def test_a_missed_bar_is_told():
         quickstart.check_bars(teacher, dataclasses.replace(teacher, name="student", f1=87.2))
     with pytest.raises(quickstart.QuickstartError, match="teacher's F1 is 79.9"):
         quickstart.check_bars(dataclasses.replace(teacher, f1=79.9), teacher)
+
+
+def commands_after(page: str) -> list[list[str]]:
+    """The commands that a page gives for what the quickstart leaves, after the line that activates the environment."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
+    text = next(block for block in blocks if block.startswith("source .venv/bin/activate\n"))
+    return [shlex.split(line) for line in text.replace("\\\n", " ").splitlines()[1:]]
+
+
+@pytest.fixture(scope="module")
+def left_folder(tmp_path_factory) -> Path:
+    """A folder with the quickstart's data, and what its commands leave when they run on a few questions."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(QUICKSTART, folder / "quickstart", ignore=shutil.ignore_patterns("out", "__pycache__"))
+    few = ["--max_train_samples", "64", "--max_eval_samples", "16", "--skip_trial"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, _, command in quickstart.steps(Path("quickstart"), Path("quickstart/out")):
+            if name == "untrained":
+                subprocess.run([sys.executable, *map(str, command[1:])], check=True)
+            else:
+                run_qa.main([*map(str, command[2:]), *few])
+    return folder
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_the_pages_commands_run_on_what_the_quickstart_leaves(page, left_folder, monkeypatch, capsys):
+    monkeypatch.chdir(left_folder)
+    commands = commands_after(page)
+    assert [command[:2] for command in commands] == [
+        ["sparsification", name] for name in ("predict", "compare", "check")
+    ]
+    printed = []
+    for command in commands:
+        assert main(command[1:]) == 0
+        printed.append(capsys.readouterr().out)
+    assert "%, characters " in printed[0]
+    assert [line.partition("  ")[0].rstrip() for line in printed[1].splitlines()[1:5]] == [
+        *("teacher, model", "teacher, ONNX", "student, student", "student, ONNX")
+    ]
+    assert "12 parameters, 393,216 weights" in printed[2] and "No warnings." in printed[2]
+    for command in commands[1:]:
+        picture = Path(command[command.index("--plot") + 1])
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        picture.unlink()
+
+
+def test_the_pages_question_is_of_the_kind_that_the_model_has_learned():
+    command = commands_after("README.md")[0]
+    assert command == commands_after("docs/quickstart.md")[0]
+    question, context = (command[command.index(flag) + 1] for flag in ("--question", "--context"))
+    known = [(text, qa) for text, qa in questions("validation") if qa["question"] == question]
+    assert len(known) == 1
+    text, qa = known[0]
+    assert context.split(". ")[0] == text.split(". ")[0]
+    assert f"`{qa['answers'][0]['text']}`" in (ROOT / "README.md").read_text()
+
+
+def test_make_quickstart_names_the_environment_that_the_pages_activate():
+    makefile = (ROOT / "Makefile").read_text()
+    assert "VENV := .venv\n" in makefile
+    recipe = re.search(r"^quickstart:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
+    assert "docs/quickstart.md, after: source $(VENV)/bin/activate" in recipe

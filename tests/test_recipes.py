@@ -1,5 +1,6 @@
-"""Each recipe of the folder: does it load, and does it do what its name and its text say?"""
+"""Each recipe of the folder loads, and does what its name and its text say."""
 
+import copy
 import dataclasses
 import json
 import re
@@ -7,7 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedModel,
+    RobertaConfig,
+)
 
 from helpers import ROOT
 from helpers.trainers import SparseTrainer, arguments, make_data
@@ -34,17 +46,17 @@ STEPS_PER_EPOCH = 8  # of a run with 32 features in batches of 4
 
 
 class Promise:
-    """What the name of a recipe says."""
+    """What the name of a recipe promises."""
 
     def __init__(self, path: Path):
         self.minilm = path.stem.startswith("minilm")
         size = re.search(r"(\d+)layers", path.stem)
         self.loaded = 6 if self.minilm else 12
-        self.layers = int(size[1]) if size else self.loaded
+        self.layers = 6 if path.stem == "drop_layers" else int(size[1]) if size else self.loaded
         self.kept = range(6) if self.minilm else KEPT[self.layers]
         self.quantized = "quant" in path.stem
         percent = re.search(r"(\d+)(_block4)?$", path.stem)
-        self.thinned = "_ffn" in path.stem  # what is pruned is taken out
+        self.thinned = "_ffn" in path.stem  # pruned neurons are removed
         self.sparsity = int(percent[1]) / 100 if percent and not self.thinned else 0.0
         self.in_blocks = self.quantized and self.sparsity > 0 or "_block4" in path.stem
         self.by_curvature = "_obert" in path.stem
@@ -110,7 +122,7 @@ def test_every_recipe_plans_what_its_name_promises(subtests):
 
 @each([paths[0] for paths in SHAPES.values()])
 def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
-    """A run of the whole recipe, made as short as its phases allow, on a thin BERT."""
+    """A run of the whole recipe, as short as its phases allow, on a narrow BERT."""
     promise = Promise(path)
     model = thin_bert(promise.loaded)
     kept = [model.bert.encoder.layer[index] for index in promise.kept]
@@ -158,6 +170,61 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
         assert last_rate == pytest.approx(0.0, abs=1e-9)  # the command line's, linear to 0
     else:
         assert last_rate == (last.init_lr if last.lr_func == "cyclic_linear" else pytest.approx(last.final_lr))
+
+
+_SIZES = {"vocab_size": 50, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 16}
+_WIDTHS = {"hidden_size": 32, "intermediate_size": 64}
+FAMILIES = {
+    "roberta": RobertaConfig(**_SIZES, **_WIDTHS),
+    "distilbert": DistilBertConfig(
+        vocab_size=50, dim=32, hidden_dim=64, n_layers=3, n_heads=2, max_position_embeddings=16
+    ),
+    "electra": ElectraConfig(**_SIZES, **_WIDTHS, embedding_size=16),
+    "mpnet": MPNetConfig(**_SIZES, **_WIDTHS),
+    "deberta": DebertaV2Config(**_SIZES, **_WIDTHS, relative_attention=True, position_buckets=8),
+    "modernbert": ModernBertConfig(**_SIZES, **_WIDTHS, pad_token_id=0, local_attention=8),
+}
+LAYERS = {"distilbert": "distilbert.transformer.layer", "modernbert": "model.layers"}  # others: FAMILY.encoder.layer
+GENERIC = ("prune80", "prune_quant80", "quantize", "drop_layers")
+
+
+def model_of(family: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForQuestionAnswering.from_config(copy.deepcopy(FAMILIES[family]))
+
+
+@pytest.mark.parametrize("name", GENERIC)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generic_recipe_does_the_same_in_each_family_of_encoders(name, family, tmp_path):
+    args = {"num_epochs": 1.0} | ({"dropped": ["__ENCODER__.1"]} if name == "drop_layers" else {})
+    manager = ScheduledModifierManager.from_yaml(ROOT / "recipes" / f"{name}.md", args)
+    model = model_of(family)
+    path = LAYERS.get(family, f"{family}.encoder.layer")
+    layers = list(model.get_submodule(path))
+    trainer = SparseTrainer(
+        model=model,
+        args=arguments(tmp_path, learning_rate=1e-4),
+        train_dataset=make_data(),
+        manager=manager,
+        teacher=model_of(family),
+    )
+    trainer.train()
+    kept = [layers[0], layers[2]] if name == "drop_layers" else layers
+    assert list(model.get_submodule(path)) == kept
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert len([module for module in linear if module.startswith(f"{path}.")]) == len(kept) * (
+        4 if family == "modernbert" else 6
+    )
+    for module in linear:
+        weight = model.get_submodule(module).weight
+        pruned = 0.8 if name.startswith("prune") and module.startswith(f"{path}.") else 0.0
+        assert float((weight == 0).float().mean()) == pytest.approx(pruned, abs=4 / weight.numel()), module
+    quantized = {name for name, _ in fake_quantized_modules(model)} if fake_quant_enabled(model) else set()
+    assert linear <= quantized if "quant" in name else not quantized
+    trainer.save_model()
+    saved, info = AutoModelForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert saved.config.num_hidden_layers == len(kept)
 
 
 @each([path for path in RECIPES if "prune_quant" in path.stem and path.stem in TUTORIAL])
@@ -215,6 +282,27 @@ def test_recipe_has_the_hyperparameters_of_sparsemls_own(name):
             compared += 1
     assert not theirs
     assert compared > 15
+
+
+def test_recipes_that_are_for_no_particular_bert_name_parameters_by_token(subtests):
+    for path in RECIPES:
+        with subtests.test(path.name):
+            patterns = {
+                name
+                for modifier in ScheduledModifierManager.from_yaml(path).modifiers
+                for name in modifier.parameter_patterns
+            }
+            if path.stem.startswith("bert-base-"):
+                assert all(
+                    name.startswith(r"re:bert\.encoder\.layer\.\d+\.") for name in patterns - {"__ALL_PRUNABLE__"}
+                )
+            else:
+                assert patterns <= {"__ENCODER__", "__ALL_PRUNABLE__"}
+            generic = "any encoder" in path.read_text()
+            assert generic == (path.stem in GENERIC)
+            assert (
+                f"[{path.stem}]({path.name})" in (ROOT / "recipes" / "README.md").read_text().split("| recipe |")[0]
+            ) == generic
 
 
 def test_recipe_says_how_to_run_it_and_what_it_reaches(subtests):

@@ -195,7 +195,7 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_weights(
     flags += ["--do_eval", "--per_device_train_batch_size", "6"]
     stages_qa.logger.propagate = True
     main(command(tiny_model_dir, tiny_squad, cut, *flags))
-    assert f"{cut / 'checkpoint-6'} was not saved to its end: passed over" in caplog.text
+    assert f"{cut / 'checkpoint-6'} is not complete and is skipped" in caplog.text
     assert f"Going on from {cut / 'checkpoint-3'}" in caplog.text
     expected, found = weights(out), weights(cut)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -317,7 +317,7 @@ def test_wrong_model_or_data_is_refused(tiny_model_dir, tiny_squad, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.add_tokens(["one", "more"])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(UsageError, match="they do not belong together"):
+    with pytest.raises(UsageError, match="they do not fit together"):
         main(command(tiny_model_dir, tiny_squad, out, "--do_eval", "--tokenizer_name", str(tmp_path / "tokenizer")))
     assert not out.exists()
 
@@ -429,7 +429,7 @@ def test_ctrl_c_ends_with_130_and_keeps_the_checkpoints(tiny_model_dir, tiny_squ
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert "run_qa.py: error: interrupted; checkpoints that were saved stay" in errors
+    assert "run_qa.py: error: interrupted; saved checkpoints are kept" in errors
     AutoModelForQuestionAnswering.from_pretrained(last_complete_checkpoint(out))
 
 

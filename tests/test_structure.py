@@ -13,7 +13,7 @@ from helpers import ROOT
 PACKAGE = ROOT / "sparsification"
 # From the bottom to the top. A module has the place of the longest name here that it begins with.
 ORDER = [
-    *("errors", "atomic_io", "quiet", "model_io", "model_outputs", "targets"),
+    *("errors", "atomic_io", "quiet", "model_io", "model_outputs", "saved_weights", "encoder", "targets"),
     *("recipe.expressions", "recipe.types"),
     *("pruning.masks", "pruning.sparsity", "pruning.fisher", "schedule.curves"),
     *("quantization.fake_quantize", "quantization.scheme", "quantization.attention", "quantization.modules"),

@@ -1,4 +1,4 @@
-"""Names, patterns and tokens: which parameters do they mean?"""
+"""Names, patterns and tokens of a recipe find the parameters, modules and layers of a model."""
 
 import re
 import time
@@ -8,6 +8,10 @@ import torch.nn as nn
 from transformers import (
     AlbertConfig,
     AutoModelForQuestionAnswering,
+    BartConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -48,6 +52,10 @@ def test_tokens(model):
     assert len(names(model, "__ALL__")) == 1 + 12 * 6
     assert names(model, ["__ALL_PRUNABLE__"])[0] == "embed.weight"
     assert len(names(model, "__ALL_PRUNABLE__")) == 1 + 12 * 2
+    assert names(model, "__ENCODER__") == [
+        f"encoder.layer.{index}.{name}.weight" for index in range(12) for name in ("query", "dense")
+    ]
+    assert names(model, "__ENCODER__.10") == ["encoder.layer.10.query.weight", "encoder.layer.10.dense.weight"]
 
 
 def test_names_are_the_same_inside_a_wrapper(model):
@@ -72,13 +80,16 @@ def test_what_matches_nothing_says_what_it_may_have_meant(model, pattern, meant)
 
 
 def test_lenient_patterns_may_match_nothing(model):
-    assert names(model, ["re:nothing.*"], strict=False) == []
+    assert names(model, ["re:nothing.*", "__ENCODER__.12"], strict=False) == []
+    assert names(nn.Linear(2, 2), ["__ENCODER__"], strict=False) == []
 
 
 def test_layers_by_name_and_by_pattern(model):
     assert Targets(model).layers(["encoder.layer.10", "re:encoder.layer.[13]"]) == {"encoder.layer": [1, 3, 10]}
-    with pytest.raises(TargetError, match="encoder.layer has layers 0 to 11"):
-        Targets(model).layers("encoder.layer.12")
+    assert Targets(model).layers(["__ENCODER__.10", "__ENCODER__.1"]) == {"encoder.layer": [1, 10]}
+    for name in ("encoder.layer.12", "__ENCODER__.12"):
+        with pytest.raises(TargetError, match="no layer matches 'encoder.layer.12'.*encoder.layer has layers 0 to 11"):
+            Targets(model).layers(name)
 
 
 ONE_WAY_OR_MANY = r"re:(?:.(?:.(?:.|..)*|..)*|..)*[!?]"  # says in many ways that there is a sign that no name has
@@ -108,6 +119,7 @@ def test_expression_that_would_search_for_years_is_refused_soon(model, pattern, 
 
 SIZES = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 ENCODERS = {
+    "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES),
     "electra": ElectraConfig(**SIZES, embedding_size=16),
     "deberta": DebertaV2Config(**SIZES),
@@ -115,6 +127,16 @@ ENCODERS = {
     "albert": AlbertConfig(**SIZES, embedding_size=16),
     "modernbert": ModernBertConfig(**SIZES, pad_token_id=0),
     "mpnet": MPNetConfig(**SIZES),
+    "bart": BartConfig(
+        vocab_size=20,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+    ),
 }
 
 
@@ -122,26 +144,86 @@ def encoder_of(family: str):
     return AutoModelForQuestionAnswering.from_config(ENCODERS[family])
 
 
+# The Linear modules of one layer, by family, as the model classes of Transformers name them.
+_ATTENTION = ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"]
+_BERT_LAYER = [*_ATTENTION, "intermediate.dense", "output.dense"]
+LINEAR = {
+    "bert": ("bert.encoder.layer.{}", _BERT_LAYER),
+    "roberta": ("roberta.encoder.layer.{}", _BERT_LAYER),
+    "electra": ("electra.encoder.layer.{}", _BERT_LAYER),
+    "deberta": (
+        "deberta.encoder.layer.{}",
+        [
+            *(f"attention.self.{name}_proj" for name in ("query", "key", "value")),
+            *("attention.output.dense", "intermediate.dense", "output.dense"),
+        ],
+    ),
+    "distilbert": (
+        "distilbert.transformer.layer.{}",
+        [*(f"attention.{name}_lin" for name in "qkv"), "attention.out_lin", "ffn.lin1", "ffn.lin2"],
+    ),
+    "albert": (
+        "albert.encoder.albert_layer_groups.0.albert_layers.0",
+        [*(f"attention.{name}" for name in ("query", "key", "value", "dense")), "ffn", "ffn_output"],
+    ),
+    "modernbert": ("model.layers.{}", ["attn.Wqkv", "attn.Wo", "mlp.Wi", "mlp.Wo"]),
+    "mpnet": (
+        "mpnet.encoder.layer.{}",
+        [*(f"attention.attn.{name}" for name in "qkvo"), "intermediate.dense", "output.dense"],
+    ),
+    "bart": (
+        "model.encoder.layers.{}",
+        [*(f"self_attn.{name}_proj" for name in ("k", "v", "q", "out")), "fc1", "fc2"],
+    ),
+}
+
+
+def linear_weights(family: str, layers: tuple[int, ...] = (0, 1)) -> set[str]:
+    path, linear = LINEAR[family]
+    return {f"{path.format(index)}.{name}.weight" for index in layers for name in linear}
+
+
 @pytest.mark.parametrize("family", ENCODERS)
+def test_encoder_token_is_the_linear_weights_of_the_layers_in_each_family(family):
+    targets = Targets(encoder_of(family))
+    assert set(targets.parameters("__ENCODER__")) == linear_weights(family)
+    assert set(targets.parameters("__ENCODER__.0")) == linear_weights(family, (0,))
+
+
+def test_encoder_token_leaves_out_pooler_and_head():
+    config = BertConfig(**SIZES)
+    for model, prefix in ((BertForSequenceClassification(config), "bert."), (BertModel(config), "")):
+        expected = {f"{prefix}{name.removeprefix('bert.')}" for name in linear_weights("bert")}
+        assert set(names(model, "__ENCODER__")) == expected
+
+
+def test_encoder_token_is_no_list_of_heads_and_no_model_without_layers():
+    heads = nn.ModuleDict({"heads": nn.ModuleList(nn.Linear(2, 2) for _ in range(3))})
+    for find in (Targets(heads).parameters, Targets(heads).modules, Targets(heads).layers):
+        with pytest.raises(TargetError, match="__ENCODER__ matches nothing: the model has no nn.ModuleList of layers"):
+            find("__ENCODER__")
+
+
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "albert"])  # it has one layer
+def test_encoder_token_names_layers_and_modules_in_each_family(family):
+    targets = Targets(encoder_of(family))
+    path = LINEAR[family][0].format(1)
+    assert list(targets.modules("__ENCODER__.1")) == [path]
+    assert targets.layers("__ENCODER__.1") == {path.removesuffix(".1"): [1]}
+
+
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "bert"])
 @pytest.mark.parametrize(
     "pattern", [r"re:bert\.encoder\.layer\.\d+\.attention\.self\.query\.weight", "re:bert.encoder.*tense"]
 )
-def test_a_pattern_for_bert_says_which_one_would_match_in_another_encoder(family, pattern):
-    model = encoder_of(family)
+def test_a_pattern_for_bert_says_what_would_match_in_another_encoder(family, pattern):
+    targets = Targets(encoder_of(family))
     with pytest.raises(TargetError) as caught:
-        Targets(model).parameters(pattern)
-    meant = re.search(r"(?:did you mean|layers are) '(re:[^']*)'", str(caught.value))[1]
-    found = Targets(model).parameters(meant)
-    assert found
-    if "layers are" in str(caught.value):  # all matrices of the layers, and nothing else
-        body = model.base_model_prefix
-        lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and name.count(".") <= 2]
-        matrices = {
-            f"{name}.weight"
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and any(name.startswith(f"{path}.") for path in lists)
-        }
-        assert body and set(found) == matrices
+        targets.parameters(pattern)
+    own = re.search(r"did you mean '(re:[^']*)'", str(caught.value))  # the same pattern with the model's own prefix
+    path = LINEAR[family][0].partition(".{}")[0].partition(".0.")[0]
+    meant = f"__ENCODER__ means the weights of all Linear modules in this model's layers ({path})"
+    assert targets.parameters(own[1]) if own else meant in str(caught.value)
 
 
 @pytest.mark.parametrize("family", ["roberta", "electra", "deberta"])

@@ -1,16 +1,18 @@
-"""What will be left of a model when a recipe has been through with it, and how large will its files be?
+"""Estimate of a model at the end of a recipe: parameters, zeros, and sizes of the exported files.
 
-The manager initializes the model as it does in training, with the same errors, and puts it into the structure of the
-run's last step. Zeros are counted from the target sparsity by then. A file's size is that of its weights: the graph
-adds some kilobytes for each layer.
+The manager initializes the model as in training, with the same errors, and gives it the structure of the run's last
+step. Zeros are counted from the final target sparsity. The size of a file is that of its weights; the graph adds a few
+kilobytes per layer.
 """
 
 import contextlib
 import math
+import pickle
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -29,34 +31,34 @@ from sparsification.quantization.attention import AttentionQuantizers
 from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import fake_quant_enabled, fake_quantized_modules
 from sparsification.quiet import errors_only
+from sparsification.saved_weights import check_saved_shapes, has_weights
 from sparsification.targets import ALL, TargetError, Targets
 
-# Heads, or none, that fine-tuning replaces.
+# Classes whose head fine-tuning replaces, and those without a head.
 PRETRAINED = (
     MODEL_MAPPING_NAMES,
     MODEL_FOR_PRETRAINING_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
 )
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
-# What gzip (deflate) makes of one weight that is not zero, in bits. In fp32 it saves what exponents repeat, in int8
-# what a normal distribution leaves unused, since its rare large numbers set the scale.
+# Bits per non-zero weight after gzip (deflate), by bytes before. In fp32, exponents repeat; in int8, rare large weights
+# set the scale, so that most integers are small.
 VALUE_BITS = {4: 29.7, 1: 6.8}
-# Saying where the zeros are costs deflate this multiple of the places' entropy. Measured on normal weights with zeros
-# at random places; `tests/check/test_estimate.py` repeats it.
-PLACE_BITS = {4: 3.0, 1: 1.9}
+# Cost of the positions of zeros in deflate, as a multiple of their entropy. Measured on normal weights with zeros at
+# random positions; tests/check/test_estimate.py repeats the measurement.
+POSITION_BITS = {4: 3.0, 1: 1.9}
 
 
 class ModelError(SparsificationError, ValueError):
-    """There is no such model."""
+    """The model of ``--model`` cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What one pattern of one modifier matches."""
+    """Parameters that one pattern of one modifier matches."""
 
-    number: int  # of the modifier, by time
+    number: int  # of the modifier, from 1, by time
     pattern: str
     names: list[str]
     num_weights: int
@@ -64,52 +66,53 @@ class Match:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A model before and after."""
+    """A model before and after a recipe."""
 
     name: str
-    has_weights: bool  # else they are random
+    has_weights: bool  # False: random weights
     matches: list[Match]
     dropped: dict[str, list[int]]  # indices by the name of the list of layers
     quantized: dict[str, int]  # number of modules by kind
     num_parameters: tuple[int, int]  # before, after
     num_zeros: int
-    sizes: dict[str, tuple[float, float]]  # by number format: bytes of the ONNX file, plain and gzipped
+    sizes: dict[str, tuple[float, float]]  # by number format: bytes of the ONNX file, uncompressed and gzipped
 
 
 def build_model(name: str) -> tuple[PreTrainedModel, bool]:
-    """Make a model, with its weights if it lies in a folder and they with it, else with random ones.
+    """Build a model, with its weights if a folder contains them, else with random ones.
 
     Args:
         name: a folder, or a hub name, of which only the configuration is read.
 
     Returns:
-        The model in fp32, of the class that the configuration names, or for question answering where that class is
-        pretrained only; and whether the weights are its own.
+        The model in fp32, of the class that the configuration names, or for question answering if that class is one of
+        pretraining; and whether it has its own weights.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the model does not exist, or its configuration does not fit its weights or the memory.
     """
-    has_weights = any((Path(name) / file).is_file() for file in WEIGHT_FILES)
     try:
         with errors_only():
             config = AutoConfig.from_pretrained(name)
             kind = _fine_tuned_class(config)
-            if has_weights:
-                kind = kind or AutoModelForQuestionAnswering
-                return kind.from_pretrained(name, config=config, dtype=torch.float32), True
-            if kind is not None:
-                return kind(config).float(), False
-            return AutoModelForQuestionAnswering.from_config(config, dtype=torch.float32), False
-    except (OSError, ValueError) as error:
+            if not has_weights(name):
+                return _build(kind, config).float(), False
+            check_saved_shapes(name, config, partial(_build, kind))
+            loader = kind or AutoModelForQuestionAnswering
+            return loader.from_pretrained(name, config=config, dtype=torch.float32), True
+    except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise ModelError(f"--model {name}: {_first_line(error)}") from error
-    except RuntimeError as error:
-        # Transformers compares the sizes before it allocates; a configuration alone may claim anything.
-        reason = "its weights are not of the sizes that config.json names" if has_weights else "it is too large"
-        raise ModelError(f"--model {name}: {reason} ({_first_line(error)})") from error
+    except RuntimeError as error:  # of torch: a damaged file, or sizes that do not fit into memory
+        reason = "cannot be loaded" if has_weights(name) else "is too large"
+        raise ModelError(f"--model {name}: the model {reason} ({_first_line(error)})") from error
+
+
+def _build(kind: type[PreTrainedModel] | None, config: PreTrainedConfig) -> PreTrainedModel:
+    return AutoModelForQuestionAnswering.from_config(config) if kind is None else kind(config)
 
 
 def _fine_tuned_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """The class that a configuration names; None where fine-tuning for question answering will put another head on."""
+    """Return the class that a configuration names, None if fine-tuning for question answering replaces its head."""
     kind = named_class(config)
     if kind is None or config.model_type not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES:
         return kind
@@ -123,14 +126,14 @@ def _first_line(error: Exception) -> str:
 
 
 def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:
-    """Lead a model to the end of a recipe's run.
+    """Estimate a model at the end of a recipe.
 
     Args:
         timeline: of the recipe.
-        model: is changed.
-        targets: the model's names.
-        name: what to call it.
-        has_weights: whether zeros in its weights mean anything.
+        model: changed in place.
+        targets: of the model.
+        name: of the model, for the report.
+        has_weights: whether the model has its own weights.
 
     Raises:
         ManagerError: the recipe does not fit the model.
@@ -142,7 +145,7 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     dropped = {}
     for modifier in timeline.modifiers:
         if modifier.layer_patterns and modifier.is_active(last_step):
-            with contextlib.suppress(TargetError):  # the manager tells it below
+            with contextlib.suppress(TargetError):  # the manager raises it below
                 dropped |= targets.layers(modifier.layer_patterns)
     manager.initialize(model)
     manager.on_train_begin(last_step)
@@ -184,21 +187,21 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
 
 
 def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:
-    """Estimate what gzip makes of a weight with zeros at random places.
+    """Estimate the gzipped size of a weight with zeros at random positions.
 
-    Each weight that is left costs its bits, and the places of the zeros a multiple of their entropy.
+    The estimate adds a constant number of bits per non-zero weight and a multiple of the entropy of the positions.
 
     Args:
-        num_weights: how many numbers it has.
+        num_weights: number of elements.
         sparsity: fraction of zeros, in [0, 1].
         bytes_each: 4 for fp32, 1 for int8.
 
     Returns:
-        Bytes; 10 % off at most for normal weights with up to 95 % zeros. Trained weights repeat more and come out
-        some percent smaller.
+        Bytes. The error is at most 10 % for normal weights with up to 95 % zeros; trained weights are a few percent
+        smaller.
     """
     entropy = -sum(share * math.log2(share) for share in (sparsity, 1 - sparsity) if share > 0)
-    return num_weights * ((1 - sparsity) * VALUE_BITS[bytes_each] + PLACE_BITS[bytes_each] * entropy) / 8
+    return num_weights * ((1 - sparsity) * VALUE_BITS[bytes_each] + POSITION_BITS[bytes_each] * entropy) / 8
 
 
 def _match(number: int, pattern: str, targets: Targets) -> Match:
@@ -207,7 +210,7 @@ def _match(number: int, pattern: str, targets: Targets) -> Match:
 
 
 def _thin(timeline: Timeline, targets: Targets) -> dict[str, int]:
-    """Take neurons out as the end of training will, and count the zeros that stay in what lost rows or columns."""
+    """Remove pruned neurons as at the end of training, and count the zeros that remain in the thinned weights."""
     thinning = [modifier for modifier in timeline.modifiers if modifier.removes_units]
     pruning = [modifier for modifier in timeline.modifiers if modifier.masks_units and timeline.acts(modifier)]
     if not thinning:
@@ -222,10 +225,10 @@ def _thin(timeline: Timeline, targets: Targets) -> dict[str, int]:
 
 
 def _zeros_at_end(timeline: Timeline, targets: Targets) -> dict[str, int]:
-    """Zeros in each weight that something holds at zero when the run is over."""
+    """Count the zeros of each weight that a mask holds at the end of the run."""
     end = timeline.length or math.inf
     present = targets.parameters(ALL)
-    zeros: dict[str, int] = {}  # of weights that are held, or were last
+    zeros: dict[str, int] = {}  # by weight, of the last modifier that masked it
     held: set[str] = set()
     for modifier in timeline.modifiers:  # by their start
         if timeline.acts(modifier):

@@ -1,6 +1,6 @@
-"""Which parameters does a recipe name that it probably does not mean, or means twice?
+"""Lint rules for valid but suspicious names and patterns of parameters.
 
-What needs the parameters themselves is asked only where there is a model, which the manager has initialized.
+Rules that look at parameters run only if there is a model, after the manager has initialized it.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from torch import nn
 
 from sparsification.check.rules import LintContext, LintWarning
 from sparsification.check.timeline import window_text
-from sparsification.targets import ALL, ALL_PRUNABLE, match_names
+from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, match_names
 
-_WHOLE = "SparseML's own recipes leave both whole"
-# In a regular expression: an escape, a class of characters, or a dot that stands alone.
+_WHOLE = f"{ENCODER} leaves both out, as SparseML's own recipes do"
+# In a regular expression: an escape, a character class, or a dot without a quantifier.
 _TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\.(?![*+?{])")
 
 
@@ -24,9 +24,9 @@ def _dots_for_any_character(ctx: LintContext) -> Iterator[LintWarning]:
         dotted = [p for p in [*modifier.parameter_patterns, *modifier.layer_patterns] if _is_dotted(p)]
         if not dotted:
             continue
-        text = f"in '{dotted[0]}' a dot stands for any character"
+        text = f"the dots in '{dotted[0]}' match any character"
         if len(dotted) > 1:
-            text += f" (and in {len(dotted) - 1} more)"
+            text += f" (in {len(dotted) - 1} more patterns too)"
         if ctx.targets and not modifier.layer_patterns:
             names = list(ctx.targets.parameters(ALL))
             more = [
@@ -35,10 +35,8 @@ def _dots_for_any_character(ctx: LintContext) -> Iterator[LintWarning]:
                 for name in match_names(pattern, names)
                 if name not in match_names(_with_literal_dots(pattern), names)
             ]
-            text += f", and it also matches {more[0]}" if more else ", here only dots"
-        else:
-            text += ", dots too, so that it still matches all that was meant"
-        yield modifier, f"{text}; exact is '{_with_literal_dots(dotted[0])}'"
+            text += f", so that it also matches {more[0]}" if more else "; in this model they match only dots"
+        yield modifier, f"{text}; to match dots, write '{_with_literal_dots(dotted[0])}'"
 
 
 def _is_dotted(pattern: str) -> bool:
@@ -50,15 +48,15 @@ def _with_literal_dots(pattern: str) -> str:
 
 
 def _one_pattern_in_two_modifiers(ctx: LintContext) -> Iterator[LintWarning]:
-    """What the manager will refuse, seen without a model."""
+    """Conflicting masks, which the manager refuses, found without a model."""
     masking = [modifier for modifier in ctx.acting() if modifier.masks_weights]
     for one, other in itertools.combinations(masking, 2):
         both = [pattern for pattern in one.parameter_patterns if pattern in other.parameter_patterns]
         if both and max(one.active_range[0], other.active_range[0]) < min(one.active_range[1], other.active_range[1]):
             yield (
                 other,
-                f"'{both[0]}' is pruned by another one, too ({window_text(one)} and {window_text(other)}): "
-                "training refuses two masks for one weight at a time",
+                f"'{both[0]}' is also pruned by another modifier ({window_text(one)} and {window_text(other)}): "
+                "training refuses two masks for one weight at the same time",
             )
 
 
@@ -69,11 +67,11 @@ def _two_patterns_for_one_weight(ctx: LintContext) -> Iterator[LintWarning]:
         for one, other in itertools.combinations(matched, 2):
             both = [name for name in matched[one] if name in matched[other]]
             if both:
-                yield modifier, f"'{one}' and '{other}' both match {_and_more(both)}; once is enough"
+                yield modifier, f"'{one}' and '{other}' both match {_and_more(both)}"
 
 
 def _two_modifiers_for_one_weight(ctx: LintContext) -> Iterator[LintWarning]:
-    """Masks that fight are the manager's error; flags are not."""
+    """Two modifiers that set ``requires_grad`` of one parameter; conflicting masks are an error of the manager."""
     freezing = [modifier for modifier in ctx.acting() if modifier.sets_requires_grad]
     for one, other in itertools.combinations(freezing, 2):
         both = [
@@ -82,43 +80,43 @@ def _two_modifiers_for_one_weight(ctx: LintContext) -> Iterator[LintWarning]:
             if name in ctx.targets.parameters(other.parameter_patterns, strict=False)
         ]
         if both and max(one.active_range[0], other.active_range[0]) < min(one.active_range[1], other.active_range[1]):
-            yield other, f"at the same time another one claims {_and_more(both)}"
+            yield other, f"another modifier sets requires_grad of {_and_more(both)} at the same time"
 
 
-def _prunes_what_is_no_matrix(ctx: LintContext) -> Iterator[LintWarning]:
+def _prunes_vectors(ctx: LintContext) -> Iterator[LintWarning]:
     parameters = ctx.targets.parameters(ALL)
     for modifier in ctx.pruning():
         if modifier.masks_units:
-            continue  # rows take their biases with them
+            continue  # rows are pruned together with their biases
         vectors = [name for name in modifier.pruned_names() if name in parameters and parameters[name].dim() < 2]
         if vectors:
             yield (
                 modifier,
-                f"it prunes {_and_more(vectors)}: biases and LayerNorms are few, and the model needs them",
+                f"it prunes {_and_more(vectors)}: pruning biases and LayerNorms saves little and costs accuracy",
             )
 
 
-def _left_as_it_is(ctx: LintContext) -> Iterator[LintWarning]:
-    """What the trainer will say before training, found out with a few made-up tokens."""
+def _skipped_modules(ctx: LintContext) -> Iterator[LintWarning]:
+    """Warnings that the trainer logs before training, found with a few made-up tokens."""
     model = ctx.targets.model
     separator = getattr(model.config, "sep_token_id", None)
-    # Longformer counts the separators: it wants a question and a context.
+    # Longformer needs the separators of a question and a context.
     tokens = [5, 6, *[5 if separator is None else separator] * 2, 7, 5 if separator is None else separator]
     for modifier in ctx.timeline.modifiers:
         try:
             texts = modifier.skipped_modules({"input_ids": torch.tensor([tokens])})
-        except (TypeError, ValueError, RuntimeError):  # the model takes more than tokens
+        except (TypeError, ValueError, RuntimeError):  # the model needs other inputs than tokens
             texts = modifier.skipped_modules(None)
         for text in texts:
             yield modifier, text
 
 
 def _prunes_outside_the_encoder(ctx: LintContext) -> Iterator[LintWarning]:
-    """``__ALL_PRUNABLE__``, or ``re:.*weight``, says it of few weights that every answer needs."""
+    """Pruned embeddings or heads: few weights, which ``__ALL_PRUNABLE__`` and ``re:.*weight`` include."""
     for modifier in ctx.pruning():
         if ctx.targets is None:
             if ALL_PRUNABLE in modifier.parameter_patterns:
-                yield modifier, f"{ALL_PRUNABLE} also means word embeddings and the head: {_WHOLE}"
+                yield modifier, f"{ALL_PRUNABLE} includes word embeddings and the head: {_WHOLE}"
             continue
         matrices = set(modifier.pruned_names())
         tables = [f"{name}.weight" for name in ctx.targets.modules_of(nn.Embedding)]
@@ -130,7 +128,7 @@ def _prunes_outside_the_encoder(ctx: LintContext) -> Iterator[LintWarning]:
         }
         found = [f"{what} ({_and_more(names)})" for what, names in outside.items() if names]
         if found:
-            yield modifier, f"it prunes {' and '.join(found)}, too: {_WHOLE}"
+            yield modifier, f"it also prunes {' and '.join(found)}: {_WHOLE}"
 
 
 def _and_more(names: list[str]) -> str:
@@ -141,6 +139,6 @@ RULES = (_dots_for_any_character, _one_pattern_in_two_modifiers, _prunes_outside
 RULES_WITH_MODEL = (
     _two_patterns_for_one_weight,
     _two_modifiers_for_one_weight,
-    _prunes_what_is_no_matrix,
-    _left_as_it_is,
+    _prunes_vectors,
+    _skipped_modules,
 )

@@ -1,7 +1,4 @@
-"""Is a recipe right, what will it do, and is that what was meant?
-
-``python -m sparsification check`` prints the answer before hours of training depend on it.
-"""
+"""Report of ``python -m sparsification check``: what a recipe will do, and warnings for suspicious settings."""
 
 import math
 import textwrap
@@ -29,7 +26,7 @@ _LABEL = 16  # columns
 
 
 class CheckError(SparsificationError, ValueError):
-    """A recipe is wrong or does not fit; the message has one line per problem."""
+    """A recipe is not valid or does not fit the model; the message has one line per problem."""
 
 
 def check(
@@ -42,22 +39,22 @@ def check(
     plot: Path | None = None,
     modifiers: Mapping[str, type[Modifier]] | None = None,
 ) -> tuple[str, list[str]]:
-    """Say what a recipe will do.
+    """Describe what a recipe will do.
 
     Args:
         source: the recipe's file.
         recipe_args: its overrides, as on run_qa.py's command line.
-        model_name: a model's folder or hub name; without it, nothing is said of parameters.
-        num_examples: training features; with ``batch_size``, the run is told in steps too.
-        batch_size: features in an optimizer step, of all devices and accumulated batches together.
-        plot: where to draw a picture.
-        modifiers: the dataclass behind each ``!Name``; ``MODIFIERS`` unless given.
+        model_name: a model's folder or hub name; None: parameters are not checked.
+        num_examples: training features; with ``batch_size``, times are also given in steps.
+        batch_size: features per optimizer step, of all devices and accumulated batches together.
+        plot: file to draw a picture of the timeline to.
+        modifiers: the dataclass of each ``!Name``; default: ``MODIFIERS``.
 
     Returns:
-        The report, and the warnings that end it.
+        The report, and the warnings at its end.
 
     Raises:
-        CheckError: the recipe is wrong, there is no such model, they do not fit, or the picture cannot be drawn.
+        CheckError: the recipe or model is not valid, they do not fit, or the picture cannot be drawn.
     """
     try:
         recipe = load_recipe(source, recipe_args, modifiers=modifiers)
@@ -66,7 +63,7 @@ def check(
         sections = [_about_run(recipe, timeline), _about_modifiers(recipe, timeline), text_lines(timeline)]
         targets = None
         if model_name:
-            # transformers takes seconds to import: only where it is needed.
+            # Imported only if needed: importing transformers takes seconds.
             from sparsification.check.estimate import ModelError, build_model, forecast
 
             try:
@@ -78,7 +75,7 @@ def check(
         warnings = lint(recipe, timeline, targets)
         if plot:
             draw(timeline, recipe.source, plot)
-            sections.append([f"The picture is in {plot}."])
+            sections.append([f"Picture: {plot}"])
     except (RecipeError, ManagerError, PlotError) as error:
         raise CheckError(str(error)) from error
     sections.append([f"warning: {text}" for text in warnings] or ["No warnings."])
@@ -86,18 +83,19 @@ def check(
 
 
 def lint(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> list[str]:
-    """Find what is probably not meant.
+    """Find valid but suspicious settings.
 
     Args:
         recipe: as it was read.
         timeline: of the recipe.
-        targets: the names of a model that the manager has initialized, made before that.
+        targets: of a model that the manager has initialized, made before that; None: rules that need a model are left
+            out.
 
     Returns:
-        One sentence each, with the line of the recipe, in the order of the lines.
+        One sentence per warning, with its line in the recipe, in the order of the lines.
     """
-    questions = rules.RULES + pattern_rules.RULES + (pattern_rules.RULES_WITH_MODEL if targets else ())
-    found = [warning for rule in questions for warning in rule(rules.LintContext(recipe, timeline, targets))]
+    active_rules = rules.RULES + pattern_rules.RULES + (pattern_rules.RULES_WITH_MODEL if targets else ())
+    found = [warning for rule in active_rules for warning in rule(rules.LintContext(recipe, timeline, targets))]
     lines = {id(modifier): line for modifier, line in zip(recipe.modifiers, recipe.lines, strict=True)}
     placed = [(lines[id(modifier)] if modifier else 0, modifier, text) for modifier, text in found]
     return [
@@ -107,7 +105,7 @@ def lint(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> 
 
 
 def _entry(label: str, text: str) -> list[str]:
-    """A label and a text beside it, on as many lines as it takes."""
+    """Format a label with a text beside it, wrapped to ``WIDTH``."""
     return textwrap.wrap(
         text,
         WIDTH,
@@ -120,10 +118,10 @@ def _entry(label: str, text: str) -> list[str]:
 
 def _about_run(recipe: Recipe, timeline: Timeline) -> list[str]:
     length, steps = timeline.length, timeline.steps_per_epoch
-    run = f"{length:g} epochs" if length else "as long as --num_train_epochs says"
+    run = f"{length:g} epochs" if length else "--num_train_epochs"
     if steps:
-        run += f"; {steps:,} steps an epoch" + (f", {math.ceil(length * steps):,} in all" if length else "")
-    rates = "the recipe's" if timeline.summary.sets_learning_rate else "the command line's; the recipe sets none"
+        run += f"; {steps:,} steps per epoch" + (f", {math.ceil(length * steps):,} in total" if length else "")
+    rates = "from the recipe" if timeline.summary.sets_learning_rate else "from the command line"
     variables = ", ".join(f"{name}={show(value)}" for name, value in recipe.variables.items())
     lines = [recipe.source, *_entry("Run", run), *_entry("Learning rate", rates)]
     if recipe.stages:
@@ -133,7 +131,7 @@ def _about_run(recipe: Recipe, timeline: Timeline) -> list[str]:
 
 def _about_modifiers(recipe: Recipe, timeline: Timeline) -> list[str]:
     given = {id(modifier): keys for modifier, keys in zip(recipe.modifiers, recipe.explicit_keys, strict=True)}
-    lines = ["Modifiers, by their time in epochs" if recipe.modifiers else "No modifiers"]
+    lines = ["Modifiers, times in epochs" if recipe.modifiers else "No modifiers"]
     for modifier in timeline.modifiers:
         number = timeline.number(modifier)
         head = f"{number:>2} {type(modifier).__name__:<31}{window_text(modifier)}"
@@ -147,7 +145,7 @@ def _about_modifiers(recipe: Recipe, timeline: Timeline) -> list[str]:
 
 
 def _keys(modifier: Modifier, given: list[str]) -> Iterator[str]:
-    """What the recipe gives to a modifier, but for its times."""
+    """Yield the keys that the recipe writes for a modifier, without its times."""
     for key in given:
         value = getattr(modifier, key)
         if key in ("start_epoch", "end_epoch") or (key, value) == ("update_frequency", -1):
@@ -166,13 +164,13 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
     text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
     if modifier.final_sparsities:
         stride = max(now.step_at(modifier.update_frequency), 1)
-        text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one at the end, whatever the stride
+        text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one is always at the end
     return text
 
 
 def _about_model(outcome: "Forecast") -> list[str]:
     before, after = outcome.num_parameters
-    weights = "with its weights" if outcome.has_weights else "of its configuration alone, random weights"
+    weights = "saved weights" if outcome.has_weights else "configuration only, random weights"
     lines = _entry("Model", f"{outcome.name}, {weights}")
     for match in outcome.matches:
         lines += _entry(f"{match.number} matches", f"'{match.pattern}'")
@@ -188,7 +186,7 @@ def _about_model(outcome: "Forecast") -> list[str]:
     lines += _entry("Zeros", f"{outcome.num_zeros:,} at the end, {outcome.num_zeros / after:.1%} of all parameters")
     for number_format, (plain, gzipped) in outcome.sizes.items():
         lines += _entry(f"ONNX, {number_format}", f"about {_size(plain)}; gzipped about {_size(gzipped)}")
-    return lines + _entry("", "(gzip: as of random weights with as many zeros; see sparsification/check/estimate.py)")
+    return lines + _entry("", "(gzip: size of random weights of this sparsity; see sparsification/check/estimate.py)")
 
 
 def _size(num_bytes: float) -> str:

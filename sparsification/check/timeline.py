@@ -1,6 +1,6 @@
-"""When does a recipe do what: windows, target sparsity and learning rate over the epochs, as text and as a picture?
+"""Timeline of a recipe over the epochs: active ranges, target sparsity and learning rate, as text and as a picture.
 
-All numbers come from where training takes them, the modifiers; nothing here needs a model.
+All numbers come from the modifiers, as in training. No model is needed.
 """
 
 import math
@@ -12,12 +12,12 @@ from sparsification.base import Modifier, TrainingStep
 from sparsification.errors import SparsificationError
 from sparsification.recipe.summary import RecipeSummary
 
-UNKNOWN_STEPS = 1000  # optimizer steps an epoch that stand for those of a run that is not known
+ASSUMED_STEPS = 1000  # optimizer steps per epoch if the run is not known
 TENTH = 5  # columns
 
 
 class PlotError(SparsificationError, RuntimeError):
-    """The picture cannot be drawn; the message says why."""
+    """The picture cannot be drawn."""
 
 
 @dataclass(frozen=True)
@@ -26,49 +26,49 @@ class Curve:
 
     label: str
     unit: str  # "%" or "rate"
-    values: tuple[float, ...]  # nan where the recipe does not say
+    values: tuple[float, ...]  # nan where the recipe does not set the quantity
 
 
 class Timeline:
-    """The time of one recipe.
+    """Timeline of one recipe.
 
     Args:
         summary: of the recipe.
-        steps_per_epoch: optimizer steps, where they are known.
+        steps_per_epoch: optimizer steps, if known.
     """
 
     def __init__(self, summary: RecipeSummary, steps_per_epoch: int | None = None):
         self.summary = summary
         self.steps_per_epoch = steps_per_epoch
-        self.length = summary.max_epochs if summary.max_epochs > 0 else None  # epochs; None: the command line's
+        self.length = summary.max_epochs if summary.max_epochs > 0 else None  # epochs; None: not set by the recipe
         ends = [time for m in summary.modifiers for time in m.active_range if math.isfinite(time)]
         self.shown = self.length or max(ends, default=0.0) or 1.0  # epochs
         self.modifiers = sorted(summary.modifiers, key=lambda modifier: modifier.active_range)
 
     def training_step(self, epoch: float) -> TrainingStep:
-        """The step at an epoch."""
-        steps = self.steps_per_epoch or UNKNOWN_STEPS
+        """Return the step at an epoch."""
+        steps = self.steps_per_epoch or ASSUMED_STEPS
         return TrainingStep(round(epoch * steps), steps)
 
     def number(self, modifier: Modifier) -> int:
-        """What the modifier is called in lists, from 1, by time."""
+        """Return the number of a modifier in lists, from 1, by time."""
         return 1 + next(index for index, other in enumerate(self.modifiers) if other is modifier)
 
     def acts(self, modifier: Modifier) -> bool:
-        """Whether its window begins before the run is over."""
+        """Tell whether a modifier starts before the end of the run."""
         return self.length is None or modifier.active_range[0] < self.length
 
     def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
-        """Target sparsity in percent: for each modifier that prunes, one curve for each final sparsity it has."""
+        """Yield the target sparsity in percent: for each pruning modifier, one curve per final sparsity."""
         for modifier in self.modifiers:
             if self.acts(modifier):
                 finals = sorted(set(modifier.final_sparsities))
                 for final in finals:
-                    label = f"{self.number(modifier)} zeros" + (f" to {final:.4g}" if len(finals) > 1 else "")
+                    label = f"{self.number(modifier)} sparsity" + (f" to {final:.4g}" if len(finals) > 1 else "")
                     yield Curve(label, "%", tuple(100 * modifier.target_sparsity(final, epoch) for epoch in epochs))
 
     def learning_rate(self, epochs: Sequence[float]) -> Iterator[Curve]:
-        """Learning rate of each of the optimizer's groups that the recipe tells apart; none if it sets none."""
+        """Yield the learning rate of each parameter group that the recipe names; none if it sets none."""
         rates = [modifier for modifier in self.modifiers if modifier.sets_learning_rate]
         groups = {group for modifier in rates for group in modifier.lr_groups or [0]}
         for group in sorted(groups):
@@ -77,11 +77,12 @@ class Timeline:
 
 
 def name_of(modifier: Modifier) -> str:
+    """Return the short name of a modifier."""
     return type(modifier).__name__.removesuffix("Modifier")
 
 
 def window_text(modifier: Modifier) -> str:
-    """A window in words, in epochs."""
+    """Describe the active range of a modifier, in epochs."""
     start, end = modifier.active_range
     if modifier.acts_at_start:
         return f"from {start:g}"
@@ -89,7 +90,7 @@ def window_text(modifier: Modifier) -> str:
 
 
 def text_lines(timeline: Timeline) -> list[str]:
-    """Draw the windows as bars of 50 columns, with sparsity and learning rate at every tenth below them."""
+    """Draw active ranges as bars of 50 columns, with sparsity and learning rate at every tenth of the run below."""
     epochs = [timeline.shown * tenth / 10 for tenth in range(11)]
     rows = [("epoch", _cells(f"{epoch:.3g}" for epoch in epochs))]
     rows += [
@@ -98,7 +99,7 @@ def text_lines(timeline: Timeline) -> list[str]:
     ]
     rows += [(f"{curve.label}, %", _cells(map(_percent, curve.values))) for curve in timeline.sparsity(epochs)]
     for curve in timeline.learning_rate(epochs):
-        # One power of ten for all, so that the numbers are short enough to stand side by side.
+        # One power of ten for the whole row keeps the numbers short.
         highest = max((value for value in curve.values if 0 < value < math.inf), default=1.0)
         power = math.floor(math.log10(highest))
         rows.append((f"{curve.label}, 1e{power}", _cells(_rate(value / 10**power) for value in curve.values)))
@@ -131,10 +132,10 @@ def _bar(modifier: Modifier, shown: float) -> str:
 
 
 def draw(timeline: Timeline, title: str, path: Path) -> None:
-    """Draw sparsity, learning rate and windows over the epochs, one below the other.
+    """Draw sparsity, learning rate and active ranges over the epochs, one below the other.
 
     Args:
-        timeline: what to draw.
+        timeline: of the recipe.
         title: of the picture.
         path: of the PNG file.
 
@@ -147,13 +148,13 @@ def draw(timeline: Timeline, title: str, path: Path) -> None:
         raise PlotError("--plot needs matplotlib: pip install matplotlib") from error
 
     epochs = [timeline.shown * index / 1000 for index in range(1001)]
-    panels = [("zeros, %", curves) for curves in [list(timeline.sparsity(epochs))] if curves]
+    panels = [("sparsity, %", curves) for curves in [list(timeline.sparsity(epochs))] if curves]
     panels += [("learning rate", curves) for curves in [list(timeline.learning_rate(epochs))] if curves]
     bars = [m for m in timeline.modifiers if not m.run_length] or timeline.modifiers
     heights = [2.0] * len(panels) + [0.5 + 0.32 * len(bars)]
     figure = Figure(figsize=(9, 1.3 + sum(heights)), layout="constrained")
     figure.suptitle(
-        title if timeline.summary.sets_learning_rate else f"{title} (learning rate: the command line's)", fontsize=11
+        title if timeline.summary.sets_learning_rate else f"{title} (learning rate from the command line)", fontsize=11
     )
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axis, (label, curves) in zip(axes, panels, strict=False):
@@ -189,7 +190,7 @@ def _draw_bars(axis, timeline: Timeline, modifiers: Sequence[Modifier]) -> None:
             )
             continue
         end = start if modifier.acts_at_start else min(end, timeline.shown)
-        # What takes no time is still to be seen.
+        # A minimum width keeps instantaneous modifiers visible.
         axis.barh(row, max(end - start, timeline.shown / 200), left=start, height=0.6, color=f"C{row % 10}", alpha=0.5)
         if end - start > 0.3 * timeline.shown:
             x, align = (start + end) / 2, "center"

@@ -1,8 +1,7 @@
-"""Which flags of 2021 does Transformers 5 no longer know, and what replaces them?
+"""Translation of legacy flags, of Transformers 4 and SparseML, into those of Transformers 5.
 
-``translate_flags`` turns a command line of 2021, Transformers' or SparseML's, into today's; ``translate_mapping`` does
-the same for a config file. A flag is renamed, dropped where it says nothing any more, or refused where dropping it
-would quietly train another model: the tables say which. What is not in them passes untouched.
+The tables below define which flags are renamed, which are dropped because they have no effect, and which are refused
+because dropping them would train another model. Other flags are not changed.
 """
 
 import os
@@ -12,8 +11,8 @@ from typing import Any
 
 from sparsification.errors import SparsificationError
 
-Settings = Mapping[str, Any]  # flags without dashes, and their values; True is a flag that stands alone
-New = list[tuple[str, Any]]  # flags and values of today in the place of one of 2021; [] if it is dropped
+Settings = Mapping[str, Any]  # flags without dashes, and their values; True: a flag without a value
+New = list[tuple[str, Any]]  # current flags and values that replace a legacy one; [] if it is dropped
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -29,7 +28,7 @@ RENAMED = {
     "teacher_model_name_or_path": "distill_teacher",
     "student_model_name_or_path": "model_name_or_path",
 }
-SWITCHES: dict[str, tuple[str, Any]] = {  # what was on or off -> today's flag and value where it was on
+SWITCHES: dict[str, tuple[str, Any]] = {  # legacy switch -> current flag and value if it is on
     "adafactor": ("optim", "adafactor"),
     "evaluate_during_training": ("eval_strategy", "steps"),
     "group_by_length": ("train_sampling_strategy", "group_by_length"),
@@ -38,60 +37,58 @@ SWITCHES: dict[str, tuple[str, Any]] = {  # what was on or off -> today's flag a
     "no_cuda": ("use_cpu", True),
     "tpu_metrics_debug": ("debug", "tpu_metrics_debug"),
 }
-_AMP = "--fp16 and --bf16 use PyTorch's own mixed precision today"
+_AMP = "--fp16 and --bf16 now use PyTorch's mixed precision"
 DROPPED = {
     "fp16_backend": _AMP,
     "fp16_opt_level": _AMP,
     "half_precision_backend": _AMP,
-    "jit_mode_eval": "evaluation runs without torch.jit today; see --torch_compile",
+    "jit_mode_eval": "evaluation no longer uses torch.jit; see --torch_compile",
     "mp_parameters": "only SageMaker's launcher used it",
-    "no_save_safetensors": "weights are always saved as safetensors today",
-    "num_export_samples": "--onnx_export_path checks its model on real features and keeps no samples",
-    "past_index": "no question-answering model here has a past state",
-    "ray_scope": "it concerned hyperparameter search only",
-    "save_safetensors": "weights are always saved as safetensors today",
-    "tpu_num_cores": "the launcher decides it",
-    "use_ipex": "PyTorch holds these optimizations itself today",
-    "use_legacy_prediction_loop": "there is one evaluation loop today",
-    "use_mps_device": "the MPS device is used where there is one; --use_cpu avoids it",
+    "no_save_safetensors": "weights are always saved as safetensors",
+    "num_export_samples": "--onnx_export_path verifies the model on real features and saves no samples",
+    "past_index": "question-answering models have no past state",
+    "ray_scope": "it is for hyperparameter search only",
+    "save_safetensors": "weights are always saved as safetensors",
+    "tpu_num_cores": "the launcher sets it",
+    "use_ipex": "PyTorch now contains these optimizations",
+    "use_legacy_prediction_loop": "there is only one evaluation loop now",
+    "use_mps_device": "an MPS device is used by default; --use_cpu avoids it",
 }
-_RECIPE = (
-    "the recipe says it today: set {} of !DistillationModifier there, or with --recipe_args where it is a variable"
-)
+_RECIPE = "set {} of !DistillationModifier in the recipe, or with --recipe_args if it is a variable"
 REFUSED = {
-    "dispatch_batches": "write --accelerator_config '{\"dispatch_batches\": true}' today",
+    "dispatch_batches": "use --accelerator_config '{\"dispatch_batches\": true}'",
     "distill_hardness": _RECIPE.format("hardness"),
     "distill_temperature": _RECIPE.format("temperature"),
-    "fsdp_min_num_params": "write --fsdp_config '{\"min_num_params\": ...}' today",
-    "fsdp_transformer_layer_cls_to_wrap": "write --fsdp_config '{\"transformer_layer_cls_to_wrap\": [...]}' today",
-    "layers_to_keep": "the recipe says it today: name the layers to drop in !LayerPruningModifier",
-    "push_to_hub_organization": "write --hub_model_id ORGANIZATION/NAME today",
-    "sharded_ddp": "fairscale is gone: use --fsdp with --fsdp_config, or --deepspeed",
-    "split_batches": "write --accelerator_config '{\"split_batches\": true}' today",
+    "fsdp_min_num_params": "use --fsdp_config '{\"min_num_params\": ...}'",
+    "fsdp_transformer_layer_cls_to_wrap": "use --fsdp_config '{\"transformer_layer_cls_to_wrap\": [...]}'",
+    "layers_to_keep": "name the layers to drop in !LayerPruningModifier in the recipe",
+    "push_to_hub_organization": "use --hub_model_id ORGANIZATION/NAME",
+    "sharded_ddp": "fairscale is no longer supported: use --fsdp with --fsdp_config, or --deepspeed",
+    "split_batches": "use --accelerator_config '{\"split_batches\": true}'",
     "temperature": _RECIPE.format("temperature"),
 }
 OPTIMIZERS = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
 
 
 class FlagError(SparsificationError, ValueError):
-    """Flags that cannot be translated without changing what they mean, one a line."""
+    """Legacy flags cannot be translated without changing their meaning; the message has one line per flag."""
 
 
 def translate_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Put today's flags in place of those of 2021.
+    """Translate the legacy flags of a command line.
 
-    ``--logging_dir`` became the environment variable TENSORBOARD_LOGGING_DIR: it is set here.
+    ``--logging_dir`` was replaced by the environment variable TENSORBOARD_LOGGING_DIR, which is set here.
 
     Args:
         argv: the arguments after the script's name; ``--flag value`` or ``--flag=value``, with ``_`` or ``-`` inside.
 
     Returns:
-        The new arguments, and one line of warning for each flag that was changed.
+        The new arguments, and a one-line warning for each flag that was changed.
 
     Raises:
-        FlagError: flags that have no equal today, or that contradict each other.
+        FlagError: a flag has no equivalent, or two flags contradict each other.
     """
-    groups: list[list[str]] = [[]]  # first what stands before any flag, then each flag with what follows it
+    groups: list[list[str]] = [[]]  # the tokens before the first flag, then each flag with the tokens after it
     for token in argv:
         if token.startswith("--"):
             groups.append([token])
@@ -99,7 +96,7 @@ def translate_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             groups[-1].append(token)
     translated, *flags = groups
     read = [_read(tokens) for tokens in flags]
-    # Of a flag given twice the last one counts, as in argparse.
+    # If a flag is given twice, the last one counts, as in argparse.
     last = {key: index for index, (key, _, _) in enumerate(read)}
     changes, warnings = _translate({key: value for key, value, _ in read})
     for index, (tokens, (key, _, rest)) in enumerate(zip(flags, read, strict=True)):
@@ -110,24 +107,8 @@ def translate_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return translated, warnings
 
 
-def translate_mapping(settings: Settings) -> tuple[dict[str, Any], list[str]]:
-    """What ``translate_flags`` does, for the content of a JSON or YAML config file.
-
-    Args:
-        settings: flags without dashes, and their values.
-
-    Returns:
-        The new settings, and one line of warning for each that was changed.
-
-    Raises:
-        FlagError: as ``translate_flags``.
-    """
-    changes, warnings = _translate(settings)
-    return dict(new for key, value in settings.items() for new in changes.get(key, [(key, value)])), warnings
-
-
 def _read(tokens: list[str]) -> tuple[str, Any, list[str]]:
-    """A flag's key, its value, and what follows that."""
+    """Return the key of a flag, its value, and the tokens after the value."""
     name, equals, value = tokens[0].partition("=")
     key = name[2:].replace("-", "_")
     if equals:
@@ -140,12 +121,12 @@ def _write(name: str, value: Any) -> list[str]:
         return [f"--{name}"]
     if isinstance(value, list):
         return [f"--{name}", *value]
-    # A value that begins with a dash would read as a flag.
+    # A separate value that begins with a dash would be parsed as a flag.
     return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
 
 
 def _translate(given: Settings) -> tuple[dict[str, New], list[str]]:
-    """For each flag to be changed what stands in its place, and the warnings; all errors at once."""
+    """Return the replacement of each flag that changes, and the warnings; raise all errors at once."""
     changes: dict[str, New] = {}
     warnings: list[str] = []
     errors: list[str] = []
@@ -165,24 +146,24 @@ def _translate(given: Settings) -> tuple[dict[str, New], list[str]]:
             if _off(given[name]):
                 changes[name] = []
             else:
-                errors.append(f"--{old} is --{name} today, and both are given, with different values")
+                errors.append(f"--{old} is now --{name}, and both are given with different values")
     if errors:
         raise FlagError("\n".join(errors))
     return changes, warnings
 
 
 def _replace(old: str, value: Any, given: Settings) -> tuple[New, str] | None:
-    """What stands in a flag's place today, and the warning; None if it stays as it is."""
+    """Return the replacement of a flag and the warning, None if it does not change."""
     if old in SPECIAL:
         return SPECIAL[old](old, value, given)
     if old in RENAMED:
-        return [(RENAMED[old], value)], f"--{old} is --{RENAMED[old]} today"
+        return [(RENAMED[old], value)], f"--{old} is now --{RENAMED[old]}"
     if old in SWITCHES:
-        return [] if _off(value) else [SWITCHES[old]], f"--{old} is {' '.join(_write(*SWITCHES[old]))} today"
+        return [] if _off(value) else [SWITCHES[old]], f"--{old} is now {' '.join(_write(*SWITCHES[old]))}"
     if old in REFUSED and not _off(value):
-        raise FlagError(f"--{old} is no flag any more: {REFUSED[old]}")
+        raise FlagError(f"--{old} is no longer a flag: {REFUSED[old]}")
     if old in REFUSED or old in DROPPED:
-        return [], f"--{old} was dropped: {DROPPED.get(old, 'it was off')}"
+        return [], f"--{old} was dropped: {DROPPED.get(old, 'it is off')}"
     return None
 
 
@@ -199,7 +180,7 @@ def _on_cpu(given: Settings) -> bool:
 
 
 def _no_accelerator() -> bool:
-    import torch  # Most command lines do without.
+    import torch  # Imported only if needed.
 
     return not torch.accelerator.is_available()
 
@@ -207,55 +188,55 @@ def _no_accelerator() -> bool:
 def _fp16(old: str, value: Any, given: Settings) -> tuple[New, str] | None:
     if _off(value) or not (_on_cpu(given) or _no_accelerator()):
         return None
-    return [], f"--{old} was dropped: without an accelerator this runs in fp32 (--bf16 --use_cpu would work)"
+    return [], f"--{old} was dropped: without an accelerator the run uses fp32 (--bf16 --use_cpu is supported)"
 
 
 def _bf16(old: str, value: Any, given: Settings) -> tuple[New, str] | None:
     added_by_other = old != "bf16" and _on(given.get("bf16"))
     if _off(value) or _on_cpu(given) or added_by_other or not _no_accelerator():
         return None
-    return [(old, value), ("use_cpu", True)], f"--{old} without an accelerator needs --use_cpu: added"
+    return [(old, value), ("use_cpu", True)], f"--{old} without an accelerator requires --use_cpu, which was added"
 
 
 def _warmup_ratio(old: str, value: Any, given: Settings) -> tuple[New, str]:
     if not _off(given.get("warmup_steps")):
-        return [], "--warmup_ratio was dropped: --warmup_steps is given, and overrules it as it always did"
+        return [], "--warmup_ratio was dropped: --warmup_steps overrides it"
     if _off(value):
-        return [], "--warmup_ratio was dropped: it was 0; today's flag is --warmup_steps"
+        return [], "--warmup_ratio was dropped: it is 0; the current flag is --warmup_steps"
     try:
         ratio = float(value)
     except ValueError:
-        raise FlagError(f"--warmup_ratio expects a number, not {value!r}") from None
-    if not 0 < ratio < 1:  # From 1 on it counts steps.
-        raise FlagError(f"--warmup_ratio is --warmup_steps today, and there {value} would be a number of steps")
-    return [("warmup_steps", value)], f"--warmup_ratio is --warmup_steps {value} today: a number below 1 is a ratio"
+        raise FlagError(f"--warmup_ratio must be a number, got {value!r}") from None
+    if not 0 < ratio < 1:  # --warmup_steps from 1 on is a number of steps
+        raise FlagError(f"--warmup_ratio must be below 1, got {value}: --warmup_steps would take it for steps")
+    return [("warmup_steps", value)], f"--warmup_ratio is now --warmup_steps {value}: a value below 1 is a ratio"
 
 
 def _logging_dir(old: str, value: Any, given: Settings) -> tuple[New, str]:
     if value is True:
-        raise FlagError("--logging_dir expects a directory")
+        raise FlagError("--logging_dir requires a directory")
     if not _off(value):
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(value)
-    return [], "--logging_dir is the environment variable TENSORBOARD_LOGGING_DIR today: it was set"
+    return [], "--logging_dir is now the environment variable TENSORBOARD_LOGGING_DIR, which was set"
 
 
 def _use_auth_token(old: str, value: Any, given: Settings) -> tuple[New, str]:
     if _on(value) or _off(value):
-        return [], "--use_auth_token was dropped: a stored token is used by itself today, --token takes another one"
-    return [("token", value)], "--use_auth_token is --token today"
+        return [], "--use_auth_token was dropped: a stored token is used by default, --token sets another one"
+    return [("token", value)], "--use_auth_token is now --token"
 
 
 def _do_onnx_export(old: str, value: Any, given: Settings) -> tuple[New, str]:
     if _off(value) or "onnx_export_path" in given or "export_onnx_path" in given:
-        return [], "--do_onnx_export was dropped: --onnx_export_path alone exports today"
+        return [], "--do_onnx_export was dropped: --onnx_export_path alone exports the model"
     path = str(Path(str(given.get("output_dir", "trainer_output"))) / "onnx")
-    return [("onnx_export_path", path)], f"--do_onnx_export is --onnx_export_path {path} today"
+    return [("onnx_export_path", path)], f"--do_onnx_export is now --onnx_export_path {path}"
 
 
 def _optim(old: str, value: Any, given: Settings) -> tuple[New, str] | None:
     if value not in OPTIMIZERS:
         return None
-    return [("optim", OPTIMIZERS[value])], f"--optim {value} is --optim {OPTIMIZERS[value]} today"
+    return [("optim", OPTIMIZERS[value])], f"--optim {value} is now --optim {OPTIMIZERS[value]}"
 
 
 SPECIAL = {

@@ -51,7 +51,7 @@ class PerLayerDistillationModifier(DistillationBase):
     """
 
     gain: float = 1.5  # weight of the sum over the layers
-    student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. bert.encoder.layer.1
+    student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. __ENCODER__.1
     teacher_layer_names: list[str] | None = None  # the same number of layers, in the same order
     normalize: bool = True  # whether each layer's loss is divided by the teacher's mean square
     epsilon: float = 1e-6  # added to that mean square

@@ -5,11 +5,12 @@ import logging
 import pickle
 
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsification.errors import ManagerError
 from sparsification.model_io import knows_no_words, takes_token_types
 from sparsification.quantization.checkpoint import load_quantization
+from sparsification.saved_weights import check_saved_shapes, has_weights
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ def load_teacher(
     if name == "self":
         return copy.deepcopy(student)
     try:
+        if has_weights(name):
+            config = AutoConfig.from_pretrained(name, **from_pretrained_kwargs)
+            check_saved_shapes(name, config, auto_class.from_config)
         teacher, info = auto_class.from_pretrained(name, output_loading_info=True, **from_pretrained_kwargs)
     except (OSError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise ManagerError(f"--distill_teacher {name}: {error}") from error

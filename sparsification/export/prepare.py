@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from sparsification.export.targets import TARGETS
 from sparsification.export.verify import ExportError
-from sparsification.quantization.modules import ATTENTION, leave_in_fp32, quantizers, uncalled_modules
+from sparsification.quantization.attention import ATTENTION
+from sparsification.quantization.modules import leave_in_fp32, quantizers, uncalled_modules
 
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
 # Models that cannot be exported by recording one run, and why; by model type.

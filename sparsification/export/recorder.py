@@ -13,8 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparsification.quantization.attention import fake_quantized_attention
-from sparsification.quantization.modules import AttentionQuantizers, quantizers
+from sparsification.quantization.attention import AttentionQuantizers, fake_quantized_attention
+from sparsification.quantization.modules import quantizers
 
 
 class ActivationRecorder:

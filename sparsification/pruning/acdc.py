@@ -1,4 +1,4 @@
-"""Can a pruned network go on exploring? By being dense again, now and then."""
+"""AC/DC: alternating dense and compressed phases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,8 @@ from sparsification.schedule import curves
 class ACDCPruningModifier(RankedPruning):
     """Alternate dense and compressed phases, each ``update_frequency`` epochs long: AC/DC.
 
-    Peste et al. 2021, arXiv:2106.12379. The first phase is dense, the last one compressed, whatever its number; each
-    compressed phase begins with a new mask by magnitude. In a dense phase all weights learn, those that were pruned
-    from zero.
+    Peste et al. 2021, arXiv:2106.12379. The first phase is dense and the last one compressed. Each compressed phase
+    begins with a new magnitude mask. In a dense phase all weights are trained; those that were pruned start from zero.
     """
 
     params: list[str] | str
@@ -28,11 +27,11 @@ class ACDCPruningModifier(RankedPruning):
     max_sparsity: float = 1.0
     leave_enabled: bool = True
     compression_sparsity: float  # in the compressed phases
-    momentum_buffer_reset: bool = True  # whether the optimizer's first moments begin anew with a dense phase
+    momentum_buffer_reset: bool = True  # whether a dense phase begins by zeroing the optimizer's first moments
 
     def __post_init__(self) -> None:
         if self.update_frequency <= 0:
-            raise ValueError(f"update_frequency {self.update_frequency:g}: a phase lasts longer than 0 epochs")
+            raise ValueError(f"update_frequency must be greater than 0, got {self.update_frequency:g}")
         super().__post_init__()
 
     def groups(self) -> list[tuple[float, list[str]]]:
@@ -51,7 +50,7 @@ class ACDCPruningModifier(RankedPruning):
         phase, since = divmod(now.step - start, length)
         if now.step < end and since == 0 and _is_dense(phase, (end - start) / length):
             if self.momentum_buffer_reset and any(self._target_sparsity.values()):
-                self._forget_momentum(optimizer)
+                self._reset_momentum(optimizer)
             self.masked.remove_masks()
             self._target_sparsity = dict.fromkeys(self._final, 0.0)
         elif since == 0 or now.step == end:
@@ -59,8 +58,8 @@ class ACDCPruningModifier(RankedPruning):
         if now.step == end and not self.leave_enabled:
             self.masked.remove_masks()
 
-    def _forget_momentum(self, optimizer: torch.optim.Optimizer) -> None:
-        """Momentum of the compressed phase would decide where the pruned weights' neighbours go first."""
+    def _reset_momentum(self, optimizer: torch.optim.Optimizer) -> None:
+        """Zero the first moments: those of the compressed phase would determine the first dense steps."""
         for weight in self.masked.weights.values():
             for moment in first_moments(optimizer, weight):
                 moment.zero_()
@@ -70,5 +69,5 @@ class ACDCPruningModifier(RankedPruning):
 
 
 def _is_dense(phase: float, phases: float) -> bool:
-    """Whether phase ``phase`` (from 0) of ``phases``, of which the last may be shorter, is a dense one."""
+    """Whether phase ``phase`` (from 0) of ``phases`` is dense; the last phase may be shorter."""
     return phase % 2 == 0 and phase + 1 < phases

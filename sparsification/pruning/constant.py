@@ -1,4 +1,4 @@
-"""How does a model that is already sparse learn something new without filling up again?"""
+"""Sparse transfer learning: a mask of the weights that are zero at the start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class ConstantPruningModifier(PruningBase):
-    """Hold the weights that are zero at ``start_epoch`` at zero: sparse transfer learning.
+    """Keep the weights at zero that are zero at ``start_epoch``, for sparse transfer learning.
 
     Chen et al. 2020, arXiv:2007.12223 (subnetworks that transfer); Zafrir et al. 2021, arXiv:2111.05754.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
 
     @property
     def parameter_patterns(self) -> list[str]:

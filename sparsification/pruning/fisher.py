@@ -1,12 +1,12 @@
-"""What does the loss lose with each weight, to second order, and how do the others make up for it?
+"""Saliencies and weight updates of second-order pruning, from a block-diagonal inverse Fisher matrix.
 
 Optimal Brain Surgeon (Hassibi & Stork 1992) prunes the weights Q with the lowest saliency 1/2 w_Q' ([H^-1]_QQ)^-1 w_Q
-and moves all others by -[H^-1]_:Q ([H^-1]_QQ)^-1 w_Q, where H is the Hessian of the loss. oBERT (Kurtic et al. 2022,
-arXiv:2203.07259) puts the empirical Fisher matrix in place of H, damped and cut to blocks along the diagonal:
-F = damp I + 1/m sum of g g' over m gradients. Its inverse is built directly, one gradient after the other.
+and adds -[H^-1]_:Q ([H^-1]_QQ)^-1 w_Q to all others, where H is the Hessian of the loss. oBERT (Kurtic et al. 2022,
+arXiv:2203.07259) replaces H by the empirical Fisher matrix, damped and restricted to blocks along the diagonal:
+F = damp I + 1/m sum of g g' over m gradients. Its inverse is computed directly, one gradient after the other.
 
-Pure functions, but for ``add_gradient_``. The weights of a matrix are numbered row by row; block b of size B holds the
-weights b B to (b + 1) B - 1, the last one is padded. An inverse is (blocks, B, B): n B numbers for n weights.
+Pure functions, except ``add_gradient_``. The weights of a matrix are numbered row by row; block b of size B has the
+weights b B to (b + 1) B - 1, and the last block is padded. An inverse is (blocks, B, B): n B numbers for n weights.
 """
 
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 def damped_inverse(num_weights: int, block_size: int, damp: float, device: torch.device | str = "cpu") -> Tensor:
-    """The inverse before any gradient: I / damp in each block.
+    """Initial inverse of each block, without gradients: I / damp.
 
     Args:
         num_weights: n.
         block_size: B.
         damp: added to the diagonal of the Fisher matrix, > 0.
-        device: where to keep it; 4 n B bytes.
+        device: of the result, 4 n B bytes.
 
     Returns:
         (ceil(n / B), B, B), fp32.
@@ -32,11 +32,11 @@ def damped_inverse(num_weights: int, block_size: int, damp: float, device: torch
 
 
 def add_gradient_(inverse: Tensor, gradient: Tensor, num_gradients: int) -> None:
-    """Take one more of ``num_gradients`` gradients into the inverse, in place (Sherman & Morrison 1950).
+    """Add one of ``num_gradients`` gradients to the inverse, in place (Sherman & Morrison 1950).
 
-    (F + g g' / m)^-1 = F^-1 - u u' with u = F^-1 g / sqrt(m + g' F^-1 g): one pass to read the inverse and one to write
-    it, no copy. In fp32 an inverse that began with 1 / damp is good to 1e-7 / damp: gradients of a block whose squares
-    sum to more than damp x m x 1e7 make nothing but noise of it, and in the end nan.
+    (F + g g' / m)^-1 = F^-1 - u u' with u = F^-1 g / sqrt(m + g' F^-1 g). The inverse is read once and written once,
+    without a copy. In fp32 an inverse that starts at 1 / damp has an error of about 1e-7 / damp: if the squares of a
+    block's gradients sum to more than damp x m x 1e7, rounding errors dominate and the inverse finally becomes nan.
 
     Args:
         inverse: (blocks, B, B).
@@ -50,19 +50,19 @@ def add_gradient_(inverse: Tensor, gradient: Tensor, num_gradients: int) -> None
 
 
 def lagrange_multipliers(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
-    """How hard the loss resists that each group of weights becomes zero: the Lagrange multipliers of that constraint.
+    """Lagrange multipliers of the constraint that a group of weights is zero, for each group by itself.
 
     Args:
         weight: any shape, n weights.
         inverse: (blocks, B, B).
-        group: weights that go together, consecutive ones; divides B and n.
+        group: number of consecutive weights that are pruned together; divides B and n.
 
     Returns:
         ([F^-1]_QQ)^-1 w_Q for each group Q by itself, shaped like ``weight``.
     """
     values = _in_blocks(weight, inverse)
     if group == 1:
-        # Rounding can leave a steep direction with an inverse at or below zero: make it tiny, the weight important.
+        # Rounding can make the inverse of a steep direction zero or negative. A tiny one makes its weight important.
         solved = values / inverse.diagonal(dim1=1, dim2=2).clamp_min(torch.finfo(torch.float32).eps)
     else:
         blocks, size, _ = inverse.shape
@@ -73,12 +73,12 @@ def lagrange_multipliers(weight: Tensor, inverse: Tensor, group: int = 1) -> Ten
 
 
 def saliency(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
-    """Rise of the loss, to second order, where a group of weights is pruned and the others adapt.
+    """Second-order increase of the loss when a group of weights is pruned and the others are updated.
 
     Args:
         weight: any shape, n weights.
         inverse: (blocks, B, B).
-        group: weights that go together, consecutive ones; divides B and n.
+        group: number of consecutive weights that are pruned together; divides B and n.
 
     Returns:
         1/2 w_Q' ([F^-1]_QQ)^-1 w_Q, the same for all members of a group, shaped like ``weight``.
@@ -91,18 +91,18 @@ def saliency(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:
 
 
 def obs_update(weight: Tensor, inverse: Tensor, keep: Tensor, group: int = 1) -> Tensor:
-    """How the weights move when some of them are pruned, so that the loss rises least.
+    """Update of the weights that minimizes the increase of the loss when some of them are pruned.
 
-    As in oBERT the moves for all pruned groups of a block are added up, as if each were pruned alone.
+    As in oBERT, the updates for the pruned groups of a block are summed, each computed as if it were pruned alone.
 
     Args:
         weight: any shape, n weights.
         inverse: (blocks, B, B).
         keep: bool, shaped like ``weight``, False where pruned; whole groups.
-        group: weights that go together, consecutive ones; divides B and n.
+        group: number of consecutive weights that are pruned together; divides B and n.
 
     Returns:
-        What to add to ``weight``; the pruned ones have to be set to zero besides.
+        What to add to ``weight``, shaped like it. Pruned weights have to be set to zero separately.
     """
     pull = lagrange_multipliers(weight, inverse, group).masked_fill(keep, 0.0)
     return -_times(inverse, _in_blocks(pull, inverse)).flatten()[: weight.numel()].view_as(weight)

@@ -1,4 +1,4 @@
-"""Where do gradients come from that are not those of the training step?"""
+"""Base of the techniques that prune by gradients of single batches, sampled apart from the training step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,29 +18,32 @@ class GradientSampling(ScheduledPruning):
     """
 
     update_frequency: float  # epochs between new masks
-    grad_sampler_kwargs: dict[str, object] | None  # batch_size; without it the training batch's
+    grad_sampler_kwargs: dict[str, object] | None  # batch_size; default: that of training
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.sampler: GradientSampler | None = None  # the manager's
-        # SparseML passes them to its data loader; the last two change nothing.
+        # SparseML passes these keys to its data loader; num_workers and pin_memory have no effect here.
         given = self.grad_sampler_kwargs or {}
         unknown = given.keys() - {"batch_size", "num_workers", "pin_memory"}
         if unknown:
-            raise ValueError(f"grad_sampler_kwargs has no '{min(unknown)}', only batch_size")
+            raise ValueError(f"grad_sampler_kwargs must have no key but batch_size, got '{min(unknown)}'")
         self._batch_size = given.get("batch_size")
         if self._batch_size is not None and (type(self._batch_size) is not int or self._batch_size < 1):
             raise ValueError(
-                f"grad_sampler_kwargs: batch_size {self._batch_size!r} is no number of features, 1 or more"
+                f"grad_sampler_kwargs: batch_size must be a whole number of at least 1, got {self._batch_size!r}"
             )
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         self.sampler = sampler
 
     def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
-        """Gradients of ``count`` batches, by weight, those of pruned weights included; each is valid until the next."""
+        """Sample gradients of ``count`` batches, by weight, those of pruned weights included.
+
+        A batch's gradients are valid until those of the next one are sampled.
+        """
         if self.sampler is None:
-            raise ValueError("gradients are needed: call ScheduledModifierManager.set_gradient_sampler")
+            raise ValueError("it prunes by sampled gradients: call ScheduledModifierManager.set_gradient_sampler first")
         weights = self.masked.weights
         for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
             yield dict(zip(weights, gradients, strict=True))
@@ -55,7 +58,7 @@ class GradientSampledPruning(GradientSampling, GradualPruning):
 
 
 def from_first_process(tensor: Tensor) -> Tensor:
-    """Give every process of the run the first one's numbers: its own may differ in the last bit, and masks with it."""
+    """Broadcast a tensor from rank 0, in place: processes may differ in the last bit, and then in their masks."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.broadcast(tensor, src=0)
     return tensor

@@ -18,7 +18,7 @@ class GradualSchedule(ScheduledPruning):
     The schedule is that of Zhu & Gupta 2017, arXiv:1710.01878.
     """
 
-    init_sparsity: float | str  # "__FROM_PARAM__": what each weight already has
+    init_sparsity: float | str  # "__FROM_PARAM__": the sparsity that each weight has at the start
     final_sparsity: FinalSparsity  # one for all, one per pattern, or {sparsity: params}
     inter_func: Literal["linear", "cubic", "inverse_cubic"]
 
@@ -27,9 +27,9 @@ class GradualSchedule(ScheduledPruning):
         if self.init_sparsity == FROM_PARAM:
             return
         if isinstance(self.init_sparsity, str):
-            raise ValueError(f"init_sparsity '{self.init_sparsity}' is neither a number nor {FROM_PARAM}")
+            raise ValueError(f"init_sparsity must be a number or {FROM_PARAM}, got '{self.init_sparsity}'")
         if not 0 <= self.init_sparsity <= 1:
-            raise ValueError(f"a sparsity of {self.init_sparsity} is no fraction between 0 and 1")
+            raise ValueError(f"init_sparsity must be in [0, 1], got {self.init_sparsity:g}")
 
     def groups(self) -> list[tuple[float, list[str]]]:
         return sparsity_groups(self.params, self.final_sparsity)
@@ -49,7 +49,7 @@ class GradualSchedule(ScheduledPruning):
         yield from super().warnings(length)
         for final in self.final_sparsities:
             if self.init_sparsity != FROM_PARAM and final < self.init_sparsity:
-                yield f"final_sparsity {final:g} is below init_sparsity {self.init_sparsity:g}: pruning runs backwards"
+                yield f"final_sparsity {final:g} is below init_sparsity {self.init_sparsity:g}: the sparsity falls"
 
     def _initial_sparsities(self) -> dict[str, float]:
         if self.init_sparsity == FROM_PARAM:

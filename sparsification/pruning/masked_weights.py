@@ -1,4 +1,4 @@
-"""How do pruned weights stay exactly zero while everything around them learns?"""
+"""Masks that keep pruned weights at exactly zero, and the base of all modifiers that have them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from sparsification.pruning.sparsity import count_zeros
 
 
 class MaskedWeights:
-    """Weights and the masks that hold some of them at zero.
+    """Weights and the masks that keep some of their members at zero.
 
-    A mask is kept in its weight's own type, 1.0 where kept and 0.0 where pruned: multiplying by it is several times
-    faster than any indexing by bools.
+    A mask has the dtype of its weight, 1.0 where kept and 0.0 where pruned, because multiplication is several times
+    faster than indexing with a bool tensor.
 
     Args:
         weights: parameters by name.
@@ -25,11 +25,16 @@ class MaskedWeights:
     def __init__(self, weights: Mapping[str, nn.Parameter]):
         self.weights = dict(weights)
         self._masks: dict[str, Tensor] = {}
-        self._empty: dict[str, bool] = {}  # weights of which a mask has left nothing, and whether that has been told
-        self._changes: Tensor | int = 0  # members of masks that were set anew, see ``pop_change_ratio``
+        self._empty: dict[str, bool] = {}  # weights that a mask prunes completely; True once reported
+        self._changes: Tensor | int = 0  # mask members that have changed, see ``pop_change_ratio``
 
     def set_mask(self, name: str, keep: Tensor) -> None:
-        """Zero what ``keep``, a bool tensor shaped like the weight, leaves out, and hold it there from now on."""
+        """Prune a weight from now on.
+
+        Args:
+            name: of the weight.
+            keep: bool mask shaped like the weight, False where pruned.
+        """
         weight = self.weights[name]
         if not keep.any():
             self._empty.setdefault(name, False)
@@ -38,17 +43,17 @@ class MaskedWeights:
         weight.detach().masked_fill_(~keep, 0.0)
 
     def pop_fully_pruned(self) -> list[str]:
-        """Weights of which a mask has left nothing, each told once."""
-        new = [name for name, told in self._empty.items() if not told]
+        """Names of the weights that a mask prunes completely, each returned once."""
+        new = [name for name, reported in self._empty.items() if not reported]
         self._empty |= dict.fromkeys(new, True)
         return new
 
     def apply(self, name: str, values: Tensor) -> Tensor:
-        """``values``, shaped like a weight, with zeros where it is pruned."""
+        """Zero the members of ``values``, shaped like the weight, where the weight is pruned."""
         return values * self._masks[name] if name in self._masks else values
 
     def mask(self, name: str) -> Tensor:
-        """Bool mask of a weight, False where pruned."""
+        """Bool mask of a weight, shaped like it, False where pruned."""
         if name in self._masks:
             return self._masks[name].bool()
         return torch.ones_like(self.weights[name], dtype=torch.bool)
@@ -60,23 +65,23 @@ class MaskedWeights:
             torch._foreach_mul_([self.weights[name].grad for name in masked], [self._masks[name] for name in masked])
 
     def mask_weights(self) -> None:
-        """Put pruned weights back to zero: momentum and weight decay move them too."""
+        """Zero pruned weights, which momentum and weight decay move too."""
         if self._masks:
             weights = [self.weights[name].detach() for name in self._masks]
             torch._foreach_mul_(weights, list(self._masks.values()))
 
     def canonicalize_zeros(self) -> None:
-        """Make every pruned weight +0.0: a negative weight times zero is -0.0, and random signs do not compress."""
+        """Make every pruned weight +0.0: a negative weight times zero is -0.0, and mixed signs compress worse."""
         for name in self._masks:
             self.weights[name].detach().add_(0.0)
 
     def remove_masks(self) -> None:
-        """Let every weight learn again."""
+        """Remove all masks, so that all weights are trained again."""
         self._changes = self._changes + sum(count_zeros(list(self._masks.values())))
         self._masks.clear()
 
     def sparsity(self) -> float:
-        """Fraction of the weights that are zero, in [0, 1], counted in the weights and not in the masks."""
+        """Fraction of the weights that are zero, in [0, 1]; zeros outside of the masks count too."""
         return sum(count_zeros(list(self.weights.values()))) / max(self._size(), 1)
 
     def sparsities(self) -> dict[str, float]:
@@ -85,7 +90,7 @@ class MaskedWeights:
         return {name: count / weight.numel() for count, (name, weight) in zip(zeros, self.weights.items(), strict=True)}
 
     def pop_change_ratio(self) -> float:
-        """Share of the weights that masks have let go or taken back since the last call."""
+        """Fraction of the weights whose mask has changed since the previous call."""
         changes, self._changes = float(self._changes), 0
         return changes / max(self._size(), 1)
 
@@ -93,14 +98,14 @@ class MaskedWeights:
         return sum(weight.numel() for weight in self.weights.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks, eight weights a byte."""
+        """The masks, packed to one bit per weight."""
         return {
             name: torch.from_numpy(np.packbits(mask.bool().cpu().numpy().reshape(-1)))
             for name, mask in self._masks.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` gave; the weights themselves come with the checkpoint."""
+        """Restore the masks; the weights themselves are in the checkpoint."""
         self._masks.clear()
         for name, packed in state.items():
             weight = self.weights[name]
@@ -109,14 +114,16 @@ class MaskedWeights:
 
 
 def first_moments(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> list[Tensor]:
-    """The optimizer's running means of a weight's gradients: SGD's momentum or Adam's, where it has any yet."""
+    """Running means of a weight's gradients in an optimizer: momentum of SGD, first moment of Adam; empty before the
+    first step.
+    """
     state = optimizer.state.get(weight, {})
     return [state[key] for key in ("momentum_buffer", "exp_avg") if state.get(key) is not None]
 
 
 @dataclass(kw_only=True)
 class PruningBase(Modifier):
-    """What every technique that masks weights does around the optimizer's step; ``initialize`` sets ``masked``."""
+    """Base of all modifiers that mask weights: applies the masks in ``masked``, which ``initialize`` sets."""
 
     masks_weights: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""Which weights go: those that the loss misses least, by a curvature too wide to be written out."""
+"""Second-order pruning with the inverse Fisher matrix as a product of gradients (M-FAC)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,21 +8,22 @@ from torch import Tensor
 
 from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
 
-BLOCKS_AT_ONCE = 256  # on the weights' device: 131 MB for 64 gradients and blocks of 2000
+BLOCKS_AT_ONCE = 256  # on the device of the weights: 131 MB for 64 gradients and blocks of 2000
 
 
 def whitened(gradients: Tensor, damp: float) -> Tensor:
-    """Gradients Z such that the inverse Fisher matrix of each block is (I - Z' Z) / damp.
+    """Compute Z such that the inverse Fisher matrix of each block is (I - Z' Z) / damp.
 
-    By Woodbury (I damp + G' G / m)^-1 = (I - G' (I m damp + G G')^-1 G) / damp; with the Cholesky factor L of the
-    m x m matrix in the middle, Z = L^-1 G. Frantar et al. 2021, arXiv:2107.03356, unroll it one gradient at a time.
+    By the Woodbury identity (I damp + G' G / m)^-1 = (I - G' (I m damp + G G')^-1 G) / damp; with the Cholesky factor L
+    of the m x m matrix in the middle, Z = L^-1 G. Frantar et al. 2021, arXiv:2107.03356, compute it one gradient at a
+    time instead.
 
     Args:
-        gradients: (blocks, m, B).
+        gradients: G, (blocks, m, B): m gradients of the B weights of each block.
         damp: added to the diagonal of the Fisher matrix, > 0.
 
     Returns:
-        (blocks, m, B).
+        Z, (blocks, m, B), fp32.
     """
     count = gradients.shape[1]
     middle = (gradients @ gradients.mT).double()
@@ -31,40 +32,56 @@ def whitened(gradients: Tensor, damp: float) -> Tensor:
 
 
 def inverse_diagonal(factor: Tensor, damp: float) -> Tensor:
-    """Diagonal of the inverse Fisher matrix, (blocks, B), from ``whitened`` gradients."""
+    """Diagonal of the inverse Fisher matrix.
+
+    Args:
+        factor: ``whitened`` gradients, (blocks, m, B).
+        damp: added to the diagonal of the Fisher matrix, > 0.
+
+    Returns:
+        (blocks, B).
+    """
     return (1 - factor.square().sum(dim=1)).clamp_min(torch.finfo(torch.float32).eps) / damp
 
 
 def inverse_times(factor: Tensor, values: Tensor, damp: float) -> Tensor:
-    """Product of the inverse Fisher matrix and ``values`` (blocks, B), from ``whitened`` gradients."""
+    """Product of the inverse Fisher matrix with one vector for each block.
+
+    Args:
+        factor: ``whitened`` gradients, (blocks, m, B).
+        values: (blocks, B).
+        damp: added to the diagonal of the Fisher matrix, > 0.
+
+    Returns:
+        (blocks, B).
+    """
     return (values - torch.einsum("bmi,bm->bi", factor, torch.einsum("bmi,bi->bm", factor, values))) / damp
 
 
 @dataclass(kw_only=True)
 class MFACPruningModifier(GradientSampledPruning):
-    """Prune by second-order information in wide blocks, and let the weights that stay make up for those that go: M-FAC.
+    """Prune by second-order information as ``OBSPruningModifier`` does, with the Fisher matrix in wide blocks (M-FAC).
 
-    Frantar et al. 2021, arXiv:2107.03356. As ``OBSPruningModifier``, but the inverse Fisher matrix is never written
-    out: it is kept as the ``num_grads`` gradients that it is made of, 4 bytes x weights x gradients on
-    ``grads_device`` (22 GB for BERT-base's encoder and 64 of them), whatever the size of the blocks. A block is made of
-    weights that are not pruned yet, and may reach from one matrix into the next.
+    Frantar et al. 2021, arXiv:2107.03356. The inverse Fisher matrix is stored as the ``num_grads`` gradients from which
+    it is computed: 4 bytes x weights x gradients on ``grads_device`` for any block size, 22 GB for BERT-base's encoder
+    and 64 gradients. Blocks consist of the weights that are not pruned yet; a block may span two matrices.
     """
 
-    num_grads: int | dict[float, int] = 64  # batches; or {sparsity: batches}, each from that sparsity on
+    num_grads: int | dict[float, int] = 64  # batches; or {sparsity: batches}, from each sparsity on
     damp: float = 1e-5  # added to the diagonal of the Fisher matrix
     fisher_block_size: int = 2000
-    num_pages: int = 1  # SparseML's, without effect: a few blocks at a time are on the weights' device
-    grads_device: str | int = "cpu"  # where the gradients wait
-    use_gradient_buffering: bool | None = None  # SparseML's, without effect: gradients are always sampled
-    available_devices: list[str] | None = None  # SparseML's, without effect: computed where the weights are
+    num_pages: int = 1  # SparseML's key, no effect: a few blocks at a time are on the device of the weights
+    grads_device: str | int = "cpu"  # device on which gradients are stored
+    use_gradient_buffering: bool | None = None  # SparseML's key, no effect: gradients are always sampled
+    available_devices: list[str] | None = None  # SparseML's key, no effect: computed on the device of the weights
 
     def __post_init__(self) -> None:
         super().__post_init__()
         counts = self.num_grads if isinstance(self.num_grads, dict) else {0.0: self.num_grads}
         if not counts or min(counts.values()) < 1 or self.fisher_block_size < 1:
-            raise ValueError("num_grads and fisher_block_size are 1 or more")
+            raise ValueError("num_grads and fisher_block_size must be at least 1")
         if self.damp <= 0:
-            raise ValueError(f"damp {self.damp:g} is not above 0: the Fisher matrix would have no inverse")
+            raise ValueError(f"damp must be greater than 0 for the Fisher matrix to have an inverse, got {self.damp:g}")
         self._counts = dict(sorted(counts.items()))
         self._sampled = torch.empty(0, 0)  # (gradients, weights that are not pruned, padded to whole blocks)
 
@@ -88,7 +105,7 @@ class MFACPruningModifier(GradientSampledPruning):
         return keeps
 
     def _sample(self, step: int) -> None:
-        """Take the gradients of the weights that are not pruned."""
+        """Sample the gradients of the weights that are not pruned."""
         reached = self._mean(self._target_sparsity) if self._target_sparsity else 0.0
         first = next(iter(self._counts.values()))
         count = ([count for sparsity, count in self._counts.items() if sparsity <= reached] or [first])[-1]
@@ -99,10 +116,10 @@ class MFACPruningModifier(GradientSampledPruning):
         for row, gradients in zip(self._sampled, self._gradients(count, (step, 1)), strict=True):
             row[:total] = torch.cat([gradient[live[name]] for name, gradient in gradients.items()])
         if not self._sampled.isfinite().all():
-            raise ValueError("a gradient is not finite; has the loss become nan?")
+            raise ValueError("a gradient is not finite: is the loss nan?")
 
     def _factors(self) -> Iterator[tuple[Tensor, slice]]:
-        """The inverse Fisher matrix, some blocks at a time, with their places in the vector of live weights."""
+        """The inverse Fisher matrix, some blocks at a time, each with its slice of the vector of unpruned weights."""
         device = next(iter(self.masked.weights.values())).device
         width = BLOCKS_AT_ONCE * self.fisher_block_size
         for first in range(0, self._sampled.shape[1], width):
@@ -112,12 +129,12 @@ class MFACPruningModifier(GradientSampledPruning):
 
     @staticmethod
     def _sizes(live: Iterable[Tensor], total: int) -> list[int]:
-        """Lengths of the weights' parts of the vector, and of its padding."""
+        """Lengths of the weights' slices of the vector, and of its padding."""
         sizes = [int(keep.sum()) for keep in live]
         return [*sizes, total - sum(sizes)]
 
     def _move(self, keeps: dict[str, Tensor], live: dict[str, Tensor], diagonals: dict[str, Tensor]) -> None:
-        """Move the weights that stay, so that the loss rises least when the others go."""
+        """Update the remaining weights so that pruning the others increases the loss least."""
         pulls = [
             (self.masked.weights[name].detach().float() / diagonals[name]).masked_fill(keep, 0.0)[live[name]]
             for name, keep in keeps.items()

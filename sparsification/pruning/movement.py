@@ -1,4 +1,4 @@
-"""Which weights go: those that training has moved towards zero."""
+"""Movement pruning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from sparsification.base import TrainingStep
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.targets import Targets
 
-# The learning rate of the scores. It scales all of them alike, so no mask depends on it; SparseML's value.
+# The learning rate of the scores, SparseML's value. It scales all of them, so masks do not depend on it.
 RATE = 0.01
 
 
 @dataclass(kw_only=True)
 class MovementPruningModifier(GradualPruning):
-    """Prune the weights that move towards zero, whatever their size, a growing share between start and end.
+    """Prune the weights that move towards zero, a growing fraction between ``start_epoch`` and ``end_epoch``.
 
-    Sanh et al. 2020, arXiv:2005.07683. A weight's score is the sum of -weight x gradient over all steps so far: it
-    rises where a step leads away from zero. As in SparseML a pruned weight is zero, so its score stands still; while
-    others fall below it, it comes back and learns from zero. With --fp16 keep gradient clipping on: it is what takes
-    the loss scale out of the gradients.
+    Sanh et al. 2020, arXiv:2005.07683. The score of a weight is the sum of -weight x gradient over all steps so far; it
+    rises in steps away from zero. As in SparseML, a pruned weight is zero and its score does not change. If the scores
+    of other weights fall below it, the weight comes back and is trained from zero. With --fp16 leave gradient clipping
+    on, because it removes the loss scale from the gradients.
     """
 
     def initialize(self, targets: Targets) -> None:
@@ -35,7 +35,7 @@ class MovementPruningModifier(GradualPruning):
         super().update(now, optimizer)
 
     def apply_one_shot(self) -> None:
-        raise ValueError("without training no weight moves: movement pruning cannot be done in one shot")
+        raise ValueError("movement pruning cannot be done in one shot: its scores come from training")
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         return self.masks_by_score(self._scores.__getitem__, targets)

@@ -1,4 +1,4 @@
-"""Which weights go: those that the loss misses least, by its curvature, once the others have moved to help."""
+"""Second-order pruning with the inverse Fisher matrix in blocks (oBERT)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,45 +12,44 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class OBSPruningModifier(GradientSampledPruning):
-    """Prune by second-order information, and let the weights that stay make up for those that go (oBERT).
+    """Prune the weights with the smallest second-order increase of the loss, and update the others (oBERT).
 
-    Kurtic et al. 2022, arXiv:2203.07259. Before each new mask ``num_grads`` gradients of the task loss are taken, in
-    evaluation mode and fp32, and the inverse of the Fisher matrix is built from them in blocks of ``fisher_block_size``
-    consecutive weights. That takes 4 bytes x weights x block size for as long as the masks are being made: 17 GB for
-    BERT-base's encoder and the paper's blocks of 50, 0.3 GB for blocks of 1, which see no interaction of weights. A
-    weight that was pruned does not come back.
+    Kurtic et al. 2022, arXiv:2203.07259. Before each new mask the inverse Fisher matrix is estimated from ``num_grads``
+    gradients of the task loss, in evaluation mode and fp32, in blocks of ``fisher_block_size`` consecutive weights. It
+    takes 4 bytes x weights x block size while masks are computed: 17 GB for BERT-base's encoder with the paper's blocks
+    of 50, 0.3 GB with blocks of 1, which ignore interactions between weights. Pruned weights do not come back.
     """
 
     global_sparsity: bool = True
     num_grads: int = 1024  # batches from which the Fisher matrix is estimated
     damp: float = 1e-7  # added to the diagonal of the Fisher matrix
     fisher_block_size: int = 1  # 50 in the paper, 32 for block4
-    num_recomputations: int = 1  # masks and estimates on the way from one sparsity to the next
+    num_recomputations: int = 1  # estimates, each with a mask, between one sparsity and the next
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for key in ("num_grads", "fisher_block_size", "num_recomputations"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key} {getattr(self, key)} is not 1 or more")
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.damp <= 0:
-            raise ValueError(f"damp {self.damp:g} is not above 0: the Fisher matrix would have no inverse")
+            raise ValueError(f"damp must be greater than 0 for the Fisher matrix to have an inverse, got {self.damp:g}")
         pattern = masks.parse_mask_type(self.mask_type)
         if isinstance(pattern, tuple) and pattern[0] > 1:
-            raise ValueError(f"mask_type {self.mask_type}: the weights of a block must lie in one row, [1, n]")
+            raise ValueError(f"mask_type must have blocks within one row, [1, n], got {self.mask_type}")
         self._group = 4 if pattern == "block4" else pattern[1] if isinstance(pattern, tuple) else 1
         if self.fisher_block_size % self._group:
             raise ValueError(
-                f"fisher_block_size {self.fisher_block_size} cuts through the blocks of mask_type {self.mask_type}: "
-                f"use a multiple of {self._group}, e.g. {8 * self._group}"
+                f"fisher_block_size must be a multiple of {self._group} with mask_type {self.mask_type}, e.g. "
+                f"{8 * self._group}, got {self.fisher_block_size}"
             )
 
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
         for name, weight in self.masked.weights.items():
             if weight.dim() > 2 and self._group > 1:
-                raise ValueError(f"{name} of shape {tuple(weight.shape)}: the channels of a block are not side by side")
+                raise ValueError(f"{name}: blocks need a matrix here, got a weight of shape {tuple(weight.shape)}")
             if weight.shape[-1] % self._group:
-                raise ValueError(f"{name}: rows of {weight.shape[-1]} are not made of blocks of {self._group}")
+                raise ValueError(f"{name}: blocks of {self._group} do not tile rows of {weight.shape[-1]}")
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         before = self._target_sparsity or dict.fromkeys(targets, 0.0)
@@ -87,7 +86,7 @@ class OBSPruningModifier(GradientSampledPruning):
         for name, inverse in inverses.items():
             if not inverse.diagonal(dim1=1, dim2=2).isfinite().all():
                 raise ValueError(
-                    f"{name}: the inverse Fisher matrix is not finite; either the gradients are not (has the loss "
-                    f"become nan?), or they are too large for damp {self.damp:g}"
+                    f"{name}: the inverse Fisher matrix is not finite: either the gradients are not (is the loss nan?) "
+                    f"or they are too large for damp {self.damp:g}"
                 )
         return inverses

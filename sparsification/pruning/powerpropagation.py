@@ -1,4 +1,4 @@
-"""Can training itself make small weights smaller, so that less is lost when they are pruned?"""
+"""Powerpropagation: a parametrization that moves small weights less, so that pruning them costs less."""
 
 import math
 from dataclasses import dataclass
@@ -12,26 +12,42 @@ from sparsification.targets import Targets
 
 
 def power(root: Tensor, alpha: float) -> Tensor:
-    """The weight w = t |t|^(alpha - 1) of ``root`` t; 1 / alpha undoes alpha."""
+    """Signed power w = t |t|^(alpha - 1).
+
+    Args:
+        root: t, any shape.
+        alpha: exponent, > 0; 1 / alpha inverts alpha.
+
+    Returns:
+        w, shaped like ``root``.
+    """
     return root.sign() * root.abs().pow(alpha)
 
 
 def slope(weight: Tensor, alpha: float) -> Tensor:
-    """dw/dt = alpha |t|^(alpha - 1), from the weight w: what turns its gradient into that of its root."""
+    """Derivative dw/dt = alpha |t|^(alpha - 1) of ``power``, by which the gradient of w becomes that of t.
+
+    Args:
+        weight: w, any shape.
+        alpha: exponent, at least 1.
+
+    Returns:
+        The derivative, shaped like ``weight``.
+    """
     return alpha * weight.abs().pow(1 - 1 / alpha)
 
 
 @dataclass(kw_only=True)
 class PowerpropagationModifier(Modifier):
-    """Let weights move in proportion to a power of their size: large ones faster, small ones hardly.
+    """Train weights w = t |t|^(alpha - 1) by t, so that large weights move fast and small ones hardly move.
 
-    Schwarz et al. 2021, arXiv:2110.00296. Each weight is w = t |t|^(alpha - 1), and t is trained. The model holds w
-    all the time, so that it is a plain one, and other modifiers see what they prune: for the optimizer's step alone t,
-    its gradient and its momentum stand in w's place. t is computed from w anew in each step, which is exact to one
-    rounding of t; so nothing has to be undone at the end or kept for a resumed run. What is zero stays zero.
+    Schwarz et al. 2021, arXiv:2110.00296. The model contains w, so that it is a plain model and other modifiers prune
+    w; only for the optimizer step are w and its gradient replaced by those of t. t is computed from w in each step,
+    exact up to one rounding, so there is nothing to undo at the end and no state to checkpoint. Weights that are zero
+    stay zero.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     alpha: float = 1.0  # 1.0 changes nothing; 2.0 to 4.0 in the paper
     strict: bool = True  # whether a pattern that matches nothing is an error
 
@@ -40,12 +56,12 @@ class PowerpropagationModifier(Modifier):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.alpha < math.inf:
-            raise ValueError(f"alpha {self.alpha:g} is not 1 or more: below it, gradients at zero have no bound")
+            raise ValueError(f"alpha must be at least 1 and finite, got {self.alpha:g}")
 
     def initialize(self, targets: Targets) -> None:
         self._weights = list(targets.parameters(self.params, strict=self.strict).values())
         self._active = False  # in this step
-        self._rooted: list[nn.Parameter] = []  # the weights in whose place their roots stand
+        self._rooted: list[nn.Parameter] = []  # weights that contain t at the moment
 
     def on_train_begin(self, now: TrainingStep) -> None:
         self._active = self.is_active(now)

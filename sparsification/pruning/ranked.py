@@ -16,7 +16,7 @@ class RankedPruning(ScheduledPruning):
     """
 
     global_sparsity: bool  # one ranking over all weights instead of one for each
-    max_sparsity: float  # of each weight in a global ranking, e.g. 0.95; what it spares is pruned in the others
+    max_sparsity: float  # bound for each weight in a global ranking, e.g. 0.95; the others are pruned more instead
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Can a network be sparse from the start, and still find out which weights it needs?"""
+"""RigL: sparse training that drops small weights and grows new ones by their gradients."""
 
 import math
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
 
 
 def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strategy: Strategy) -> dict[str, float]:
-    """Share a sparsity out among weights, so that all of them together have it.
+    """Distribute a global sparsity over weights.
 
-    Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. By Erdos and Renyi's rule the
-    density of a weight is proportional to (rows + columns) / (rows x columns), so that small ones lose less. Where
-    that is more than all of a weight, it stays dense, and the others make up for it.
+    Mocanu et al. 2018, arXiv:1707.04780; Evci et al. 2020, arXiv:1911.11134, section 3. With Erdos-Renyi the density of
+    a weight is proportional to (rows + columns) / (rows x columns), so that small weights are pruned less. A weight
+    whose density would exceed 1 stays dense, and the others are pruned more.
 
     Args:
         shapes: of the weights, by name.
         sparsity: fraction to prune of all of them together, in [0, 1].
-        strategy: ``uniform`` gives all the same; ``erdos_renyi_kernel`` counts a convolution's kernel, too.
+        strategy: ``uniform`` gives all weights the same; ``erdos_renyi_kernel`` also counts a convolution's kernel.
 
     Returns:
         Sparsity by name.
@@ -41,7 +41,7 @@ def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strateg
     density = {}
     for name, shape in shapes.items():
         if len(shape) < 2:
-            raise ValueError(f"{name}: sparsity_strategy '{strategy}' is for matrices, not for vectors")
+            raise ValueError(f"{name}: sparsity_strategy '{strategy}' needs a matrix, got a vector")
         sides = shape if strategy == "erdos_renyi_kernel" else shape[:2]
         density[name] = sum(sides) / math.prod(sides)
     budget = (1 - sparsity) * sum(map(math.prod, shapes.values()))
@@ -59,16 +59,16 @@ def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strateg
 
 
 def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction: float) -> Tensor:
-    """Rank the largest weights first, the others by their gradients.
+    """Scores of RigL: infinity for the largest weights, the size of the gradient for all others.
 
     Args:
         weight: any shape, zero where pruned.
-        gradient: of the loss, shaped like it.
+        gradient: of the loss, shaped like ``weight``.
         sparsity: fraction that will be pruned, in [0, 1].
-        fraction: of those that will be kept, how many the gradients choose, in [0, 1].
+        fraction: fraction of the kept weights that is chosen by gradient, in [0, 1].
 
     Returns:
-        Scores shaped like ``weight``: infinity for what stays by its size.
+        Scores shaped like ``weight``.
     """
     num_held = round((1 - (sparsity + (1 - sparsity) * fraction)) * weight.numel())  # rounded once, as in SparseML
     held = masks.unstructured_mask(weight.abs(), 1 - num_held / weight.numel())
@@ -77,35 +77,36 @@ def regrowth_scores(weight: Tensor, gradient: Tensor, sparsity: float, fraction:
 
 @dataclass(kw_only=True)
 class RigLPruningModifier(GradientSampling):
-    """Keep the sparsity and move the zeros: drop small weights, grow where the gradient is large (RigL).
+    """Train at a constant sparsity; each update drops small weights and grows those with large gradients (RigL).
 
-    Evci et al. 2020, arXiv:1911.11134. At each update a share of the weights that are kept, ``init_update_fraction``
-    at the start and less along half a cosine to none at the end, goes to those with the largest gradients among all
-    others, dropped ones included. What grows begins at zero. The first mask is made of the dense weights in the same
-    way. Where a small weight's share is more than all of it, the others make up for it; SparseML pruned more, then.
+    Evci et al. 2020, arXiv:1911.11134. At each update a fraction of the kept weights is replaced by those with the
+    largest gradients among all others, which include the weights just dropped. The fraction is
+    ``init_update_fraction`` at the start and falls to 0 at the end along half a cosine. New weights start at zero. The
+    first mask is computed from the dense weights in the same way. A weight whose density would exceed 1 stays dense and
+    the others are pruned more; in SparseML the total sparsity is higher in that case.
     """
 
     params: list[str] | str
     final_sparsity: FinalSparsity  # from start to end
     update_frequency: float = 1.0
-    mask_type: Literal["unstructured"] = "unstructured"  # SparseML's key, which has this value alone
-    global_sparsity: bool = False  # SparseML's key; must be false, sparsity_strategy says what each weight loses
+    mask_type: Literal["unstructured"] = "unstructured"  # SparseML's key, unstructured only
+    global_sparsity: bool = False  # SparseML's key, must be false: sparsity_strategy sets the sparsity of each weight
     leave_enabled: bool = True
     grad_sampler_kwargs: dict[str, object] | None = None
     num_grads: int = 1  # batches whose gradients are summed
-    init_update_fraction: float = 0.3  # of the weights that are kept, the share replaced at the first update
-    sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how sparsity is shared out among the weights
-    momentum_buffer_reset: bool = True  # whether the optimizer's first moments of what grows begin anew
+    init_update_fraction: float = 0.3  # fraction of the kept weights that the first update replaces
+    sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how the sparsity is distributed over the weights
+    momentum_buffer_reset: bool = True  # whether the optimizer's first moments of new weights are zeroed
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.global_sparsity:
-            raise ValueError("sparsity_strategy says what each weight loses: it needs global_sparsity False")
+            raise ValueError("global_sparsity must be false: sparsity_strategy sets the sparsity of each weight")
         if self.num_grads < 1:
-            raise ValueError(f"num_grads {self.num_grads} is not 1 or more")
+            raise ValueError(f"num_grads must be at least 1, got {self.num_grads}")
         if not 0 <= self.init_update_fraction <= 1:
-            raise ValueError(f"init_update_fraction {self.init_update_fraction:g} is no fraction between 0 and 1")
-        self._grown: dict[str, Tensor] = {}  # what the last masks let learn again
+            raise ValueError(f"init_update_fraction must be in [0, 1], got {self.init_update_fraction:g}")
+        self._grown: dict[str, Tensor] = {}  # bool masks of the weights that the last update grew
 
     def groups(self) -> list[tuple[float, list[str]]]:
         return sparsity_groups(self.params, self.final_sparsity)
@@ -143,5 +144,5 @@ class RigLPruningModifier(GradientSampling):
                 growth[name] += gradient
         for name, total in growth.items():
             if not from_first_process(total).isfinite().all():
-                raise ValueError(f"{name}: a gradient is not finite; has the loss become nan?")
+                raise ValueError(f"{name}: a gradient is not finite: is the loss nan?")
         return growth

@@ -1,7 +1,7 @@
 """Base of the techniques that compute new masks at the steps of a schedule.
 
 ``update`` decides at which optimizer steps there are new masks, ``sparsity_at`` how sparse each weight is to be then,
-and ``compute_masks`` which of its members go: the one method that every technique defines.
+and ``compute_masks`` which of its members are pruned: the one method that every technique defines.
 """
 
 import math
@@ -37,11 +37,13 @@ def sparsity_groups(params: list[str] | str, final_sparsity: FinalSparsity) -> l
     params = [params] if isinstance(params, str) else params
     if isinstance(final_sparsity, dict):
         if params:
-            raise ValueError("final_sparsity names the parameters of each group: params must be [] then")
+            raise ValueError("params must be [] if final_sparsity is a mapping with the params of each group")
         return [(final, [names] if isinstance(names, str) else names) for final, names in final_sparsity.items()]
     if isinstance(final_sparsity, list):
         if len(final_sparsity) != len(params):
-            raise ValueError(f"{len(final_sparsity)} values of final_sparsity for {len(params)} params")
+            raise ValueError(
+                f"final_sparsity must have {len(params)} values, one for each params, got {len(final_sparsity)}"
+            )
         return [(final, [pattern]) for final, pattern in zip(final_sparsity, params, strict=True)]
     return [(final_sparsity, params)]
 
@@ -54,7 +56,7 @@ class ScheduledPruning(PruningBase):
     ``compute_masks`` and, where the sparsity changes between start and end, ``sparsity_at``.
     """
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
     mask_type: str | list[int]  # block4, [rows, columns], or N:M
     leave_enabled: bool  # whether the last mask holds until the end of training
 
@@ -63,10 +65,10 @@ class ScheduledPruning(PruningBase):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.end_epoch == -1:
-            raise ValueError("gradual pruning needs an end_epoch, the moment at which final_sparsity is reached")
+            raise ValueError("pruning needs an end_epoch, the epoch of the last new mask")
         for final in self.final_sparsities:
             if not 0 <= final <= 1:
-                raise ValueError(f"a sparsity of {final} is no fraction between 0 and 1")
+                raise ValueError(f"final sparsity must be in [0, 1], got {final:g}")
 
     # What a technique defines
 
@@ -78,7 +80,7 @@ class ScheduledPruning(PruningBase):
         """Compute masks of these sparsities.
 
         The masks that hold until then are in ``self.masked``, the sparsities for which they were made in
-        ``self._target_sparsity``. The weights that stay may be moved here; those that go are zeroed afterwards.
+        ``self._target_sparsity``. The remaining weights may be changed here; pruned ones are zeroed afterwards.
 
         Args:
             targets: sparsity in [0, 1] by the name of the weight.
@@ -129,22 +131,22 @@ class ScheduledPruning(PruningBase):
     def warnings(self, length: float | None) -> Iterator[str]:
         start, end = self.active_range
         if start == end:
-            yield f"it prunes all at once at epoch {start:g}: gradual pruning needs a window"
+            yield f"it prunes in one step at epoch {start:g}: set end_epoch after start_epoch to prune gradually"
         elif self.update_frequency > end - start:
             yield (
-                f"update_frequency {self.update_frequency:g} is longer than its window of {end - start:g} epochs: "
-                "there are two masks, one at the start and one at the end"
+                f"update_frequency {self.update_frequency:g} is longer than the {end - start:g} epochs from start "
+                "to end: there are two masks, one at each"
             )
         pattern = "2:4" if self.mask_type == "tensorrt" else self.mask_type
         for final in self.final_sparsities:
             if final == 1:
-                yield "final_sparsity 1 leaves nothing of the weights; 80 % are 0.8, 1 % is 0.01"
+                yield "final sparsity 1 prunes all weights; 80 % is 0.8, 1 % is 0.01"
             if isinstance(pattern, str) and ":" in pattern:
                 n, m = map(int, pattern.split(":"))
-                if not math.isclose(final, 1 - n / m, abs_tol=0.01):  # so near, it is completed
+                if not math.isclose(final, 1 - n / m, abs_tol=0.01):  # see ``n_of_m_sparsity``
                     yield (
-                        f"final_sparsity {final:g} with {pattern}: the pattern is complete at {1 - n / m:g}, "
-                        "engines need it complete, and it cannot have more"
+                        f"final sparsity {final:g} with mask_type {pattern}: the pattern is complete at {1 - n / m:g}, "
+                        "which engines need and which is the highest sparsity that it can have"
                     )
 
     # The moments of a run
@@ -155,7 +157,7 @@ class ScheduledPruning(PruningBase):
         for final, patterns in self.groups():
             for name, weight in targets.parameters(patterns).items():
                 if name in weights:
-                    raise ValueError(f"two groups of final_sparsity claim {name}")
+                    raise ValueError(f"{name} is in two groups of final_sparsity")
                 weights[name], self._final[name] = weight, final
         self.masked = MaskedWeights(weights)
         self._init = self._initial_sparsities()
@@ -169,7 +171,7 @@ class ScheduledPruning(PruningBase):
     def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
         zeros, end = {}, self.active_range[1]
         for name, final in self._final.items():
-            # From the end on it counts as pruned, whether or not the masks hold any longer: see ``mask_end``.
+            # After the end the weights count as pruned; ``mask_end`` says whether the masks still hold.
             target = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
             zeros[name] = masks.num_pruned(self.masked.weights[name].shape, target, self.mask_type)
         return zeros
@@ -198,7 +200,7 @@ class ScheduledPruning(PruningBase):
         self._target_sparsity = targets
 
     def _apply_masks(self, keeps: Mapping[str, Tensor]) -> None:
-        """Zero what the bool masks leave out, and hold it there."""
+        """Zero the pruned weights, and keep them at zero."""
         for name, keep in keeps.items():
             self.masked.set_mask(name, keep)
 

@@ -1,4 +1,4 @@
-"""How much of a model is zero?"""
+"""Sparsity of tensors and of a model's encoder."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,14 @@ from torch import Tensor, nn
 
 
 def count_zeros(weights: Sequence[Tensor]) -> list[int]:
-    """Count the zeros of each tensor; on a GPU they are waited for once."""
+    """Count the zeros of each tensor, with one synchronization if they are on a GPU.
+
+    Args:
+        weights: any shapes, on one device.
+
+    Returns:
+        Zeros of each tensor.
+    """
     if not weights:
         return []
     counts = torch.stack([weight.detach().count_nonzero() for weight in weights]).tolist()
@@ -15,18 +22,17 @@ def count_zeros(weights: Sequence[Tensor]) -> list[int]:
 
 
 def encoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Find the layers that a model consists of: the members of its longest list of modules, by name."""
+    """Find the layers of a model's encoder: the members of its longest ``ModuleList``, by name."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     name, layers = max(lists, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
     return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
 
 
 def encoder_sparsity(model: nn.Module) -> dict[str, float]:
-    """Measure the share of zeros in the matrices of the encoder, in [0, 1].
+    """Measure the sparsity of the matrices of the encoder, in [0, 1].
 
     Returns:
-        ``sparsity/encoder``, and ``sparsity/layer.0`` and so on for each layer that is there; empty for a model without
-        layers.
+        ``sparsity/encoder``, and ``sparsity/layer.0`` and so on for each layer; empty for a model without layers.
     """
     matrices = {
         f"sparsity/layer.{index}": [parameter for parameter in layer.parameters() if parameter.dim() > 1]

@@ -1,4 +1,4 @@
-"""Can weights that are zero in the network go on learning outside of it?"""
+"""Top-KAST: sparse training in which some of the pruned weights are trained too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class TopKASTPruningModifier(RankedPruning):
-    """Compute with the largest weights and let some more of them learn, from which those may come: Top-KAST.
+    """Compute with the largest weights, and train a larger set of them (Top-KAST).
 
-    Jayakumar et al. 2021, arXiv:2106.03517. The network has the weights of ``forward_sparsity``; all others are zero
-    in it, but not forgotten. Those of ``backward_sparsity``, a larger set, are moved by the gradients of their places,
-    the rest stays as it is. Where one that is not in the network outgrows one that is, new masks change their places.
-    At the end the network stays as it is, or has all weights again where ``leave_enabled`` is false. What the others
-    are worth lies in the checkpoints beside the model.
+    Jayakumar et al. 2021, arXiv:2106.03517. Forward and backward pass use the largest weights, as many as
+    ``forward_sparsity`` leaves; all others are zero in the model, and their values are stored outside of it. The
+    weights that ``backward_sparsity`` leaves, a larger set, are updated by their gradients; the rest does not change. A
+    weight outside of the model that becomes larger than one inside replaces it at the next mask. At the end the model
+    stays sparse, or gets all weights back if ``leave_enabled`` is false. Checkpoints contain the stored values.
     """
 
     params: list[str] | str
@@ -30,15 +30,15 @@ class TopKASTPruningModifier(RankedPruning):
     global_sparsity: bool = True
     max_sparsity: float = 1.0
     leave_enabled: bool = True
-    forward_sparsity: float  # of the network
-    backward_sparsity: float  # of the weights that learn: at most forward_sparsity
-    active_weight_decay: float = 1e-4  # x learning rate; 1 / (1 - forward_sparsity) as much outside the network
+    forward_sparsity: float  # sparsity of the model
+    backward_sparsity: float  # sparsity of the set of weights that are trained, at most forward_sparsity
+    active_weight_decay: float = 1e-4  # per step, x learning rate; outside of the model x 1 / (1 - forward_sparsity)
 
     def __post_init__(self) -> None:
         if not 0 <= self.backward_sparsity <= self.forward_sparsity < 1:
             raise ValueError(
-                f"backward_sparsity {self.backward_sparsity:g} and forward_sparsity {self.forward_sparsity:g}: "
-                "more weights learn than compute, and some compute (0 <= backward <= forward < 1)"
+                "sparsities must satisfy 0 <= backward_sparsity <= forward_sparsity < 1, got "
+                f"{self.backward_sparsity:g} and {self.forward_sparsity:g}"
             )
         super().__post_init__()
 
@@ -48,7 +48,7 @@ class TopKASTPruningModifier(RankedPruning):
     def initialize(self, targets: Targets) -> None:
         super().initialize(targets)
         self._learning = MaskedWeights(self.masked.weights)
-        self._outside: dict[str, Tensor] = {}  # the weights that are not in the network, zero where they are
+        self._outside: dict[str, Tensor] = {}  # the weights outside of the model, zero inside
 
     def after_backward(self) -> None:
         (self._learning if self._outside else self.masked).mask_gradients()
@@ -66,13 +66,13 @@ class TopKASTPruningModifier(RankedPruning):
 
     def after_optimizer_step(self) -> None:
         for name, outside in self._outside.items():
-            # Momentum and the optimizer's own weight decay have moved those that do not learn, too.
+            # Momentum and the optimizer's own weight decay also move the weights that are not trained.
             moved = torch.where(self._learning.mask(name), self.masked.weights[name].detach(), outside)
             self._outside[name] = moved.masked_fill_(self.masked.mask(name), 0.0)
         super().after_optimizer_step()
 
     def _decay_and_join(self, optimizer: torch.optim.Optimizer) -> None:
-        """Decay what learns, and put the weights together for the optimizer."""
+        """Decay the weights that are trained, and add those outside of the model for the optimizer step."""
         rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
         for name, outside in self._outside.items():
             weight = self.masked.weights[name]
@@ -81,7 +81,7 @@ class TopKASTPruningModifier(RankedPruning):
             weight.detach().mul_(1 - decay).add_(outside).sub_(exploring, alpha=decay / (1 - self.forward_sparsity))
 
     def _all_of(self, name: str) -> Tensor:
-        """A weight with what the network has of it, and what it has not."""
+        """A weight with its values inside and outside of the model."""
         weight = self.masked.weights[name].detach()
         return weight + self._outside[name] if name in self._outside else weight.clone()
 

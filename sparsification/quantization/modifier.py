@@ -61,7 +61,7 @@ class QuantizationModifier(Modifier):
     model_fuse_fn_kwargs: dict[str, object] | None = None  # no effect: BERT-like models have no layers to fuse
     quantize_outputs: bool = False  # also quantize outputs, LayerNorm's too, as SparseML does
     # Legacy keys
-    submodules: list[str] | None = None  # modules to quantize; None: the whole model
+    submodules: list[str] | None = None  # modules to quantize, e.g. __ENCODER__; None: the whole model
     quantize_embeddings: bool = True
     quantize_embedding_activations: bool | None = None  # outputs of embeddings; None: the value of quantize_outputs
     quantize_linear_activations: bool | None = None  # outputs of Linear layers; None: the value of quantize_outputs
@@ -78,7 +78,7 @@ class QuantizationModifier(Modifier):
     # Scheme keys
     scheme: str | dict[str, object] | None = None  # default, deepsparse, tensorrt or a mapping
     scheme_overrides: dict[str, object] | None = None  # schemes by module type or name
-    ignore: list[str] | None = None  # module types or names that are not quantized
+    ignore: list[str] | None = None  # module types or names, or __ENCODER__, that are not quantized
     strict: bool = True  # whether a name in ignore or scheme_overrides without a match is an error
 
     changes_weights: ClassVar[bool] = True
@@ -173,6 +173,7 @@ class QuantizationModifier(Modifier):
         model = targets.model
         if self.freeze_bn_stats_epoch is not None and any(isinstance(m, _BatchNorm) for m in model.modules()):
             raise ValueError("freeze_bn_stats_epoch is not supported, and the model has batch normalization")
+        self._resolver = self._resolver.expand(targets)
         schemes, self._subclassed = self._resolver.resolve(model)
         if not schemes:
             raise ValueError("the recipe quantizes no Linear, Embedding or attention module of the model")

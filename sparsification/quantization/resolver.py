@@ -15,7 +15,7 @@ from sparsification.quantization.attention import attention_modules
 from sparsification.quantization.fake_quantize import QuantizationArgs
 from sparsification.quantization.modules import is_replaceable
 from sparsification.quantization.scheme import Scheme
-from sparsification.targets import match_names, no_match
+from sparsification.targets import Targets, match_names, no_match
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +40,15 @@ class SchemeResolver:
     embedding_outputs: bool = False  # as linear_outputs
     matmul_outputs: bool = False  # as linear_outputs
     factor_bits: int = 8  # of the second factor of a matrix product
+
+    def expand(self, targets: Targets) -> SchemeResolver:
+        """Replace ``__ENCODER__`` at the start of names by the path of a model's layers."""
+        return replace(
+            self,
+            submodules=None if self.submodules is None else targets.expand(list(self.submodules)),
+            ignore=targets.expand(list(self.ignore)),
+            overrides={name: scheme for word, scheme in self.overrides.items() for name in targets.expand(word)},
+        )
 
     def resolve(self, model: PreTrainedModel) -> tuple[dict[str, Scheme], list[str]]:
         """Assign schemes.

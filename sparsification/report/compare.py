@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sparsification.report.results import ReportError, load_result
+from sparsification.report.results import ReportError
 from sparsification.report.tables import Entry, model_table, plain
+from sparsification.report.unreported import load_results
 
 
 def compare(folders: Sequence[Path], plot: Path | None = None) -> str:
     """Put runs side by side, those with the fewest zeros first.
 
     Args:
-        folders: output folders of runs by a recipe.
+        folders: output folders of runs, at least one with a recipe.
         plot: where to draw the scores, too; a .png or .svg file.
 
     Returns:
@@ -20,7 +21,7 @@ def compare(folders: Sequence[Path], plot: Path | None = None) -> str:
     Raises:
         ReportError: a folder has no report, or the picture cannot be drawn.
     """
-    runs = [load_result(folder) for folder in folders]
+    runs = load_results(folders)
     entries = [
         (f"{result.name}, {model.name}", result, model)
         for result in runs

@@ -1,7 +1,6 @@
-"""Where on its way is a quantity: from the progress of a window to a number?
+"""Curves of scheduled quantities, as pure functions.
 
-Pure functions. Progress runs from 0.0 at the start of a modifier's window to 1.0 at its end; outside of the window the
-caller decides.
+Progress is 0.0 at the start of a modifier's active range and 1.0 at its end.
 """
 
 import math
@@ -9,19 +8,19 @@ from collections.abc import Callable
 
 SPARSITY_CURVES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: x,
-    # Fast while many weights are redundant, slow where each one counts: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1.
+    # Fast at first, while many weights are redundant, then slower: Zhu & Gupta 2017, arXiv:1710.01878, eq. 1.
     "cubic": lambda x: 1 - (1 - x) ** 3,
     "inverse_cubic": lambda x: 1 - (1 - x) ** (1 / 3),
 }
 
 
 def progress(epoch: float, start: float, end: float) -> float:
-    """Share of the window [start, end] that has passed at ``epoch``, in [0, 1]; all times in epochs."""
+    """Compute the fraction of [start, end] that has passed at ``epoch``, in [0, 1]; all times in epochs."""
     return 1.0 if epoch >= end else max((epoch - start) / (end - start), 0.0)
 
 
 def sparsity_at(x: float, init: float, final: float, curve: str) -> float:
-    """Target sparsity at progress ``x``.
+    """Compute the target sparsity at progress ``x``.
 
     Args:
         x: progress in [0, 1].
@@ -30,37 +29,40 @@ def sparsity_at(x: float, init: float, final: float, curve: str) -> float:
         curve: a key of ``SPARSITY_CURVES``.
 
     Returns:
-        Fraction to prune, in [0, 1].
+        Target sparsity, in [0, 1].
     """
     return init + (final - init) * SPARSITY_CURVES[curve](x)
 
 
 def linear_lr(x: float, init: float, final: float) -> float:
-    """Learning rate on the straight line from ``init`` to ``final``."""
+    """Compute the learning rate at progress ``x`` on a line from ``init`` to ``final``."""
     return init + (final - init) * x
 
 
 def cosine_lr(x: float, init: float, final: float) -> float:
-    """Learning rate on half a cosine from ``init`` to ``final`` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5)."""
+    """Compute the learning rate at progress ``x`` on half a cosine from ``init`` to ``final``.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
+    """
     return final + (init - final) * (1 + math.cos(math.pi * x)) / 2
 
 
 def decayed_lr(init: float, gamma: float, times: int) -> float:
-    """Learning rate that has been multiplied by ``gamma``, from 0 to 10, so many times."""
-    return init * gamma ** (min(times, 300) if gamma > 1 else times)  # 10**309 is no float
+    """Compute ``init`` multiplied ``times`` times by ``gamma``, which is in [0, 10]."""
+    return init * gamma ** (min(times, 300) if gamma > 1 else times)  # 10**309 overflows
 
 
 def restarted(epochs: float, cycle: float, growth: int) -> float:
-    """Progress in [0, 1) of the cycle that an epoch falls into: each is ``growth`` times as long as the one before.
+    """Compute the progress in [0, 1) of the current cycle; each cycle is ``growth`` times as long as the previous one.
 
     Loshchilov & Hutter 2017, arXiv:1608.03983, section 3.
 
     Args:
-        epochs: since the start of the first cycle, >= 0.
-        cycle: length of the first one in epochs.
-        growth: >= 1.
+        epochs: since the start of the first cycle, at least 0.
+        cycle: length of the first cycle in epochs.
+        growth: at least 1.
     """
-    rounding = 1e-9  # of an epoch: 2.3 - 0.3 is a little below 2
+    rounding = 1e-9  # epochs: 2.3 - 0.3 is slightly below 2 in floating point
     if growth == 1:
         return max(epochs / cycle - math.floor((epochs + rounding) / cycle), 0.0)
     while epochs + rounding >= cycle:
@@ -69,7 +71,7 @@ def restarted(epochs: float, cycle: float, growth: int) -> float:
 
 
 def cyclic_linear_lr(step: int, steps_per_cycle: int, init: float, final: float) -> float:
-    """Learning rate of a saw-tooth: down to ``final`` at the last step of a cycle, back to ``init`` at the next.
+    """Compute the learning rate of a sawtooth: linear to ``final`` at the last step of a cycle, then ``init`` again.
 
     Args:
         step: optimizer steps since the start of the first cycle.

@@ -1,4 +1,4 @@
-"""How long does the run last?"""
+"""Length of the run."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from sparsification.base import Modifier
 
 @dataclass(kw_only=True)
 class EpochRangeModifier(Modifier):
-    """Let the run last until ``end_epoch``; the longest range of a recipe counts, and overrules --num_train_epochs."""
+    """Set the length of the run to ``end_epoch``; the longest range of a recipe overrides --num_train_epochs."""
 
     start_epoch: float = 0.0
     end_epoch: float

@@ -1,7 +1,7 @@
-"""What is the learning rate at this step?
+"""Learning rates as pure functions of the step.
 
-Every learning rate is a pure function of the step. Before the first window the optimizer's own holds; where several
-modifiers name one parameter group, the one that started last decides.
+Before the first modifier starts, the optimizer's own learning rate is used. If several modifiers set the rate of one
+parameter group, the one that started last counts.
 """
 
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from sparsification.recipe.types import show
 from sparsification.schedule import curves
 
 MAX_RATE = 1000.0
-_LR_CLASSES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {  # the keys that must be given, the others' values
+_LR_CLASSES: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {  # required keys; optional keys and their defaults
     "StepLR": (("step_size",), {"gamma": 0.1}),
     "MultiStepLR": (("milestones",), {"gamma": 0.1}),
     "ExponentialLR": (("gamma",), {}),
     "CosineAnnealingLR": (("T_max",), {"eta_min": 0.0}),
     "CosineAnnealingWarmRestarts": (("T_0",), {"T_mult": 1, "eta_min": 0.0}),
 }
-_SPARSEML_KEYS = {"cycle_epochs": "T_0", "lr_min": "eta_min"}  # its names for torch's
-_LR_KWARGS = {  # least and most; times in epochs
+_SPARSEML_KEYS = {"cycle_epochs": "T_0", "lr_min": "eta_min"}  # SparseML's names of torch's keys
+_LR_KWARGS = {  # minimum and maximum; times in epochs
     "step_size": (MIN_FREQUENCY, MAX_EPOCHS),
     "milestones": (0, MAX_EPOCHS),
     "gamma": (0, 10),
@@ -33,20 +33,20 @@ _LR_KWARGS = {  # least and most; times in epochs
 
 @dataclass(kw_only=True)
 class LearningRateBase(Modifier):
-    """What sets the learning rate of some parameter groups."""
+    """Base of modifiers that set the learning rate of parameter groups."""
 
-    param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
-    constant_logging: bool = False  # accepted for SparseML's sake: every log line has the learning rate anyway
+    param_groups: list[int] | None = None  # indices of the optimizer's parameter groups; None: all
+    constant_logging: bool = False  # no effect: the learning rate is always logged
 
     sets_learning_rate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
+        self.param_groups = self.param_groups or None  # in SparseML [] also means all groups
         for key in ("learning_rate", "init_lr", "final_lr"):
             rate = vars(self).get(key, 0.0)
             if not 0 <= rate <= MAX_RATE:
-                raise ValueError(f"{key} {rate:g} is no learning rate, from 0 to {MAX_RATE:g}")
+                raise ValueError(f"{key} must be a learning rate in [0, {MAX_RATE:g}], got {rate:g}")
 
     @property
     def lr_groups(self) -> list[int] | None:
@@ -57,7 +57,7 @@ class LearningRateBase(Modifier):
         return self._rate_at(now) if chosen and now.step >= now.step_at(self.active_range[0]) else None
 
     def _rate_at(self, now: TrainingStep) -> float:
-        """Learning rate of a step that is not before the window's start."""
+        """Return the learning rate of a step at or after the start."""
         raise NotImplementedError
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
@@ -80,23 +80,23 @@ class SetLearningRateModifier(LearningRateBase):
 
 @dataclass(kw_only=True)
 class LearningRateFunctionModifier(LearningRateBase):
-    """Lead the learning rate along a curve from ``init_lr`` at ``start_epoch`` to ``final_lr`` at ``end_epoch``.
+    """Set the learning rate along a curve from ``init_lr`` at ``start_epoch`` to ``final_lr`` at ``end_epoch``.
 
-    After the end ``linear`` and ``cosine`` hold ``final_lr``; ``cyclic_linear`` holds ``init_lr``, as in SparseML.
-    Where the window is no multiple of the cycles, the last one is shorter, and still reaches ``final_lr``.
+    After the end, ``linear`` and ``cosine`` keep ``final_lr``; ``cyclic_linear`` keeps ``init_lr``, as in SparseML.
+    If the active range is not a multiple of the cycle, the last cycle is shorter and also reaches ``final_lr``.
     """
 
     lr_func: Literal["linear", "cosine", "cyclic_linear"]
     init_lr: float
     final_lr: float
-    cycle_epochs: float = 1.0  # length of a cycle of cyclic_linear
+    cycle_epochs: float = 1.0  # length of a cycle of cyclic_linear, in epochs
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.end_epoch == -1:
-            raise ValueError("a learning-rate curve needs an end_epoch")
+            raise ValueError("LearningRateFunctionModifier needs an end_epoch, at which the curve ends")
         if self.lr_func == "cyclic_linear" and not MIN_FREQUENCY <= self.cycle_epochs <= MAX_EPOCHS:
-            raise ValueError(f"cycle_epochs is {self.cycle_epochs:g}; a cycle takes more than 0 epochs")
+            raise ValueError(f"cycle_epochs must be in [{MIN_FREQUENCY:g}, {MAX_EPOCHS:g}], got {self.cycle_epochs:g}")
 
     def _rate_at(self, now: TrainingStep) -> float:
         start, end = self.active_range
@@ -115,10 +115,11 @@ class LearningRateFunctionModifier(LearningRateBase):
 
 @dataclass(kw_only=True)
 class LearningRateModifier(LearningRateBase):
-    """Let a schedule named like one of ``torch.optim.lr_scheduler`` set the learning rate, with times in epochs.
+    """Set the learning rate by a schedule of ``torch.optim.lr_scheduler``, with times in epochs.
 
-    ``step_size`` may be a fraction of an epoch, ``milestones`` are epochs of the run, ``CosineAnnealingWarmRestarts``
-    moves at every step, ``CosineAnnealingLR`` at every epoch. From ``end_epoch`` on the rate stays as it is.
+    ``step_size`` may be a fraction of an epoch, and ``milestones`` are epochs of the run. The rate of
+    ``CosineAnnealingWarmRestarts`` changes at every step, that of ``CosineAnnealingLR`` at every epoch. From
+    ``end_epoch`` on the rate is constant.
     """
 
     lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts"]
@@ -133,27 +134,25 @@ class LearningRateModifier(LearningRateBase):
             key = _SPARSEML_KEYS.get(name, name)
             if key not in (*required, *defaults):
                 raise ValueError(
-                    f"lr_kwargs do not fit {self.lr_class}: there is no key '{name}', only "
+                    f"lr_kwargs of {self.lr_class} have no key '{name}'; the keys are "
                     f"{', '.join(map(_with_other_name, (*required, *defaults)))}"
                 )
             if key in given:
-                raise ValueError(f"lr_kwargs: {_with_other_name(key)} is given twice")
+                raise ValueError(f"lr_kwargs: duplicate key {_with_other_name(key)}")
             given[key] = self._checked(name, key, value)
         missing = [_with_other_name(key) for key in required if key not in given]
         if missing:
-            raise ValueError(f"lr_kwargs do not fit {self.lr_class}: {missing[0]} is missing")
+            raise ValueError(f"lr_kwargs of {self.lr_class} require {missing[0]}")
         self._settings = defaults | given
         start, end = self.active_range
         for milestone in self._settings.get("milestones", ()):
             if not start < milestone < end:
-                raise ValueError(
-                    f"lr_kwargs: the milestone {milestone:g} is an epoch of the run, and not between start_epoch "
-                    f"{start:g} and end_epoch {self.end_epoch:g}"
-                )
+                window = f"start_epoch {start:g} and end_epoch {self.end_epoch:g}"
+                raise ValueError(f"lr_kwargs: milestones must be epochs between {window}, got {milestone:g}")
 
     @staticmethod
     def _checked(name: str, key: str, value: object) -> object:
-        """The value of a key, by its name in the recipe; ValueError where it is out of range."""
+        """Return the value of a key; raise ValueError with its name in the recipe if it is out of range."""
         low, high = _LR_KWARGS[key]
         kinds = (int,) if key == "T_mult" else (int, float)
         numbers = value if key == "milestones" and isinstance(value, list) else [value]
@@ -163,14 +162,14 @@ class LearningRateModifier(LearningRateBase):
             or not all(type(number) in kinds and low <= number <= high for number in numbers)
         ):
             what = "a list of at most 100 numbers" if key == "milestones" else "a number"
-            what = "a whole number" if key == "T_mult" else what
-            raise ValueError(f"lr_kwargs: {name} {show(value)} is not {what} from {low:g} to {high:g}")
+            what = "an integer" if key == "T_mult" else what
+            raise ValueError(f"lr_kwargs: {name} must be {what} in [{low:g}, {high:g}], got {show(value)}")
         return value
 
     def _rate_at(self, now: TrainingStep) -> float:
         start, end = self.active_range
         first = now.step_at(start)
-        step = max(min(now.step, now.step_at(end) - 1), first)  # the last one that may move the rate
+        step = max(min(now.step, now.step_at(end) - 1), first)  # the last step at which the rate can change
         steps, per_epoch = int(step - first), now.steps_per_epoch
         match self.lr_class, self._settings:
             case "StepLR", {"step_size": size, "gamma": gamma}:

@@ -1,4 +1,4 @@
-"""Which parameters are given a value instead of learning one?"""
+"""Setting of parameters to values, once or gradually."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,17 +12,17 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class ParamBase(Modifier):
-    """What both of them do: find parameters, and put numbers into them."""
+    """Base of modifiers that write values into parameters."""
 
-    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
-    params_strict: bool = True  # whether a pattern without a match is an error
+    params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
+    params_strict: bool = True  # whether a name or pattern without a match is an error
 
     def initialize(self, targets: Targets) -> None:
         self._parameters = targets.parameters(self.params, strict=self.params_strict)
         for name, param in self._parameters.items():
             for value in self._values():
                 if isinstance(value, list) and tuple(param.shape) != (len(value),):
-                    raise ValueError(f"{len(value)} values do not fit {name} of shape {tuple(param.shape)}")
+                    raise ValueError(f"{name} has shape {tuple(param.shape)}, got {len(value)} values")
 
     def _values(self) -> list[float | list[float]]:
         raise NotImplementedError
@@ -34,12 +34,13 @@ class ParamBase(Modifier):
 
 @dataclass(kw_only=True)
 class SetParamModifier(ParamBase):
-    """Set parameters once, at ``start_epoch``, to a number or a vector; then they learn on.
+    """Set parameters once, at ``start_epoch``, to a number or a vector.
 
-    They are set before the optimizer's step. To hold them as well, freeze them: ``TrainableParamsModifier``.
+    They are set before the optimizer's step and trained afterwards. To keep the values, freeze the parameters with
+    ``TrainableParamsModifier``.
     """
 
-    val: float | list[float]  # one number for all, or one for each member of a vector
+    val: float | list[float]  # one number, or one for each element of a vector
 
     acts_at_start: ClassVar[bool] = True
 
@@ -56,19 +57,19 @@ class SetParamModifier(ParamBase):
 
 @dataclass(kw_only=True)
 class GradualParamModifier(ParamBase):
-    """Lead parameters from ``init_val`` at ``start_epoch`` along a curve to ``final_val`` at ``end_epoch``.
+    """Set parameters along a curve, from ``init_val`` at ``start_epoch`` to ``final_val`` at ``end_epoch``.
 
-    They are set before the optimizer's step, every ``update_frequency`` epochs, and learn on in between.
+    They are set before the optimizer's step every ``update_frequency`` epochs, and trained in between.
     """
 
-    init_val: float | list[float]  # one number for all, or one for each member of a vector
-    final_val: float | list[float]  # likewise
+    init_val: float | list[float]  # one number, or one for each element of a vector
+    final_val: float | list[float]  # one number, or one for each element of a vector
     inter_func: Literal["linear", "cubic", "inverse_cubic"] = "linear"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.end_epoch == -1:
-            raise ValueError("a gradual change needs an end_epoch, the moment at which final_val is reached")
+            raise ValueError("GradualParamModifier needs an end_epoch, at which final_val is reached")
 
     def _values(self) -> list[float | list[float]]:
         return [self.init_val, self.final_val]

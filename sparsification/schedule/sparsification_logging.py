@@ -1,4 +1,4 @@
-"""What of SparseML's logging does a recipe still ask for?"""
+"""SparseML's logging modifier, accepted without effect."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from sparsification.base import Modifier
 
 @dataclass(kw_only=True)
 class SparsificationLoggingModifier(Modifier):
-    """Accepted for SparseML's sake, without effect: what it asks for is logged anyway.
+    """Accepted for compatibility with SparseML, without effect: all of its series are logged anyway.
 
-    Each line of Trainer's log, and so each dashboard, has the series of all modifiers: sparsity and its target, what is
-    quantized, the parts of the loss, the learning rate. ``--logging_steps`` says how often.
+    Each line of Trainer's log, and each dashboard, contains the series of all modifiers: sparsity and target sparsity,
+    quantization, the terms of the loss, the learning rate. ``--logging_steps`` sets the interval.
     """
 
-    update_frequency: float = 1.0  # SparseML's epochs between summaries
+    update_frequency: float = 1.0  # no effect; epochs between SparseML's summaries

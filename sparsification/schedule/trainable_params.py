@@ -1,4 +1,4 @@
-"""Which parameters learn, and when?"""
+"""Freezing and unfreezing of parameters."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,11 +11,11 @@ from sparsification.targets import Targets
 
 @dataclass(kw_only=True)
 class TrainableParamsModifier(Modifier):
-    """Freeze parameters, or let them learn, from ``start_epoch`` until ``end_epoch``; then as it was before."""
+    """Freeze or unfreeze parameters from ``start_epoch`` to ``end_epoch``, then restore their previous state."""
 
-    params: list[str] | str
-    trainable: bool
-    params_strict: bool = True  # whether a pattern without a match is an error
+    params: list[str] | str  # names, "re:" patterns, __ALL__ or __ALL_PRUNABLE__
+    trainable: bool  # value of requires_grad
+    params_strict: bool = True  # whether a name or pattern without a match is an error
 
     sets_requires_grad: ClassVar[bool] = True
 
@@ -34,7 +34,7 @@ class TrainableParamsModifier(Modifier):
         for param, before in self._before:
             param.requires_grad_(self.trainable if active else before)
             if not param.requires_grad:
-                param.grad = None  # or the optimizer would take one more step with it
+                param.grad = None  # the optimizer would use it in the next step
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         start, end = self.active_range

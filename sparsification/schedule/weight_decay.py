@@ -1,4 +1,4 @@
-"""How strongly are weights pulled to zero, and from when on?"""
+"""Weight decay of the optimizer."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,14 +13,14 @@ class SetWeightDecayModifier(Modifier):
     """Set the optimizer's weight decay from ``start_epoch`` on."""
 
     weight_decay: float
-    param_groups: list[int] | None = None  # indices of the optimizer's groups; None: all of them
-    constant_logging: bool = False  # accepted for SparseML's sake: every log line has it anyway
+    param_groups: list[int] | None = None  # indices of the optimizer's parameter groups; None: all
+    constant_logging: bool = False  # no effect: the weight decay is always logged
 
     acts_at_start: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.param_groups = self.param_groups or None  # SparseML takes [] for all, too
+        self.param_groups = self.param_groups or None  # in SparseML [] also means all groups
         self._is_set = False
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:

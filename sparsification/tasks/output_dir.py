@@ -75,7 +75,7 @@ def find_checkpoint(training_args: TrainingArguments, overwrite: bool, was_inter
     Returns:
         Path of the checkpoint; None to train from the start.
     Raises:
-        UsageError: there is none where one was named, or the output folder holds other things.
+        UsageError: the named checkpoint does not exist, or the output folder holds other files.
     """
     if not training_args.do_train:
         return None

@@ -1,7 +1,8 @@
 """Atomic checkpoints of a Trainer: a crash leaves nothing half written under a final name.
 
-``AtomicCheckpointMixin`` stands before any Trainer class. A checkpoint is written in a staging folder and renamed when
-all processes have written their part. The model and the results at the end of a run are written so file by file.
+``AtomicCheckpointMixin`` is a base class before any Trainer class. A checkpoint is written to a staging folder and
+renamed when all processes have written their part. The final model and results are written in the same way, file by
+file.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ logger = logging.getLogger(__name__)
 
 
 class AtomicCheckpointMixin:
-    """Saves atomically what the Trainer saves: ``class MyTrainer(AtomicCheckpointMixin, Trainer)``."""
+    """Makes a Trainer save atomically: ``class MyTrainer(AtomicCheckpointMixin, Trainer)``."""
 
-    _scratch: Path | None = None  # where a checkpoint lies while it is written
-    keeps_end = False  # whether the end of training stays as a checkpoint until ``forget_end``
+    _scratch: Path | None = None  # staging folder, while a checkpoint is written
+    keeps_end = False  # whether to keep a checkpoint of the end of training until ``forget_end``
     replaces_run = False  # whether training from the start replaces the checkpoints in the output folder
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._scratch is None else str(self._scratch)
 
     def _save_checkpoint(self, model, trial) -> None:
-        """Save a checkpoint under another name, and rename it when it is whole, on all processes."""
-        if self.args.push_to_hub:  # uploads the folder while training goes on: it must keep its name
+        """Save a checkpoint under another name, and rename it when all processes have written it."""
+        if self.args.push_to_hub:  # uploads the folder while training continues: it must keep its name
             with explaining_faults(Path(self.args.output_dir), "a checkpoint"):
                 super()._save_checkpoint(model, trial)
             self._remove_replaced()
@@ -60,7 +61,7 @@ class AtomicCheckpointMixin:
                 super()._save_checkpoint(model, trial)
             self._name_best_checkpoint(final)
             self.accelerator.wait_for_everyone()  # all have written
-            self.accelerator.wait_for_everyone()  # it has its name
+            self.accelerator.wait_for_everyone()  # it is renamed
             return
         with staging_dir(run_dir, final.name) as self._scratch:
             self.accelerator.wait_for_everyone()
@@ -70,12 +71,13 @@ class AtomicCheckpointMixin:
             if self._name_best_checkpoint(final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
             atomic_replace(saved, final)
+            logger.info(f"Saved {final}")
         self._remove_replaced()
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _name_best_checkpoint(self, final: Path) -> bool:
-        """Writing is over: let ``state`` know the best checkpoint by its final name, on every process.
+        """After writing: put the final name of the best checkpoint into ``state``, on every process.
 
         Returns:
             Whether the checkpoint just written is the best one.
@@ -89,7 +91,7 @@ class AtomicCheckpointMixin:
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
     ):
-        """Find the best checkpoint beside the one that training goes on from: the folder may have moved since."""
+        """Find the best checkpoint next to the one that is resumed: the folder may have been moved since then."""
         done = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
@@ -99,10 +101,10 @@ class AtomicCheckpointMixin:
                 best = Path(resume_from_checkpoint).parent / Path(saved.best_model_checkpoint).name
                 if best.is_dir():
                     self.state.best_model_checkpoint = str(best)
-                elif self.state.best_model_checkpoint is None:  # it is gone: the best of those to come replaces it
+                elif self.state.best_model_checkpoint is None:  # removed: the best later checkpoint replaces it
                     self.state.best_metric = self.state.best_global_step = None
         if self.keeps_end and Path(resume_from_checkpoint or "").name != TRAINED:
-            self.forget_end()  # of another training
+            self.forget_end()  # of another run
         if self.replaces_run and resume_from_checkpoint is None:
             self.accelerator.wait_for_everyone()  # all processes have loaded the model, which may be one of these
             if self.args.should_save:
@@ -116,11 +118,11 @@ class AtomicCheckpointMixin:
 
     @property
     def made_no_step(self) -> bool:
-        """Whether ``train`` has found all steps made already, by the run that it has resumed."""
+        """Whether the resumed run had made all steps already, so that ``train`` made none."""
         return self.state.global_step == self._initial_global_step
 
     def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step >= self.state.max_steps:  # resumed at the end, where Trainer makes one step more
+        if self.state.global_step >= self.state.max_steps:  # resumed at the end, where Trainer would make another step
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -132,14 +134,14 @@ class AtomicCheckpointMixin:
         return super()._finalize_training(*args, **kwargs)
 
     def _keep_end(self) -> None:
-        """Write a checkpoint at which training is over, where there is none: a run that is killed later goes on there.
+        """Save a checkpoint of the end of training unless there is one, so that a run killed later resumes there.
 
-        One process does it, without the others. It has no optimizer: no step follows.
+        The first process saves it alone. It has no optimizer state, because no step follows.
         """
         run_dir = Path(self.args.output_dir)
         if (run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}").is_dir():
             return
-        if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still read it
+        if self.made_no_step and (run_dir / TRAINED).is_dir():  # other processes may still be reading it
             return
         try:
             with staging_dir(run_dir, "the end of training") as self._scratch:
@@ -150,15 +152,15 @@ class AtomicCheckpointMixin:
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
                 atomic_replace(saved, run_dir / TRAINED)
         except SavingError as error:
-            logger.warning(f"{error}; a run that is killed from now on would have to train again")
+            logger.warning(f"{error}; if this run is killed from now on, it has to train again")
         finally:
             self._scratch = None
 
     def _save_beside_optimizer(self, checkpoint: Path) -> None:
-        """Write what a resumed run needs beside Trainer's own files."""
+        """Write the files that a resumed run needs in addition to Trainer's own."""
 
     def forget_end(self) -> None:
-        """The run is over, or trains anew."""
+        """Remove the checkpoint of the end of training: the run is over, or trains from the start."""
         self.accelerator.wait_for_everyone()  # all have read it
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir, TRAINED), ignore_errors=True)
@@ -173,7 +175,7 @@ class AtomicCheckpointMixin:
 
     @contextlib.contextmanager
     def _whole_results(self) -> Iterator[None]:
-        """Let the files of results that Trainer writes get their names when they are whole."""
+        """Write Trainer's files of results atomically."""
         if not self.is_world_process_zero():
             yield
             return

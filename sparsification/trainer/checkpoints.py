@@ -101,5 +101,5 @@ def last_complete_checkpoint(output_dir: Path) -> str | None:
         flaw = checkpoint_error(path)
         if flaw is None:
             return os.fspath(path)
-        logger.warning(f"{path} was not saved to its end: passed over ({flaw})")
+        logger.warning(f"{path} is not complete and is skipped: {flaw}")
     return None

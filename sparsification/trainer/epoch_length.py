@@ -1,7 +1,7 @@
-"""Length of an epoch in optimizer steps, and what it follows from. Can a checkpoint's steps be counted on in this run?
+"""Length of an epoch in optimizer steps, saved in checkpoints and compared when a run resumes.
 
-A checkpoint says how many steps were made, a recipe speaks of epochs: with another accumulation, batch, number of
-processes or data the same step is another moment of the schedule, so a checkpoint remembers what an epoch was.
+A checkpoint counts steps, a recipe counts epochs. With another gradient accumulation, batch size, number of processes
+or data set the same step is at another place of the schedule, so each checkpoint saves what an epoch consists of.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ EPOCH_FILE = "epoch.json"
 
 @dataclass(frozen=True, kw_only=True)
 class EpochLength:
-    """What one epoch of a run consists of."""
+    """Number of optimizer steps in an epoch, and the settings that determine it."""
 
     steps: int  # of the optimizer
     features: int
@@ -24,15 +24,15 @@ class EpochLength:
     drop_last: bool
 
     def save(self, checkpoint: Path) -> None:
-        """Write it into a checkpoint's folder."""
+        """Write it to a checkpoint's folder."""
         (checkpoint / EPOCH_FILE).write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
     @classmethod
     def load(cls, checkpoint: Path) -> "EpochLength | None":
-        """Read it from a checkpoint; None where another program has saved that.
+        """Read it from a checkpoint; None if another program saved the checkpoint.
 
         Raises:
-            ValueError: the file is cut short, or holds something else.
+            ValueError: the file is truncated, or holds something else.
         """
         path = checkpoint / EPOCH_FILE
         if not path.is_file():
@@ -40,9 +40,9 @@ class EpochLength:
         values = json.loads(path.read_text(encoding="utf-8"))
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or sorted(values) != sorted(names):
-            raise ValueError(f"it should hold {', '.join(names)}")
+            raise ValueError(f"must hold the keys {', '.join(names)}")
         if not all(isinstance(value, int) for value in values.values()):
-            raise ValueError("it should hold integers")
+            raise ValueError("must hold integers")
         return cls(**values)
 
 
@@ -56,11 +56,11 @@ NAMES = {
 
 
 def what_differs(then: EpochLength, now: EpochLength) -> str | None:
-    """Say why an epoch has another number of steps, None where it has the same.
+    """Explain why an epoch has another number of steps; None if it has the same.
 
     Args:
-        then: the run that saved the checkpoint.
-        now: the run that would go on from it.
+        then: epoch of the run that saved the checkpoint.
+        now: epoch of the run that resumes.
     """
     if then.steps == now.steps:
         return None

@@ -1,9 +1,8 @@
-"""Evaluation in 16 bits that leaves the model as it was.
+"""Evaluation in 16 bits that restores the model's fp32 weights afterwards.
 
-Trainer's ``--bf16_full_eval`` and ``--fp16_full_eval`` cast the model itself, for good: what is measured or exported
-after the evaluation has lost its last bits, and the ranges of a quantized model with them. Here the weights are put
-back, and a quantized model is not cast: it computes under autocast, as it does in training with ``--bf16``, so that
-what is fake-quantized stays in fp32.
+Trainer's ``--bf16_full_eval`` and ``--fp16_full_eval`` cast the model permanently: weights and quantization ranges lose
+precision before they are measured or exported. Here the weights are restored after the evaluation. A quantized model is
+not cast; it runs under autocast, as in training with ``--bf16``, so that fake-quantized modules compute in fp32.
 """
 
 import contextlib
@@ -18,24 +17,24 @@ from sparsification.quantization.modules import fake_quant_enabled
 
 @contextlib.contextmanager
 def full_eval(model: nn.Module, args: TrainingArguments) -> Iterator[None]:
-    """Make an evaluation in Trainer's way, without its traces.
+    """Evaluate with ``--fp16_full_eval`` or ``--bf16_full_eval`` inside this context, and restore the model after it.
 
     Args:
-        model: the bare model.
-        args: whose ``fp16_full_eval`` and ``bf16_full_eval`` are obeyed; they are off within for a quantized model.
+        model: the model, not wrapped.
+        args: Trainer's arguments; the two flags are off inside the context for a quantized model.
     """
-    asked = {name: getattr(args, name) for name in ("fp16_full_eval", "bf16_full_eval")}
-    if not any(asked.values()):
+    given = {name: getattr(args, name) for name in ("fp16_full_eval", "bf16_full_eval")}
+    if not any(given.values()):
         yield
     elif fake_quant_enabled(model):
-        model.to(args.device)  # Trainer leaves it to the cast
-        for name in asked:
+        model.to(args.device)  # Trainer moves the model together with the cast, which is left out here
+        for name in given:
             setattr(args, name, False)
         try:
-            with torch.autocast(args.device.type, torch.float16 if asked["fp16_full_eval"] else torch.bfloat16):
+            with torch.autocast(args.device.type, torch.float16 if given["fp16_full_eval"] else torch.bfloat16):
                 yield
         finally:
-            for name, value in asked.items():
+            for name, value in given.items():
                 setattr(args, name, value)
     else:
         with _weights_put_back(model):
@@ -44,7 +43,7 @@ def full_eval(model: nn.Module, args: TrainingArguments) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _weights_put_back(model: nn.Module) -> Iterator[None]:
-    """Undo a cast, with the weights as they were, on the device that they are on by then."""
+    """Restore all weights and buffers after a cast, on the device where they are then."""
     weights = [(parameter, parameter.data.cpu()) for parameter in model.parameters()]
     buffers = [
         (module, name, buffer.cpu())

@@ -1,7 +1,7 @@
 """Transformers Trainer that trains with a recipe.
 
-``SparseTrainerMixin`` stands before any Trainer class and turns its events into calls of a
-``ScheduledModifierManager``. It knows no task: what it needs of a model is a loss and named outputs.
+``SparseTrainerMixin`` is a base class before any Trainer class and calls a ``ScheduledModifierManager`` at Trainer's
+events. It works for every task: a model must return a loss and named outputs.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from sparsification.trainer.split_weights import split_weights_error
 logger = logging.getLogger(__name__)
 
 
-FP16_PATIENCE = 20  # losses in a row; a scaler that starts at 2^16 is down to 1 after 16
+FP16_PATIENCE = 20  # non-finite losses in a row; a scaler that starts at 2^16 is down to 1 after 16
 
 
 class LossError(SparsificationError):
-    """Training has come to a loss that is no number."""
+    """The training loss is not finite."""
 
 
 class RecipeScheduler(LRScheduler):
-    """Learning rates as the recipe has them, in the form in which Trainer logs, saves and resumes them."""
+    """Learning rates of the recipe as a scheduler that Trainer logs, saves and resumes."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, manager: ScheduledModifierManager, steps_per_epoch: int):
         self._manager = manager
@@ -63,7 +63,7 @@ class RecipeScheduler(LRScheduler):
 
 
 class _ManagerCallback(TrainerCallback):
-    """Those of Trainer's events that it offers to callbacks only."""
+    """Calls the manager at the events that Trainer offers to callbacks only."""
 
     def __init__(self, trainer: SparseTrainerMixin):
         self._trainer = trainer
@@ -85,12 +85,13 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
-        manager: the recipe's manager; None trains as the Trainer alone does, bit for bit.
-        teacher: what to distill from, a model with the student's outputs.
-        teacher_inputs: columns of the data that the teacher takes, labels aside; None: all that its ``forward`` names.
-        teacher_cache: folder in which the teacher's logits are kept, so that it is asked once; None asks every time.
-        best_model_after_epoch: no checkpoint up to this epoch can be the best one; None leaves it to the recipe.
-        *args, **kwargs: for the Trainer.
+        manager: the recipe's manager; None trains exactly as the Trainer alone does.
+        teacher: model to distill from, with the student's outputs.
+        teacher_inputs: columns that the teacher takes, without labels; None: all arguments of its ``forward``.
+        teacher_cache: folder of cached teacher logits, which are then computed once; None computes them in every epoch.
+        best_model_after_epoch: only later checkpoints can be the best one; None: after the recipe's last change of
+            masks or layers.
+        *args, **kwargs: arguments of the Trainer.
 
     Raises:
         ManagerError: the recipe does not fit the model, or its teacher is missing.
@@ -117,18 +118,18 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         taken = () if teacher is None else teacher_inputs or forward_names(teacher)
         self._teacher_inputs = frozenset(taken) - set(self.label_names)
         self._warn_about_skipped_modules()
-        load_quantization(self.model, self.model.name_or_path)  # if it was saved with ranges
-        self._steps_per_epoch = 1  # known when train() has seen the data
-        self._nonfinite_losses = 0  # losses in a row that were no number
+        load_quantization(self.model, self.model.name_or_path)  # if it was saved with quantization ranges
+        self._steps_per_epoch = 1  # until train() knows the length of the data
+        self._nonfinite_losses = 0  # in a row
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
             if self.manager.compares_layers:
-                logger.warning("The recipe compares layers with the teacher's: its logits are not kept.")
+                logger.warning("The recipe compares layers with the teacher's: the teacher's logits are not cached.")
             elif "input_ids" not in self.train_dataset.column_names:
-                logger.warning("The training data have no input_ids: the teacher's logits are not kept.")
+                logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
             else:
                 self._teacher_cache = self._open_teacher_cache(teacher_cache)
         self._best_model_after_epoch = (
@@ -145,13 +146,13 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         return TrainingStep(self.state.global_step, self._steps_per_epoch)
 
     def _refuse_split_weights(self) -> None:
-        """Raise ManagerError where a launcher would leave each process a part of each weight."""
+        """Raise ManagerError if a launcher splits each weight between processes."""
         for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
             if enabled and self.manager.modifiers:
                 raise ManagerError(f"{self.manager.recipe.source}: {split_weights_error(name)}")
 
     def _warn_about_skipped_modules(self) -> None:
-        """Say before training what the recipe means and its modifiers leave as it is; one row of features runs once."""
+        """Warn of modules that the recipe names and its modifiers skip; runs the model once on one row of features."""
         example, dataset = None, self.train_dataset
         if self.manager.quantizes and has_length(dataset):
             if isinstance(dataset, datasets.Dataset):
@@ -164,7 +165,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
                 logger.warning(text)
 
     def _apply_recipe_overrides(self) -> None:
-        """Let the recipe decide the run's length and learning rate, one line for each flag that loses."""
+        """Let the recipe set the run's length and learning rate; warn of each flag that it overrides."""
         warn = logger.warning if self.is_world_process_zero() else logger.debug
         epochs = self.manager.max_epochs
         if epochs and epochs != self.args.num_train_epochs:
@@ -184,11 +185,11 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
             for flag in ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"):
                 if getattr(self.args, flag):
                     warn(
-                        f"--{flag} does not reach what is fake-quantized: while it is, Linear layers and attention "
-                        "compute in fp32, since 16 bits would spoil the ranges."
+                        f"--{flag} does not apply to fake-quantized modules: Linear layers and attention compute in "
+                        "fp32 while they are fake-quantized, because 16 bits would distort their ranges."
                     )
 
-    # Trainer's events, in the order of a step
+    # Events of Trainer, in the order of a step
 
     def set_initial_training_values(self, args, dataloader):
         values = super().set_initial_training_values(args, dataloader)
@@ -213,14 +214,14 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
 
     def training_step(self, *args, **kwargs) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if self.args.logging_nan_inf_filter:  # then Trainer waits for the loss as well, to keep it out of the log
+        if self.args.logging_nan_inf_filter:  # Trainer then reads the loss anyway, to filter the log
             self._check_loss(loss)
         if self.accelerator.sync_gradients:
             self.manager.after_backward()
         return loss
 
     def _check_loss(self, loss: torch.Tensor | float) -> None:
-        """Raise LossError for a loss that is no number, with fp16 for several in a row: its scaler passes one over."""
+        """Raise LossError for a non-finite loss; with fp16, whose scaler skips such steps, for several in a row."""
         self._nonfinite_losses = 0 if math.isfinite(loss) else self._nonfinite_losses + 1
         if self._nonfinite_losses >= (FP16_PATIENCE if self.args.fp16 else 1):
             raise LossError(
@@ -230,7 +231,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
             )
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that the student or the teacher takes, where Trainer looks at the student alone."""
+        """Keep the columns that the student or the teacher takes; Trainer considers the student alone."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
@@ -242,8 +243,8 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
     ) -> Iterator[Sequence[torch.Tensor]]:
         """Yield gradients of the task loss on ``count`` random training batches, in evaluation mode; see the manager.
 
-        Every process takes the same batches, a function of the seed and the moment. ``grad`` of the parameters and the
-        training step's random numbers stay as they are.
+        Every process takes the same batches, which depend on the seed and on ``moment``. ``grad`` of the parameters and
+        the random numbers of training are not changed.
         """
         model = self.accelerator.unwrap_model(self.model)
         dataset, collate = self.train_dataset, self.data_collator
@@ -261,7 +262,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
             batch.pop(SAMPLE_INDEX, None)
             batch = self._for_student(batch)
             with torch.enable_grad():
-                # The class's forward, without Accelerate's autocast: 16 bits lose small gradients, and here they count.
+                # The class's forward, without Accelerate's autocast: small gradients would underflow in 16 bits.
                 loss = type(model).forward(model, **batch).loss
             yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         model.train(was_training)
@@ -271,22 +272,22 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
             if not self.args.fp16:
                 self._check_loss(logs["loss"])
             logs |= self.manager.metrics(TrainingStep(self.state.global_step - 1, self._steps_per_epoch))
-        elif "eval_runtime" in logs:  # an evaluation of the model itself
+        elif "eval_runtime" in logs:  # an evaluation of the model, not of its export or teacher
             sparsity = self.manager.sparsity()
             logs |= {"eval_sparsity": sparsity["sparsity/encoder"]} if sparsity else {}
         super().log(logs, start_time)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        """Compare only what is complete: a model that is still to be pruned is better than any pruned one."""
+        """Compare only checkpoints after the last mask: a model that is not fully pruned yet would score better."""
         last_change = self.current_step.step_at(self._best_model_after_epoch)
         if self.state.global_step <= last_change:
             return False
         return super()._determine_best_metric(metrics, trial)
 
-    # Without training
+    # One-shot
 
     def apply_one_shot(self) -> None:
-        """Apply the recipe at one stroke, set the ranges of what it quantizes on training features, save the model."""
+        """Apply the recipe without training, calibrate quantization ranges on training features, and save the model."""
         model = self.accelerator.unwrap_model(self.model).eval()
         self.manager.apply_one_shot()
         if self.manager.quantizes:

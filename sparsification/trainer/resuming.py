@@ -1,4 +1,4 @@
-"""State of a recipe in a Trainer's checkpoints: written beside the optimizer's, and checked before training goes on."""
+"""State of a recipe in a Trainer's checkpoints: saved with the optimizer's, and checked when a run resumes."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ STATE_FILE = "sparsification.safetensors"
 
 
 class CheckpointError(SparsificationError):
-    """A checkpoint is not there, holds what no checkpoint should, or does not fit the run."""
+    """A checkpoint is missing, holds unexpected data, or does not fit the run."""
 
 
 @contextlib.contextmanager
 def _weights_only_errors(checkpoint: str | None) -> Iterator[None]:
-    """Explain what torch refuses to unpickle: Trainer loads with ``weights_only``, which runs no code of a file."""
+    """Explain torch's refusal to unpickle: Trainer loads with ``weights_only``, which runs no code from a file."""
     try:
         yield
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{checkpoint} is not loaded: one of its files holds more than numbers, code perhaps, and none was run"
+            f"{checkpoint} is not loaded: one of its files holds more than numbers, perhaps code, which was not run"
         ) from error
 
 
 class ResumeMixin:
-    """Saves what a recipe needs to go on, and refuses checkpoints that are not of this run."""
+    """Saves the recipe's state in checkpoints, and refuses checkpoints that do not fit the run."""
 
-    _epoch_length: EpochLength | None = None  # known when train() has seen the data; None where these have no length
+    _epoch_length: EpochLength | None = None  # set by train(); None if the data have no length
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.manager.before_save()
@@ -75,7 +75,7 @@ class ResumeMixin:
         )
 
     def _refuse_other_epochs(self, checkpoint: Path) -> None:
-        """Raise CheckpointError where a checkpoint's steps are other moments of this run's schedule."""
+        """Raise CheckpointError if a checkpoint's steps are at other places of this run's schedule."""
         try:
             saved = EpochLength.load(checkpoint)
         except ValueError as error:
@@ -84,8 +84,8 @@ class ResumeMixin:
             return
         if differs := what_differs(saved, self._epoch_length):
             raise CheckpointError(
-                f"{checkpoint} cannot be resumed: {differs}, and its steps would be other moments of the schedule. "
-                "Set that back, or train from the start in another --output_dir or with --overwrite_output_dir"
+                f"{checkpoint} cannot be resumed: {differs}, so its steps would be at other places of the schedule. "
+                "Use the same settings, or train from the start with another --output_dir or --overwrite_output_dir"
             )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
@@ -97,7 +97,7 @@ class ResumeMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         unfinished = checkpoint is not None and self.state.global_step < self.state.max_steps
-        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would go on with a new optimizer
+        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would continue with a new optimizer
             raise CheckpointError(
                 f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
                 f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
@@ -109,7 +109,7 @@ class ResumeMixin:
                 self.manager.load_state_dict(self._saved_state(checkpoint))
             except (KeyError, ValueError, RuntimeError) as error:
                 raise ManagerError(
-                    f"{Path(checkpoint, STATE_FILE)} is not of this model and recipe: {printable(str(error))}"
+                    f"{Path(checkpoint, STATE_FILE)} does not fit this model and recipe: {printable(str(error))}"
                 ) from error
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -118,11 +118,11 @@ class ResumeMixin:
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if not Path(best).is_dir():  # Trainer would go on with the last weights
+        if not Path(best).is_dir():  # Trainer would continue with the last weights
             raise CheckpointError(
                 f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
-                f"{best}. Keep it until the run ends; on several machines put --output_dir on a disk that they share, "
-                "or add --save_on_each_node"
+                f"{best}. Keep it until the run ends. On several machines, use an --output_dir on a shared disk, or "
+                "add --save_on_each_node"
             )
         super()._load_best_model()
         model = self.accelerator.unwrap_model(self.model)
@@ -130,7 +130,7 @@ class ResumeMixin:
             enable_fake_quant(model, False)
 
     def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
-        """The manager's state in a checkpoint, if it is one of the same recipe."""
+        """Load the manager's state from a checkpoint of the same recipe."""
         if not self.manager.modifiers:
             return {}
         saved_recipe = Path(checkpoint, RECIPE_FILE)
@@ -144,14 +144,14 @@ class ResumeMixin:
         return load_file(os.path.join(checkpoint, STATE_FILE))
 
     def _issue_warnings_after_load(self, load_result) -> None:
-        # A tied weight is saved under one of its names.
+        # A tied weight is saved under one of its names only.
         weights = dict(self.accelerator.unwrap_model(self.model).named_parameters(remove_duplicate=False))
         there = {id(weight) for name, weight in weights.items() if name not in load_result.missing_keys}
         missing = [name for name in load_result.missing_keys if id(weights.get(name)) not in there]
-        load_result.missing_keys[:] = missing  # for Trainer, too, which warns of them
+        load_result.missing_keys[:] = missing  # Trainer warns of these keys
         keys = [*missing, *load_result.unexpected_keys]
         if self.manager.modifiers and keys:
             raise ManagerError(
-                f"the checkpoint is not one of this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
+                f"the checkpoint does not fit this model and recipe: {len(keys)} parameters differ, {keys[0]} first"
             )
         super()._issue_warnings_after_load(load_result)

@@ -10,40 +10,44 @@ from sparsification.check.report import check
     ("modifiers", "line", "words"),
     [
         (PRUNING, None, "no EpochRangeModifier"),
-        (SOUND.replace("end_epoch: 6.0", "end_epoch: 10.0").replace(QUANTIZATION, ""), 3, "recovers"),
-        (RUN + DECAY % 6.0 + PRUNING, 4, "has reached 0 of 3e-05 and does not rise again"),
+        (SOUND.replace("end_epoch: 6.0", "end_epoch: 10.0").replace(QUANTIZATION, ""), 3, "no training follows"),
+        (RUN + DECAY % 6.0 + PRUNING, 4, "has dropped to 0 of 3e-05 and does not rise again"),
         (RUN + DECAY % 6.0, None, "the learning rate is 0 from epoch 6 to 9.99"),
-        (SOUND.replace("end_epoch: 6.0", "end_epoch: 7.5"), 9, "pruning goes on until 7.5"),
+        (SOUND.replace("end_epoch: 6.0", "end_epoch: 7.5"), 9, "pruning ends at epoch 7.5"),
         (SOUND.replace(", disable_quantization_observer_epoch: 8.0", ""), 9, "is not set"),
         (SOUND.replace("observer_epoch: 8.0", "observer_epoch: -1"), 9, "is not set"),
         (SOUND.replace("observer_epoch: 8.0", "observer_epoch: 10.0"), 9, "not before the end of the run at 10"),
-        (RUN + "  - !SetWeightDecayModifier {weight_decay: 0.0, start_epoch: 10.0}\n", 3, "never acts"),
-        (RUN + PRUNING.replace("6.0", "12.0"), 3, "ends at epoch 12, and the run at 10, with 79.4% pruned in place of"),
-        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than its window of 4 epochs"),
-        (RUN + PRUNING.replace("6.0", "2.0"), 3, "all at once"),
+        (RUN + "  - !SetWeightDecayModifier {weight_decay: 0.0, start_epoch: 10.0}\n", 3, "no effect"),
+        (
+            RUN + PRUNING.replace("6.0", "12.0"),
+            3,
+            "but the run ends at epoch 10; sparsity reaches 79.4% instead of 80.0%",
+        ),
+        (RUN + PRUNING + "    update_frequency: 4.5\n", 3, "longer than the 4 epochs from start to end"),
+        (RUN + PRUNING.replace("6.0", "2.0"), 3, "in one step"),
         (RUN + "  - !DistillationModifier {hardness: 0.0}\n", 3, "hardness is 0"),
         (
             RUN + "  - !PerLayerDistillationModifier {student_layer_names: [a], gain: 0}\n",
             3,
             "gain is 0: the loss of the layers has no effect",
         ),
-        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two at the same time"),
-        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "and the task loss counts 0.25"),
+        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "two distillations overlap"),
+        (RUN + "  - !DistillationModifier {}\n" * 2, 4, "the factor of the task loss is 0.25"),
         (RUN + PRUNING.replace("init_sparsity: 0.0", "init_sparsity: 0.9"), 3, "is below init_sparsity 0.9"),
-        (RUN + PRUNING.replace("0.8", "1.0"), 3, "leaves nothing"),
+        (RUN + PRUNING.replace("0.8", "1.0"), 3, "prunes all weights"),
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
-        (RUN + PRUNING + "    leave_enabled: false\n", 3, "zeros fill up"),
-        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "come back at epoch 5"),
+        (RUN + PRUNING + "    leave_enabled: false\n", 3, "weights regrow from epoch 6 on"),
+        (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "are restored at epoch 5"),
         (
             RUN + PRUNING.replace(r"\.", "."),
             3,
-            r"still matches all that was meant; exact is 're:.*(query|key)\.weight'",
+            r"match any character; to match dots, write 're:.*(query|key)\.weight'",
         ),
-        (RUN + PRUNING * 2, 9, "is pruned by another one, too"),
+        (RUN + PRUNING * 2, 9, "is also pruned by another modifier"),
         (
             RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
             3,
-            "also means word embeddings and the",
+            "includes word embeddings and the head",
         ),
     ],
 )
@@ -70,14 +74,14 @@ def test_variable_that_nothing_reads_is_doubted(tmp_path):
     modifiers = "  - !EpochRangeModifier {end_epoch: eval(used)}\n  - !SetWeightDecayModifier {weight_decay: *a}\n"
     warnings = warnings_of(tmp_path, modifiers, head)
     assert len(warnings) == 1
-    assert "through, idle: variables that nothing reads" in warnings[0]
+    assert "unused variables through, idle" in warnings[0]
     assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == warnings
 
 
 def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("stage:\n  a: 1.0\n  b: 2.0\n  modifiers:\n    - !EpochRangeModifier {end_epoch: eval(a)}\n")
-    assert [doubt.split(": ")[1] for doubt in check(str(path))[1]] == ["b"]
+    assert [doubt.split(": ")[1] for doubt in check(str(path))[1]] == ["unused variable b"]
 
 
 @pytest.mark.parametrize(
@@ -86,24 +90,24 @@ def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
         (
             RUN
             + PRUNING.replace("['re:.*(query|key)\\.weight']", r"['re:.*query\.weight', 're:.*0\..*query\.weight']"),
-            "both match bert.encoder.layer.0.attention.self.query.weight; once is enough",
+            "both match bert.encoder.layer.0.attention.self.query.weight",
         ),
         (
             RUN + PRUNING.replace("(query|key)", "word.embeddings"),
             "it also matches bert.embeddings.word_embeddings.weight",
         ),
-        (RUN + PRUNING.replace(r"\.", "."), "here only dots"),
+        (RUN + PRUNING.replace(r"\.", "."), "in this model they match only dots"),
         (
             RUN + PRUNING.replace(r"re:.*(query|key)\.weight", "__ALL_PRUNABLE__"),
-            "it prunes embeddings (bert.embeddings.word_embeddings.weight and 2 more) and the head (qa_outputs.weight)",
+            "prunes embeddings (bert.embeddings.word_embeddings.weight and 2 more) and the head (qa_outputs.weight)",
         ),
-        (RUN + PRUNING.replace("(query|key)", "outputs"), "it prunes the head (qa_outputs.weight), too"),
+        (RUN + PRUNING.replace("(query|key)", "outputs"), "it also prunes the head (qa_outputs.weight)"),
         (RUN + PRUNING.replace(r"(query|key)\.weight", r"Norm\.weight"), "it prunes bert.embeddings.LayerNorm.weight"),
         (
             RUN
             + "  - !TrainableParamsModifier {params: __ALL__, trainable: false, end_epoch: 5.0}\n"
             + "  - !TrainableParamsModifier {params: [qa_outputs.bias], trainable: true}\n",
-            "another one claims qa_outputs.bias",
+            "another modifier sets requires_grad of qa_outputs.bias",
         ),
     ],
 )

@@ -36,7 +36,7 @@ def test_timeline_has_the_target_sparsity_of_the_schedule_at_every_tenth(curve):
         way = {"cubic": 1 - (1 - x) ** 3, "linear": x, "inverse_cubic": 1 - (1 - x) ** (1 / 3)}[curve]
         return 10 + 70 * way
 
-    numbers = [float(cell) for cell in cells(lines, "2 zeros, %")]
+    numbers = [float(cell) for cell in cells(lines, "2 sparsity, %")]
     assert numbers == pytest.approx([target(epoch) for epoch in range(11)], abs=0.051)
 
 
@@ -48,7 +48,7 @@ def test_timeline_has_the_target_that_the_manager_prunes_to():
     manager.initialize(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     timeline = Timeline(manager)
-    numbers = [float(cell) for cell in cells(text_lines(timeline), "2 zeros, %")]
+    numbers = [float(cell) for cell in cells(text_lines(timeline), "2 sparsity, %")]
     weight = model.bert.encoder.layer[0].attention.self.key.weight
     for epoch, number in enumerate(numbers):
         manager.update(timeline.training_step(epoch), optimizer)
@@ -67,7 +67,7 @@ def test_timeline_has_the_learning_rate_at_every_tenth():
 def test_sparsity_that_the_weights_bring_along_is_unknown_without_them():
     text = f"modifiers:\n{RUN}{PRUNING}".replace("init_sparsity: 0.0", "init_sparsity: __FROM_PARAM__")
     lines = text_lines(Timeline(RecipeSummary(load_recipe(text))))
-    assert cells(lines, "2 zeros, %") == ["?"] * 6 + ["80.0"] * 5
+    assert cells(lines, "2 sparsity, %") == ["?"] * 6 + ["80.0"] * 5
 
 
 def test_groups_with_their_own_sparsity_and_learning_rate_have_rows_of_their_own():
@@ -75,7 +75,7 @@ def test_groups_with_their_own_sparsity_and_learning_rate_have_rows_of_their_own
     rates = "  - !SetLearningRateModifier {learning_rate: %s, start_epoch: 0.0, param_groups: [%d]}\n"
     text = f"modifiers:\n{RUN}{groups}{rates % ('4.0e-4', 0)}{rates % ('1.0e-6', 1)}"
     lines = text_lines(Timeline(RecipeSummary(load_recipe(text))))
-    finals = [cells(lines, f"4 zeros to {final}, %")[-1] for final in (0.5, 0.9)]
+    finals = [cells(lines, f"4 sparsity to {final}, %")[-1] for final in (0.5, 0.9)]
     assert finals == ["50.0", "90.0"]
     assert cells(lines, "rate, group 0, 1e-4") == ["4.00"] * 11
     assert cells(lines, "rate, group 1, 1e-6") == ["1.00"] * 11
@@ -92,5 +92,5 @@ def test_bars_cover_their_windows():
 
 def test_steps_are_those_of_the_run(tmp_path):
     report, _ = check(write(tmp_path, RUN + PRUNING + "    update_frequency: 0.5\n"), num_examples=1001, batch_size=10)
-    assert "10 epochs; 101 steps an epoch, 1,010 in all" in report
+    assert "10 epochs; 101 steps per epoch, 1,010 in total" in report
     assert "(steps 202 to 606, 9 masks)" in report  # 202, 253, ..., 559, and the last one at 606

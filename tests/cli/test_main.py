@@ -51,9 +51,9 @@ def test_pattern_without_a_match_is_the_managers_error(tmp_path, capsys, model_d
 @pytest.mark.parametrize(
     ("weights", "vocab_size", "reason"),
     [
-        (True, 10**12, "its weights are not of the sizes that config.json names"),
-        (True, 10**5, "its weights are not of the sizes that config.json names"),
-        (False, 10**12, "it is too large"),
+        (True, 10**12, "config.json does not fit the weights: bert.embeddings.word_embeddings.weight must have shape"),
+        (True, 10**5, "config.json does not fit the weights: bert.embeddings.word_embeddings.weight must have shape"),
+        (False, 10**12, "the model is too large ("),
     ],
 )
 def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
@@ -66,7 +66,7 @@ def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
     (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": vocab_size}))
     assert main(["check", write(tmp_path, RUN), "--model", str(tmp_path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"--model {tmp_path}: {reason} (")
+    assert line.startswith(f"--model {tmp_path}: {reason}")
 
 
 @pytest.mark.parametrize("options", [["--batch_size", "4"], ["--batch_size", "0", "--num_examples", "8"]])

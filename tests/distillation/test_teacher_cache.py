@@ -79,7 +79,7 @@ class Shifted(plain_and_empty.BertForSequenceClassification):
 def test_data_without_input_ids_are_trained_without_the_cache(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(plain_and_empty, "BertForSequenceClassification", Shifted)
     train_task(tmp_path, "sequence-classification", tmp_path / "cache", {"input_ids": "tokens"})
-    assert "have no input_ids: the teacher's logits are not kept" in caplog.text
+    assert "have no input_ids: the teacher's logits are not cached" in caplog.text
     assert not (tmp_path / "cache").exists()
 
 

@@ -185,7 +185,7 @@ def test_model_without_a_tokenizer_is_refused(models, tiny_squad, tmp_path, caps
 
 def test_model_whose_tokenizer_makes_no_token_types_is_told(models, tiny_squad, tmp_path, caplog):
     stages_qa.logger.propagate = True
-    warning = "takes token_type_ids, and its DistilBertTokenizer makes none"
+    warning = "takes token_type_ids, but its DistilBertTokenizer makes none"
     main(command(models / "distilbert", tiny_squad, tmp_path / "one", "--do_eval"))
     assert "token_type_ids" not in caplog.text
     tokenizer = ["--tokenizer_name", str(models / "distilbert")]

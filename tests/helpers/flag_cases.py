@@ -64,7 +64,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
     ),
     "average_tokens_across_devices": Case("--average_tokens_across_devices False"),
     "max_grad_norm": Case("--max_grad_norm 0.5"),
-    "label_smoothing_factor": refused("--label_smoothing_factor 0.1", "which smooths no labels"),
+    "label_smoothing_factor": refused("--label_smoothing_factor 0.1", "which does not smooth labels"),
     "bf16": Case("--bf16"),
     "fp16": Case("--fp16", "no effect", "without an accelerator this runs in fp32"),
     "bf16_full_eval": Case("--bf16_full_eval"),
@@ -83,7 +83,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
     "torch_compile": Case("--torch_compile --torch_compile_backend eager"),
     "torch_compile_backend": Case("--torch_compile_backend eager"),
     "torch_compile_mode": Case("--torch_compile_backend eager --torch_compile_mode default"),
-    "use_liger_kernel": refused("--use_liger_kernel", "decoders of text"),
+    "use_liger_kernel": refused("--use_liger_kernel", "its kernels are for decoders"),
     "liger_kernel_config": refused("""--liger_kernel_config={{"rope":true}}""", "invalid dict value"),
     "use_cache": Case("--use_cache", "no effect", "encoders have no cache"),
     "neftune_noise_alpha": Case("--neftune_noise_alpha 5"),
@@ -120,7 +120,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
         Case("--per_device_eval_batch_size 3"),
         refused("--per_device_eval_batch_size 0", "expected 1 or more"),
     ),
-    "prediction_loss_only": Case("--prediction_loss_only", "corrected", "answers are made from logits"),
+    "prediction_loss_only": Case("--prediction_loss_only", "corrected", "answers are computed from logits"),
     "eval_on_start": (
         Case(STEPS + "--eval_on_start"),
         refused("--eval_on_start --do_eval False", "it needs --do_eval and validation data"),
@@ -165,7 +165,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
         refused(
             "--gradient_accumulation_steps 2 "
             """--accelerator_config={{"gradient_accumulation_kwargs":{{"num_steps":2}}}}""",
-            "say the same",
+            "set the same number",
         ),
     ),
     "parallelism_config": refused("--parallelism_config x", "invalid ParallelismConfig value"),

@@ -104,7 +104,7 @@ def test_one_shot_compresses():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("update_frequency: 0.5", "update_frequency: -1.0", "a phase lasts longer than 0 epochs"),
+        ("update_frequency: 0.5", "update_frequency: -1.0", "update_frequency must be greater than 0, got -1"),
         ("    update_frequency: 0.5\n", "", "needs update_frequency"),
         ("compression_sparsity", "final_sparsity", "has no key 'final_sparsity'"),
         ("    end_epoch: 2.5\n", "", "needs an end_epoch"),

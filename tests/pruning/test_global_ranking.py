@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.pruning.global_ranking import check_max_sparsity, global_masks
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 
 @pytest.mark.parametrize("mask_type", ["block4", [1, 4], [2, 4]])

@@ -94,7 +94,10 @@ def test_number_of_gradients_grows_with_sparsity(tmp_path):
 
 
 def test_what_goes_wrong_is_said(tmp_path):
-    for line, message in (("damp: 0.0", "damp 0 is not above 0"), ("fisher_block_size: 0", "are 1 or more")):
+    for line, message in (
+        ("damp: 0.0", "damp must be greater than 0"),
+        ("fisher_block_size: 0", "must be at least 1"),
+    ):
         with pytest.raises(RecipeError, match=message):
             ScheduledModifierManager.from_yaml(MFAC + f"    {line}\n")
     trainer = make_trainer(tmp_path, MFAC)

@@ -140,5 +140,5 @@ def test_a_pattern_without_a_match_is_an_error_where_strict():
 
 
 def test_alpha_below_1_is_refused():
-    with pytest.raises(RecipeError, match="alpha 0.5 is not 1 or more"):
+    with pytest.raises(RecipeError, match="alpha must be at least 1 and finite, got 0.5"):
         ScheduledModifierManager.from_yaml(POWER.replace("2.0", "0.5"))

@@ -157,10 +157,10 @@ def test_each_group_of_weights_has_its_own_sparsity():
     ("old", "new", "message"),
     [
         ("final_sparsity: 0.75", "global_sparsity: True", "needs final_sparsity"),
-        ("num_grads: 2", "global_sparsity: True", "needs global_sparsity False"),
+        ("num_grads: 2", "global_sparsity: True", "global_sparsity must be false"),
         ("num_grads: 2", "mask_type: block4", "mask_type must be 'unstructured'"),
-        ("num_grads: 2", "num_grads: 0", "num_grads 0 is not 1 or more"),
-        ("fraction: 0.4", "fraction: 1.5", "init_update_fraction 1.5 is no fraction"),
+        ("num_grads: 2", "num_grads: 0", "num_grads must be at least 1, got 0"),
+        ("fraction: 0.4", "fraction: 1.5", "init_update_fraction must be in .*, got 1.5"),
         ("num_grads: 2", "sparsity_strategy: random", "must be 'uniform' or 'erdos_renyi' or 'erdos_renyi_kernel'"),
     ],
 )
@@ -170,7 +170,7 @@ def test_what_a_recipe_gets_wrong_is_said(old, new, message):
 
 
 def test_vectors_are_refused():
-    with pytest.raises(ManagerError, match="bias: sparsity_strategy 'erdos_renyi_kernel' is for matrices"):
+    with pytest.raises(ManagerError, match="bias: sparsity_strategy 'erdos_renyi_kernel' needs a matrix"):
         ScheduledModifierManager.from_yaml(RIGL.replace("[weight]", "__ALL__")).initialize(torch.nn.Linear(2, 2))
 
 

@@ -127,8 +127,12 @@ def test_one_shot_prunes_by_magnitude():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("forward_sparsity: 0.75", "forward_sparsity: 0.4", "more weights learn than compute"),
-        ("forward_sparsity: 0.75", "forward_sparsity: 1.0", "and some compute"),
+        (
+            "forward_sparsity: 0.75",
+            "forward_sparsity: 0.4",
+            "< 1, got 0.5 and 0.4",
+        ),
+        ("forward_sparsity: 0.75", "forward_sparsity: 1.0", "< 1, got 0.5 and 1"),
         ("    backward_sparsity: 0.5\n", "", "needs backward_sparsity"),
         ("end_epoch: 4.0", "end_epoch: -1", "needs an end_epoch"),
         ("start_epoch: 1.0", "final_sparsity: 0.5", "has no key 'final_sparsity'"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from golden_run import load_model
 from torch.nn import functional as F
+from transformers import AutoModelForQuestionAnswering, BertConfig, RobertaConfig
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
@@ -14,7 +15,7 @@ from sparsification.quantization.modules import (
     fake_quantized_modules,
     quantizers,
 )
-from sparsification.quantization.scheme import SCHEMES
+from sparsification.quantization.scheme import SCHEMES, Scheme
 from sparsification.recipe.loader import RecipeError
 
 RECIPE = """
@@ -187,3 +188,37 @@ def test_ignore_need_not_match_if_not_strict():
     model = load_model("model_student")
     ScheduledModifierManager.from_yaml(recipe).initialize(model)
     assert not any("matmul" in name for name in quantizers(model))
+
+
+@pytest.mark.parametrize(
+    ("keys", "in_encoder", "others"),
+    [
+        ("submodules: [__ENCODER__]", True, False),
+        ("ignore: [__ENCODER__]", False, True),
+        ("ignore: [__ENCODER__.0, Embedding, qa_outputs]", False, False),
+        ("scheme_overrides: {__ENCODER__.0: {weights: {num_bits: 4, symmetric: true}}}", True, True),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["bert", "roberta"])
+def test_encoder_token_stands_for_the_layers_of_any_model(keys, in_encoder, others, prefix):
+    config = {"bert": BertConfig, "roberta": RobertaConfig}[prefix](
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    model = AutoModelForQuestionAnswering.from_config(config)
+    text = f"modifiers:\n  - !QuantizationModifier\n      start_epoch: 0.0\n      {keys}\n"
+    ScheduledModifierManager.from_yaml(text).initialize(model)
+    schemes = {name: module.scheme for name, module in fake_quantized_modules(model)}
+    quantized = {name: scheme for name, scheme in schemes.items() if scheme != Scheme()}
+    first, second = (any(name.startswith(f"{prefix}.encoder.layer.{index}.") for name in quantized) for index in (0, 1))
+    assert first == in_encoder
+    assert second == (in_encoder or "__ENCODER__.0" in keys)
+    assert ("qa_outputs" in quantized) == others
+    if "overrides" in keys:
+        bits = [quantized[f"{prefix}.encoder.layer.{index}.output.dense"].weights.bits for index in (0, 1)]
+        assert bits == [4, 8]
+
+
+def test_encoder_token_in_a_model_without_layers_is_refused():
+    text = "modifiers:\n  - !QuantizationModifier {start_epoch: 0.0, submodules: [__ENCODER__]}\n"
+    with pytest.raises(ManagerError, match="__ENCODER__ matches nothing: the model has no nn.ModuleList of layers"):
+        ScheduledModifierManager.from_yaml(text).initialize(torch.nn.Sequential(torch.nn.Linear(2, 2)))

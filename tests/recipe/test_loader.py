@@ -54,10 +54,10 @@ def test_text_that_is_no_name_may_end_in_a_quote():
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        ("start_epoch: -5, end_epoch: 3", "start_epoch -5 is below -1, which stands for the start"),
-        ("start_epoch: 0, end_epoch: -2", "end_epoch -2 is below -1, which stands for the end of the run"),
-        ("start_epoch: -1, end_epoch: -0.5", "end_epoch -0.5 is before the run"),
-        ("update_frequency: -2", "update_frequency -2 is below -1, which stands for every step"),
+        ("start_epoch: -5, end_epoch: 3", "start_epoch must be at least -1 (the start), got -5"),
+        ("start_epoch: 0, end_epoch: -2", "end_epoch must be at least -1 (the end of the run), got -2"),
+        ("start_epoch: -1, end_epoch: -0.5", "end_epoch must be at least 0, or -1 (the end of the run), got -0.5"),
+        ("update_frequency: -2", "update_frequency must be at least -1 (every step), got -2"),
     ],
 )
 def test_times_before_the_run_are_told(times, message):

@@ -42,7 +42,7 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "9: modifiers must be a list of entries",
         "13: GMPruningModifier has no key 'final_sparcity'; did you mean 'final_sparsity'?",
         "15: TrainableParamsModifier requires params and trainable",
-        "17: EpochRangeModifier: end_epoch 2.0 lies before start_epoch 5.0",
+        "17: EpochRangeModifier: end_epoch must be at least start_epoch, got 2 and 5",
         "20: AnyModifier must be followed by its keys",
         "21: modifiers must be a list of entries",
     ]

@@ -253,12 +253,12 @@ def test_a_staged_recipe_with_anchors_prefixes_and_numbers_for_switches_loads(tm
 @pytest.mark.parametrize(
     ("label", "old", "new", "message"),
     [
-        ("GMPruningModifier", "phased: False", "phased: True", "phased: use ACDCPruningModifier"),
+        ("GMPruningModifier", "phased: False", "phased: True", "phased must be false: use ACDCPruningModifier"),
         (
             "GMPruningModifier",
             "score_type: magnitude",
             "score_type: movement",
-            "score_type 'movement': use MovementPruningModifier",
+            "score_type must be 'magnitude', got 'movement'",
         ),
         ("QuantizationModifier", "weight_qconfig_kwargs: {}", "weight_qconfig_kwargs: {observer: x}", "observers"),
     ],

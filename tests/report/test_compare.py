@@ -1,11 +1,14 @@
 """Do runs stand side by side as their reports have them?"""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sparsification.cli.main import main
 from sparsification.report.results import ModelResult, RunResult, Window, save_result
@@ -81,3 +84,50 @@ def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, capsys):
     assert "no report of a run" in capsys.readouterr().err
     assert main(["compare", *runs, "--plot", str(tmp_path / "runs.wrong")]) == 1
     assert "--plot" in capsys.readouterr().err
+
+
+def save_dense(folder: Path, samples: int = 100) -> Path:
+    """Leave the files of a run without a recipe: 3 of 8 weights in its layers are zero."""
+    (folder / "onnx").mkdir(parents=True)
+    results = {"eval_exact_match": 60.0, "eval_f1": 81.5, "eval_onnx_f1": 81.25, "eval_samples": samples, "epoch": 2.0}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    (folder / "onnx" / "model.onnx").write_bytes(b"x" * 300_000)
+    weights = {"layer.0.dense.weight": torch.tensor([[0.0, 1, 2, 0], [3, 0, 4, 5]]), "layer.0.norm": torch.zeros(4)}
+    save_file(weights | {"head.weight": torch.zeros(2, 4)}, folder / "model.safetensors")
+    return folder
+
+
+def test_folder_without_a_report_has_its_scores_and_sizes_in_the_table(runs, tmp_path, capsys):
+    dense = save_dense(tmp_path / "teacher")
+    assert main(["compare", str(dense), *runs, "--plot", str(tmp_path / "runs.svg")]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.partition("  ")[0]: line.split()[2:] for line in printed.splitlines()}
+    assert rows["teacher, model"] == ["60.00", "81.50", "20", "37.5%", "0.0", "MB"]
+    assert rows["teacher, ONNX"] == ["81.25", "20", "37.5%", "0.3", "MB"]
+    assert "prune90, ONNX" in rows
+    assert "different" not in printed
+
+
+def test_folder_without_a_report_that_was_evaluated_on_other_data_is_told(runs, tmp_path, capsys):
+    dense = save_dense(tmp_path / "teacher", samples=99)
+    assert main(["compare", runs[0], str(dense)]) == 0
+    assert "different data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ("{", "all_results.json or the weights cannot be read"),
+        ('{"train_loss": 1.0}', "all_results.json has no EM or F1: was --do_eval given?"),
+    ],
+)
+def test_folder_with_neither_report_nor_scores_is_refused(runs, tmp_path, capsys, results, message):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "all_results.json").write_text(results)
+    assert main(["compare", runs[0], str(tmp_path / "other")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_folders_of_which_none_has_a_report_are_refused(tmp_path, capsys):
+    assert main(["compare", str(save_dense(tmp_path / "teacher"))]) == 1
+    assert "report.json: not there; a run with --recipe writes it at its end" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_a_vector_gets_a_number_each_and_one_shot_the_last_ones():
 
 def test_what_does_not_fit_is_said():
     manager = ScheduledModifierManager.from_yaml(SET.replace("0.25", "[1.0, 2.0, 3.0]"))
-    with pytest.raises(ManagerError, match=r"3 values do not fit bias of shape \(2,\)"):
+    with pytest.raises(ManagerError, match=r"bias has shape \(2,\), got 3 values"):
         manager.initialize(torch.nn.Linear(2, 2))
     with pytest.raises(RecipeError, match="needs an end_epoch"):
         ScheduledModifierManager.from_yaml(GRADUAL.replace("    end_epoch: 3.0\n", ""))

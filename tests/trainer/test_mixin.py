@@ -319,7 +319,7 @@ def test_one_shot_prunes_and_calibrates(tmp_path):
 
 def test_sixteen_bits_stay_out_of_what_is_fake_quantized_and_the_log_says_so(tmp_path, caplog):
     make_trainer(tmp_path, QUANTIZE, bf16=True)
-    assert any("--bf16 does not reach what is fake-quantized" in record.message for record in caplog.records)
+    assert any("--bf16 does not apply to fake-quantized modules" in record.message for record in caplog.records)
 
 
 def test_another_quantization_than_the_saved_one_is_refused(tmp_path):

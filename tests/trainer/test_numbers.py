@@ -51,8 +51,8 @@ def test_mask_that_leaves_nothing_is_told_once_with_modifier_and_weight(tmp_path
         tmp_path, PRUNE.replace("final_sparsity: 0.8", "final_sparsity: 1.0") + "    leave_enabled: True\n"
     )
     trainer.train()
-    (line,) = [record.message for record in caplog.records if "leaves nothing" in record.message]
-    assert "GMPruningModifier: the mask leaves nothing of bert.encoder.layer.0" in line and "and 17 more" in line
+    (line,) = [record.message for record in caplog.records if "prunes all weights" in record.message]
+    assert "GMPruningModifier: the mask prunes all weights of bert.encoder.layer.0" in line and "and 17 more" in line
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,5 @@ def test_state_of_another_model_is_refused(saved, tmp_path, wrong):
     else:
         state["GMPruningModifier/mask.nothing.weight"] = torch.zeros(3, dtype=torch.uint8)
     save_file(state, checkpoint / STATE_FILE)
-    with pytest.raises(ManagerError, match=f"{STATE_FILE} is not of this model and recipe"):
+    with pytest.raises(ManagerError, match=f"{STATE_FILE} does not fit this model and recipe"):
         make_trainer(tmp_path / "out", PRUNE).train(resume_from_checkpoint=str(checkpoint))

@@ -1,7 +1,7 @@
 """Answers from logits: the best-scored span over all features of a question.
 
-Every feature scores each of its tokens as the start and as the end of the answer; the best pair over all features of
-one question, mapped back to characters, is the answer.
+Each feature has a start logit and an end logit for each of its tokens. The best pair over all features of one question,
+mapped to characters of the context, is the answer.
 """
 
 import logging
@@ -20,7 +20,7 @@ from sparsification.tasks.question_answering.nbest_json import _NBestText, write
 logger = logging.getLogger(__name__)
 
 
-CHUNK = 256  # features whose answers are looked for at once
+CHUNK = 256  # features that are processed at once
 
 
 def postprocess_qa_predictions(
@@ -37,23 +37,23 @@ def postprocess_qa_predictions(
 ) -> dict[str, str]:
     """Find each question's answer: the best-scored span over all of its features.
 
-    A feature offers the pairs of its ``n_best_size`` best starts and ends that lie in the context, in order, and span
-    ``max_answer_length`` tokens at most; a pair's score is the sum of its two logits. Of all pairs of all features the
-    ``n_best_size`` best are kept, of equal ones the earlier. With ``version_2_with_negative`` "no answer" takes part,
-    with the score of the CLS token in the feature where that is lowest.
+    The candidates of a feature are the pairs of its ``n_best_size`` best starts and ends that are in the context, in
+    order, and at most ``max_answer_length`` tokens long. The score of a pair is the sum of its two logits. The
+    ``n_best_size`` best pairs of all features are kept; of equal ones, the earlier. With ``version_2_with_negative``,
+    "no answer" is a candidate, too: its score is that of the CLS token in the feature where that is lowest.
 
     Args:
         examples: rows with ``id`` and ``context``.
         features: rows with ``example_id`` and ``offset_mapping`` (None outside the context), in the logits' order.
-        predictions: start logits and end logits, [features, tokens] each; columns past a feature's own length are
-            padding and are not looked at.
+        predictions: start logits and end logits, [features, tokens] each; columns behind a feature's length are
+            padding and are ignored.
         version_2_with_negative: whether a question may have no answer.
-        n_best_size: how many candidates are kept.
+        n_best_size: number of candidates to keep.
         max_answer_length: longest answer, in tokens.
-        null_score_diff_threshold: "no answer" wins where its score is ahead of the best answer's by more than this.
-        output_dir: where predictions.json, nbest_predictions.json and, with ``version_2_with_negative``,
-            null_odds.json go; None writes nothing.
-        prefix: put before these names, with an underscore.
+        null_score_diff_threshold: "no answer" is chosen if its score exceeds the best answer's by more than this.
+        output_dir: folder for predictions.json, nbest_predictions.json and, with ``version_2_with_negative``,
+            null_odds.json; None writes nothing.
+        prefix: prefix of these names, followed by an underscore.
         log_level: level of this module's messages.
 
     Returns:
@@ -72,7 +72,7 @@ def postprocess_qa_predictions(
     ids = list(_column(examples, "id"))
     spans, nulls = all_spans(ids, features, predictions, n_best_size, max_answer_length)
     if version_2_with_negative:
-        spans = Spans.concatenate([spans, nulls])  # last, so that of equal scores an answer's comes first
+        spans = Spans.concatenate([spans, nulls])  # last, so that an answer comes first among equal scores
     # Stable: by question, then by score, then in the order of the features.
     spans = spans.take(np.lexsort((-spans.scores, spans.questions)))
     bounds = np.searchsorted(spans.questions, np.arange(len(ids) + 1)).tolist()
@@ -101,13 +101,13 @@ def postprocess_qa_predictions(
             contents["null_odds.json"] = null_odds
         for name, content in contents.items():
             path = os.path.join(output_dir, name if prefix is None else f"{prefix}_{name}")
-            logger.info(f"Writing {path}")
+            logger.debug(f"Writing {path}")
             write_json(path, content)
     return answers
 
 
 def _column(rows: Dataset | Sequence[Mapping[str, Any]], name: str) -> Iterator[Any]:
-    """Yield one column; of a data set some rows at a time, because contexts are large."""
+    """Yield one column; of a data set in batches of rows, because contexts are large."""
     if isinstance(rows, Dataset):
         for batch in rows.select_columns(name).with_format("arrow").iter(CHUNK):
             yield from batch[name].to_pylist()
@@ -117,7 +117,7 @@ def _column(rows: Dataset | Sequence[Mapping[str, Any]], name: str) -> Iterator[
 
 @dataclass
 class Spans:
-    """Candidates, one row each: whose question's, from and to which character of its context, and their logits."""
+    """Candidates, one row each: index of the question, first and last character in its context, and logits."""
 
     questions: np.ndarray
     begins: np.ndarray
@@ -144,7 +144,7 @@ def all_spans(
     n_best_size: int,
     max_answer_length: int,
 ) -> tuple[Spans, Spans]:
-    """Give the best spans of all features, in the features' order, and for each question the lowest score of none."""
+    """Find the best spans of all features, in the features' order, and the lowest no-answer score of each question."""
     number_of = {example_id: number for number, example_id in enumerate(ids)}
     no_logits = np.zeros(0, np.float32)
     spans = nulls = [Spans(*[np.zeros(0, np.int32)] * 3, no_logits, no_logits)]
@@ -161,7 +161,7 @@ def all_spans(
         logits = [np.asarray(part[rows]) for part in predictions]
         at_cls = [part[np.arange(len(cls)), cls] for part in logits]
         nulls.append(Spans(owners, np.zeros_like(owners), np.zeros_like(owners), *at_cls))
-        # A data set without one token of a context has guessed another type.
+        # The column's type was inferred; a data set without any context token has another one.
         offsets = table["offset_mapping"].combine_chunks().cast(ARROW_TYPES["offset_mapping"])
         spans.append(_feature_spans(owners, offsets, *logits, n_best_size, max_answer_length))
     lowest = Spans.concatenate(nulls)
@@ -182,31 +182,33 @@ def _feature_spans(
     n_best_size: int,
     max_answer_length: int,
 ) -> Spans:
-    """Give each feature's best spans, best first; equal ones in the order of their start's rank, then their end's."""
+    """Find each feature's best spans, best first; equal ones by the rank of their start, then of their end."""
     lengths = np.minimum(offset_mapping.value_lengths().to_numpy(), start_logits.shape[1])
     shape = (len(owners), min(n_best_size, lengths.max()) ** 2)
     found = Spans(
         *(np.full((len(owners), min(n_best_size, shape[1])), -1, np.int32) for _ in range(3)),
         *(np.zeros((len(owners), min(n_best_size, shape[1])), start_logits.dtype) for _ in range(2)),
     )
-    for length in np.unique(lengths):  # a feature's padding takes no part in its ranking
+    for length in np.unique(lengths):  # the padding of a feature is not ranked
         rows = np.flatnonzero(lengths == length)
-        # The ranking is that of the plain rule's np.argsort, whose order of equal logits depends on all of the row.
+        # np.argsort over the whole row, as in the reference: its order of equal logits depends on the row's length.
         starts = np.argsort(start_logits[rows, :length])[:, : -n_best_size - 1 : -1]
         stops = np.argsort(end_logits[rows, :length])[:, : -n_best_size - 1 : -1]
         picked = rows[:, None]
         start_logit, end_logit = start_logits[picked, starts], end_logits[picked, stops]
         begin, end = _characters(offset_mapping, rows, starts, 0), _characters(offset_mapping, rows, stops, 1)
-        # Tokens outside the context take part in the ranking above, and leave it here: NaN comes last, and goes.
+        # Tokens outside the context are ranked above and dropped here: NaN sorts last and is removed below.
         missing = start_logits.dtype.type(np.nan)
         start_key = np.where(begin >= 0, -start_logit, missing)
         key = start_key[:, :, None] + np.where(end >= 0, -end_logit, missing)[:, None, :]
         tokens = stops.astype(np.int32)[:, None, :] - starts.astype(np.int32)[:, :, None]
-        key[tokens.view(np.uint32) >= max_answer_length] = missing  # an end before its start is a huge number there
+        key[tokens.view(np.uint32) >= max_answer_length] = (
+            missing  # an end before its start becomes a huge unsigned number
+        )
         key = key.reshape(len(rows), -1)
         best = np.argsort(key)[:, : n_best_size + 1]
         ranked = np.take_along_axis(key, best, 1)
-        tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # only then does the slower, stable way give anything else
+        tied = (ranked[:, 1:] == ranked[:, :-1]).any(1)  # only then does the slower, stable sort differ
         best[tied] = np.argsort(key[tied], kind="stable")[:, : n_best_size + 1]
         best = best[:, :n_best_size]
         kept = ~np.isnan(np.take_along_axis(key, best, 1))
@@ -221,9 +223,9 @@ def _feature_spans(
 
 
 def _characters(offset_mapping: pa.ListArray, rows: np.ndarray, tokens: np.ndarray, end: int) -> np.ndarray:
-    """Give the characters where tokens begin (``end`` 0) or end (1), [rows, n] as ``tokens``; -1 outside the context.
+    """Look up where tokens begin (``end`` 0) or end (1) in the context, [rows, n] as ``tokens``; -1 outside of it.
 
-    The mapping's own arrays are looked up: making one of all tokens would take longer than finding the spans.
+    Reads the mapping's Arrow arrays directly: a NumPy array of all tokens would take longer than finding the spans.
     """
     pairs = offset_mapping.values
     place = offset_mapping.offsets.to_numpy()[rows][:, None] + tokens
@@ -238,7 +240,7 @@ def _characters(offset_mapping: pa.ListArray, rows: np.ndarray, tokens: np.ndarr
 def _named(
     spans: Spans, best: slice, context: str, null: tuple[np.floating, np.floating] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Give a question's best spans their text, ``null`` (no answer) always among them: texts, logits and scores."""
+    """Texts, logits and scores of a question's best spans, with ``null`` (no answer) always among them."""
     begins, ends = spans.begins[best].tolist(), spans.ends[best].tolist()
     texts = [context[begin:end] for begin, end in zip(begins, ends, strict=True)]
     start_logits, end_logits = spans.start_logits[best], spans.end_logits[best]
@@ -246,7 +248,7 @@ def _named(
         texts.append("")
         start_logits, end_logits = np.append(start_logits, null[0]), np.append(end_logits, null[1])
     scores = start_logits + end_logits
-    # Nothing in the context can be the answer: put a word there, so that there is something to say.
+    # No span of the context is a candidate: the reference script answers with a placeholder.
     if not texts or ((null is not None or len(texts) == 1) and not any(texts)):
         texts.insert(0, "empty")
         start_logits, end_logits, scores = (

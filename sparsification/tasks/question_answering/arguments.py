@@ -1,7 +1,6 @@
-"""What can be said on the script's command line, and is it right?
+"""Arguments of the question-answering script, and its command-line parser.
 
-Nothing here takes seconds to import beyond torch and Transformers' own arguments, so that a wrong flag or recipe is
-refused at once.
+Imports only torch and Transformers' arguments, so that a wrong flag or recipe is refused before slow imports.
 """
 
 import logging
@@ -29,77 +28,79 @@ EXTENSIONS = ("csv", "json", "jsonl", "parquet")
 
 @dataclass
 class ModelArguments:
-    """Which model, configuration and tokenizer to start from."""
+    """The model, its configuration and its tokenizer."""
 
     model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or its name on the hub."})
     config_name: str | None = field(
-        default=None, metadata={"help": "Folder or name of the configuration, where it is not the model's."}
+        default=None, metadata={"help": "Folder or name of the configuration, if it is not the model's."}
     )
     tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Folder or name of the tokenizer, where it is not the model's."}
+        default=None, metadata={"help": "Folder or name of the tokenizer, if it is not the model's."}
     )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and converted data are kept."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Folder for downloads and converted data."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
     token: str | None = field(
-        default=None, metadata={"help": "Access token of the hub; without it, the one that `hf auth login` stored."}
+        default=None, metadata={"help": "Access token of the hub. Default: the one that `hf auth login` has stored."}
     )
     trust_remote_code: bool = field(
         default=False,
-        metadata={"help": "Run code that the model's repository brings along. Only for code that you have read."},
+        metadata={"help": "Run code from the model's repository. Only for code that you have read."},
     )
 
 
 @dataclass
 class DataTrainingArguments:
-    """Which data to use, and how it is cut into features and back into answers."""
+    """The data, and how features are made from questions and answers from logits."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Folder of a data set, or its name on the hub (squad, squad_v2, ...)."}
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Which configuration of the data set."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_file: str | None = field(
         default=None, metadata={"help": "Questions to train on: SQuAD-like JSON, JSON lines, CSV or parquet."}
     )
-    validation_file: str | None = field(default=None, metadata={"help": "Questions to evaluate on, likewise."})
-    test_file: str | None = field(
-        default=None, metadata={"help": "Questions to answer with --do_predict, likewise; answers may be missing."}
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Questions to evaluate on, in the same formats."}
     )
-    overwrite_cache: bool = field(default=False, metadata={"help": "Make the features anew, even if they are cached."})
+    test_file: str | None = field(
+        default=None,
+        metadata={"help": "Questions to answer with --do_predict, in the same formats; answers may be missing."},
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Make the features again, even if they are cached."})
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "How many processes make the features."}
+        default=None, metadata={"help": "Number of processes that make the features."}
     )
     max_seq_length: int = field(
-        default=384, metadata={"help": "Tokens of a feature at most, question and special tokens included."}
+        default=384, metadata={"help": "Maximum number of tokens of a feature, question and special tokens included."}
     )
     pad_to_max_length: bool = field(
         default=True,
         metadata={
-            "help": "Pad every feature to max_seq_length. With False each batch is padded to its longest feature, "
-            "which is faster on CPU and GPU."
+            "help": "Pad each feature to max_seq_length. False pads each batch to its longest feature, which is faster."
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many questions (and features) only, e.g. for a quick try."}
+        default=None, metadata={"help": "Train on the first N questions (and features) only, e.g. for a quick test."}
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on this many questions only."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Answer this many test questions only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N questions only."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Answer the first N test questions only."})
     version_2_with_negative: bool = field(
         default=False, metadata={"help": "Some questions have no answer, as in SQuAD 2.0."}
     )
     null_score_diff_threshold: float = field(
         default=0.0,
         metadata={
-            "help": "By how much the score of no answer has to be ahead of the best answer's to win. "
-            "Only with --version_2_with_negative."
+            "help": "No answer is chosen if its score exceeds the best answer's by more than this. Only with "
+            "--version_2_with_negative."
         },
     )
     doc_stride: int = field(
-        default=128, metadata={"help": "Tokens that two neighbouring windows of a long context share."}
+        default=128, metadata={"help": "Number of tokens that two neighbouring windows of a long context share."}
     )
-    n_best_size: int = field(default=20, metadata={"help": "How many candidate answers are kept for each question."})
+    n_best_size: int = field(default=20, metadata={"help": "Number of candidate answers to keep for each question."})
     max_answer_length: int = field(
         default=30,
-        metadata={"help": "Tokens of an answer at most: start and end are predicted apart, so they need a bound."},
+        metadata={"help": "Maximum number of tokens of an answer: start and end are predicted separately."},
     )
     overwrite_output_dir: bool = field(
         default=False,
@@ -110,7 +111,7 @@ class DataTrainingArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check what concerns these arguments alone."""
+        """Check these arguments by themselves."""
         files = {"train_file": self.train_file, "validation_file": self.validation_file, "test_file": self.test_file}
         if self.dataset_name is None and not any(files.values()):
             raise ValueError("no data: give --dataset_name, or --train_file, --validation_file or --test_file")
@@ -125,16 +126,16 @@ class DataTrainingArguments:
 
     @property
     def data_files(self) -> dict[str, str]:
-        """Split name -> path, for the files that were given."""
+        """The files that are given: split name -> path."""
         files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         return {split: path for split, path in files.items() if path is not None}
 
 
 class ArgumentParser(HfArgumentParser):
-    """HfArgumentParser whose complaints are one message, without pages of usage."""
+    """HfArgumentParser whose errors are one message, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print and exit with."""
+        """Raise UsageError, where argparse would print the message and exit."""
         raise UsageError(message)
 
 
@@ -149,7 +150,7 @@ class Flags:
     manager: ScheduledModifierManager
 
     def value(self, flag: str) -> Any:
-        """Value of a flag, whichever arguments it belongs to."""
+        """Value of a flag of any of the arguments."""
         return next(vars(part)[flag] for part in self._parts() if flag in vars(part))
 
     def set(self, flag: str, value: Any) -> None:
@@ -161,7 +162,7 @@ class Flags:
 
     @property
     def compares_checkpoints(self) -> bool:
-        """Whether a metric decides what is saved, loaded at the end, or how fast to learn."""
+        """Whether a metric decides which checkpoint is saved or loaded, or the learning rate."""
         return (
             self.training.load_best_model_at_end
             or self.training.save_strategy == SaveStrategy.BEST
@@ -174,7 +175,7 @@ def parse_arguments(argv: list[str]) -> Flags:
 
     Raises:
         UsageError: an unknown flag or key, or a value that is refused.
-        SparsificationError: a flag of 2021 that has no equal today, a wrong recipe, or no compiler for the export.
+        SparsificationError: a flag of 2021 without an equivalent today, a wrong recipe, or no compiler for the export.
     """
     parser = ArgumentParser((ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
     accept_files_and_lists(parser)
@@ -185,11 +186,11 @@ def parse_arguments(argv: list[str]) -> Flags:
         logger.warning(line)
     manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
     prepare_export(values.onnx_export_path, values.onnx_target)
-    # Last, because Transformers' arguments look at the machine, which takes seconds.
+    # Last, because Transformers' arguments detect devices, which takes seconds.
     try:
         return Flags(*parser.parse_dict(vars(values)), manager)
-    except (ValueError, TypeError, ImportError) as error:  # what the arguments' own checks raise
+    except (ValueError, TypeError, ImportError) as error:  # raised by the arguments' own checks
         if values.ddp_backend is not None and "process group" in str(error):
-            message = f"--ddp_backend {values.ddp_backend}: for several processes; launch with torchrun"
+            message = f"--ddp_backend {values.ddp_backend}: needs several processes; launch with torchrun"
             raise UsageError(place + message) from error
         raise UsageError(f"{place}{error}") from error

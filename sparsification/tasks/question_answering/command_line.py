@@ -1,9 +1,9 @@
-"""Where do the script's arguments come from? Files of arguments, and what is typed, which overrides them.
+"""Reads the script's arguments from files and from the command line, which overrides them.
 
     python run_qa.py arguments.yaml --seed 3
     python run_qa.py --config arguments.yaml --seed 3
 
-Each file is turned into a command line and checked as one, so that an error names the file that it is in.
+Each file is converted into a command line and checked by itself, so that an error names its file.
 """
 
 import argparse
@@ -30,37 +30,37 @@ FILES = (".json", ".yaml", ".yml")
 def accept_files_and_lists(parser: HfArgumentParser) -> None:
     """Add ``--config``, and several values for flags that take a text or a list, e.g. ``--report_to wandb trackio``.
 
-    HfArgumentParser reads the first of several types alone, and so takes one text for them.
+    HfArgumentParser considers only the first of several types, and so reads a single text.
     """
     parser.add_argument(
         CONFIG,
         metavar="FILE",
-        help="JSON or YAML file of flags and their values; what is typed beside it overrides it.",
+        help="JSON or YAML file of flags and their values; flags on the command line override it.",
     )
     for flag in _lists(parser):
         parser._option_string_actions[flag].nargs = "+"
     for action in parser._actions:
         if "no" in (action.choices or ()):
             action.type = functools.partial(_word, action.type)
-    parser._option_string_actions["--report_to"].default = None  # to tell what is given from what is left out
+    parser._option_string_actions["--report_to"].default = None  # to distinguish a given value from the default
     parser._option_string_actions["--include_num_input_tokens_seen"].type = _counted_tokens
-    parser._option_string_actions["--fsdp"].nargs = "*"  # a switch, or the list of words that Transformers 4 took
+    parser._option_string_actions["--fsdp"].nargs = "*"  # a switch, or the list of words of Transformers 4
 
 
 def parse_command_line(parser: HfArgumentParser, argv: list[str]) -> tuple[argparse.Namespace, list[str], str]:
-    """Read the files that a command line names, and what is typed beside them.
+    """Read a command line and the files that it names.
 
     Args:
-        parser: to which ``accept_files_and_lists`` was applied.
+        parser: a parser to which ``accept_files_and_lists`` was applied.
         argv: the arguments after the script's name.
 
     Returns:
-        The values of all flags; one line of warning for each flag of 2021; and what is to stand before an error that
-        concerns several arguments: nothing where all were typed.
+        The values of all flags; one warning for each flag of 2021; and a prefix for errors that concern several
+        arguments, which is empty if no file was read.
 
     Raises:
         UsageError: a file that cannot be read, an unknown flag or key, or a value that is refused.
-        FlagError: a flag of 2021 that has no equal today.
+        FlagError: a flag of 2021 without an equivalent today.
     """
     sources, typed = _sources(argv)
     merged: list[str] = []
@@ -86,31 +86,31 @@ def parse_command_line(parser: HfArgumentParser, argv: list[str]) -> tuple[argpa
 
 
 def _parse_part(parser: HfArgumentParser, argv: list[str]) -> None:
-    """Raise UsageError for what is wrong in a part of the arguments, which need not have those that are required."""
+    """Raise UsageError for an error in a part of the arguments, which may lack required ones."""
     required = [action.option_strings[0] for action in parser._actions if action.required]
     parse_flags(parser, [*(f"{flag}=" for flag in required), *argv])
 
 
 def name_dashboards(values: argparse.Namespace) -> str | None:
-    """Put Transformers' default where no dashboard is named; gives a line that says so for a training by a recipe."""
+    """Set Transformers' default if no dashboard is named; return a warning for a training with a recipe."""
     if values.report_to is not None:
         return None
     values.report_to = "none"
     if values.recipe is None or not values.do_train:
         return None
     return (
-        "No dashboard gets the curves of this run: Transformers 5 writes to none unless it is named, with --report_to "
-        "wandb, trackio or tensorboard. The report in --output_dir shows them at the end."
+        "No dashboard gets the curves of this run: Transformers 5 reports to none by default. Name one with "
+        "--report_to wandb, trackio or tensorboard. The report in --output_dir shows the curves at the end."
     )
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a launch that speaks for all; torchrun and accelerate say which one it is."""
+    """Whether this is the first process of a launch by torchrun or accelerate, which sets its rank."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) in ("0", "-1")
 
 
 def parse_flags(parser: HfArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Read flags of today.
+    """Read today's flags.
 
     Raises:
         UsageError: an unknown flag, or a value that is refused.
@@ -124,7 +124,7 @@ def parse_flags(parser: HfArgumentParser, argv: list[str]) -> argparse.Namespace
     for flag in _lists(parser):
         given = getattr(values, flag[2:])
         if isinstance(given, list) and len(given) == 1:
-            setattr(values, flag[2:], given[0])  # one text means what it means alone: all, none
+            setattr(values, flag[2:], given[0])  # a single text may be a keyword: all, none
     if isinstance(values.fsdp, list):
         words = " ".join(values.fsdp) if values.fsdp else "true"
         values.fsdp = {"": False, "true": True, "false": False}.get(words.lower(), words)
@@ -132,12 +132,12 @@ def parse_flags(parser: HfArgumentParser, argv: list[str]) -> argparse.Namespace
 
 
 def _counted_tokens(text: str) -> str | bool:
-    """Read a switch that also knows two words."""
+    """Read a switch that also accepts two words."""
     return text if text in ("all", "non_padding") else string_to_bool(text)
 
 
 def _word(read: Callable[[str], object], text: str) -> object:
-    """Read one of several words; YAML takes the word no for false."""
+    """Read one of several words; YAML reads the word no as false."""
     return read("no" if text == "False" else text)
 
 
@@ -154,14 +154,14 @@ def _about_unknown(parser: HfArgumentParser, argv: list[str], unknown: list[str]
 
 
 def _lists(parser: HfArgumentParser) -> list[str]:
-    """Flags of one text or several."""
+    """Flags that take one text or several."""
     hints = [hint for kind in parser.dataclass_types for hint in get_type_hints(kind).items()]
     return [f"--{name}" for name, hint in hints if {str, list[str]} <= set(get_args(hint))]
 
 
 def _sources(argv: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """The files of arguments, as command lines, later ones before earlier ones in force; and what is typed."""
-    beside = Path(sys.argv[0]).with_suffix(".args")  # where HfArgumentParser looks, too
+    """The files of arguments, as command lines, of which later ones override earlier ones; and the flags typed."""
+    beside = Path(sys.argv[0]).with_suffix(".args")  # HfArgumentParser reads this file, too
     sources = [(str(beside), beside.read_text(encoding="utf-8").split())] if beside.is_file() else []
     typed, words = [], iter(argv)
     if argv and argv[0].endswith(FILES) and not argv[0].startswith("-"):
@@ -179,13 +179,13 @@ def _sources(argv: list[str]) -> tuple[list[tuple[str, list[str]]], list[str]]:
 
 
 def _override(argv: list[str], later: list[str]) -> list[str]:
-    """Put what comes later behind a command line, and take out what it overrides, also under its name of 2021."""
+    """Append later flags to a command line and remove those that they override, also under names of 2021."""
     names = {_name(words) for words in _flags(translate_flags(later)[0])}
     return [word for words in _flags(argv) if _name(words) not in names for word in words] + later
 
 
 def _flags(argv: list[str]) -> list[list[str]]:
-    """Each flag with what follows it."""
+    """Each flag with its values."""
     groups: list[list[str]] = []
     for word in argv:
         if word.startswith("--") or not groups:
@@ -199,7 +199,7 @@ def _name(words: list[str]) -> str:
 
 
 def read_config_file(path: str) -> list[str]:
-    """Turn a JSON or YAML file of ``flag: value`` into a command line, so that both are checked alike.
+    """Convert a JSON or YAML file of ``flag: value`` into a command line, so that both are checked in the same way.
 
     Raises:
         UsageError: the file cannot be read, or holds something else.

@@ -18,7 +18,7 @@ from sparsification.tasks.question_answering.records import QA_FEATURES, is_labe
 
 logger = logging.getLogger(__name__)
 
-# The hub's short names of 2021; only the names with an owner are sure to be found today.
+# The hub's short names of 2021; today a name needs an owner.
 HUB_NAMES = {"squad": "rajpurkar/squad", "squad_v2": "rajpurkar/squad_v2"}
 SPLIT_PREFIXES = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}
 
@@ -30,17 +30,17 @@ def load_qa_dataset(
     cache_dir: str | None = None,
     token: str | None = None,
 ) -> DatasetDict:
-    """Load question-answering data, wherever it comes from, with the columns of ``QA_FEATURES``.
+    """Load question-answering data from the hub, a folder or files, with the columns of ``QA_FEATURES``.
 
     Args:
-        dataset_name: a folder on this machine or the name of a data set on the hub.
-        dataset_config_name: which configuration of that data set; in a folder: a folder inside it.
-        data_files: split name -> path; such a file takes the place of that split of ``dataset_name``.
-        cache_dir: where the converted tables are kept between runs.
+        dataset_name: a folder on this machine, or the name of a data set on the hub.
+        dataset_config_name: configuration of that data set; for a folder, a folder inside it.
+        data_files: split name -> path; such a file replaces that split of ``dataset_name``.
+        cache_dir: folder of the converted tables, which later runs use again.
         token: access token of the hub.
 
     Raises:
-        DataError: nothing there, or not question-answering data.
+        DataError: the data is missing, or is not question-answering data.
     """
     loaded = DatasetDict()
     if dataset_name is not None and Path(dataset_name).is_dir():
@@ -57,13 +57,13 @@ def load_from_hub(
     """Load a data set from the hub, or from its cache on this machine.
 
     Raises:
-        DataError: it cannot be fetched.
+        DataError: it cannot be loaded.
     """
     try:
         loaded = datasets.load_dataset(HUB_NAMES.get(name, name), config_name, cache_dir=cache_dir, token=token)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"{name}: neither a folder here nor a data set that could be fetched from the hub ({error})"
+            f"{name}: neither a local folder nor a data set that could be loaded from the hub ({error})"
         ) from error
     return _as_qa_datasets(loaded, name)
 
@@ -73,14 +73,14 @@ def load_squad_files(
 ) -> DatasetDict:
     """Load SQuAD-like files: JSON (nested or flat), JSON lines, CSV, parquet.
 
-    The table is written once into ``cache_dir`` and found again there as long as the file's content stays the same.
+    The table is cached in ``cache_dir`` under a hash of the files' content.
 
     Args:
-        data_files: split name -> one path, or several that are read one after the other.
-        cache_dir: where the tables are kept; None means the datasets library's own place.
+        data_files: split name -> one path, or several that are concatenated.
+        cache_dir: folder of the cache; None: the one of the datasets library.
 
     Raises:
-        DataError: a missing or empty file, or records that are no questions.
+        DataError: a file is missing or empty, or a record is not a question.
     """
     loaded = DatasetDict()
     for split, given in data_files.items():
@@ -93,7 +93,7 @@ def load_squad_files(
                 _generate_records,
                 features=QA_FEATURES,
                 cache_dir=cache_dir,
-                # Part of the cache's key only: an edited file is read again.
+                # The digest is part of the cache's key: an edited file is read again.
                 gen_kwargs={"paths": paths, "split_name": split, "digest": _digest(paths)},
                 split=datasets.NamedSplit(split),
             )
@@ -101,18 +101,18 @@ def load_squad_files(
             if isinstance(error.__cause__, (DataError, OSError)):
                 raise error.__cause__ from None
             raise
-        loaded[split].info.builder_name = "json"  # so that the model card takes the file for no data set of the hub
+        loaded[split].info.builder_name = "json"  # the model card would link any other name to a data set of the hub
     return loaded
 
 
 def load_dataset_folder(folder: Path, config_name: str | None = None, cache_dir: str | None = None) -> DatasetDict:
     """Load a folder: one that ``save_to_disk`` wrote, or one with files named train*, validation* (dev*), test*.
 
-    The files are looked for in the folder named ``config_name``, or else in the folder itself, its ``data`` folder and
-    its only other folder, in this order.
+    The files are searched in the folder ``config_name``; without one, in the folder itself, in its folder ``data`` and
+    in its only subfolder, in this order.
 
     Raises:
-        DataError: no such files, or several that could be meant.
+        DataError: there are no such files, or several for one split.
     """
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         saved = datasets.load_from_disk(os.fspath(folder))
@@ -132,7 +132,7 @@ def load_dataset_folder(folder: Path, config_name: str | None = None, cache_dir:
 
 
 def _split_files(place: Path, prefixes: tuple[str, ...]) -> list[str]:
-    """Find the one file of a split, or its parts named like train-00000-of-00002.parquet."""
+    """Find the file of a split, or its parts, named like train-00000-of-00002.parquet."""
     if not place.is_dir():
         return []
     found = [
@@ -142,7 +142,7 @@ def _split_files(place: Path, prefixes: tuple[str, ...]) -> list[str]:
     ]
     if len(found) > 1 and not all(re.search(r"-\d+-of-\d+", path.name) for path in found):
         names = " or ".join(path.name for path in found)
-        raise DataError(f"{place}: which file is meant, {names}? Name it with --train_file / --validation_file")
+        raise DataError(f"{place}: ambiguous, there is {names}; name one with --train_file or --validation_file")
     return [os.fspath(path) for path in found]
 
 
@@ -155,7 +155,7 @@ def _digest(paths: list[str]) -> str:
 
 
 def _generate_records(paths: list[str], split_name: str, digest: str) -> Iterator[dict[str, Any]]:
-    """Yield the files' questions as rows of ``QA_FEATURES``."""
+    """Yield the questions of files as rows of ``QA_FEATURES``."""
     for path in paths:
         count = misplaced = labelled = 0
         for count, raw in enumerate(read_records(path), start=1):
@@ -166,7 +166,7 @@ def _generate_records(paths: list[str], split_name: str, digest: str) -> Iterato
         if count == 0:
             raise DataError(f"{path}: no questions in it")
         if split_name == "test" and 0 < labelled < count:
-            # Scores would count the others as unanswerable.
+            # Scores would count the others as questions without an answer.
             raise DataError(
                 f"{path}: {count - labelled} of {count} records have no 'answers': give them to all questions or to "
                 'none; a question without an answer has "answers": {"text": [], "answer_start": []}'
@@ -184,7 +184,7 @@ def _answers_in_place(record: dict[str, Any]) -> bool:
 
 
 def _as_qa_datasets(loaded: DatasetDict, where: str) -> DatasetDict:
-    """Check the splits of a loaded data set and give them ``QA_FEATURES`` where their columns differ."""
+    """Check the splits of a loaded data set, and convert those whose columns are not ``QA_FEATURES``."""
     for split, data in loaded.items():
         answers = data.features.get("answers")
         is_text = all(data.features.get(column) == Value("string") for column in ("id", "question", "context"))
@@ -201,7 +201,7 @@ def _as_qa_datasets(loaded: DatasetDict, where: str) -> DatasetDict:
 
 
 def _has_empty(data: Dataset) -> bool:
-    """Tell whether an answer of a data set is an empty text."""
+    """Whether any answer of a data set is an empty text."""
     batches = data.select_columns("answers").with_format("arrow").iter(1000)
     answers = (batch["answers"].combine_chunks().field("text").flatten() for batch in batches)
     return any(pc.any(pc.equal(pc.utf8_trim_whitespace(texts), "")).as_py() for texts in answers)

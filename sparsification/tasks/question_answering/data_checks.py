@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_answers(examples: Dataset, version_2_with_negative: bool) -> None:
-    """Refuse to train where no question has an answer; warn where some have none and none was announced.
+    """Refuse to train on questions without any answer; warn if some have none without ``--version_2_with_negative``.
 
     Raises:
         DataError: no question has an answer.
@@ -27,15 +27,15 @@ def check_answers(examples: Dataset, version_2_with_negative: bool) -> None:
 
 
 def check_references(examples: Dataset, version_2_with_negative: bool, metric: str | None) -> None:
-    """Refuse questions whose answers cannot be scored as the flags ask.
+    """Refuse questions whose answers cannot be scored with these flags.
 
     Args:
         examples: questions with their true answers.
         version_2_with_negative: whether some of them may have none.
-        metric: what decides which checkpoint is the best, if anything does.
+        metric: metric that decides which checkpoint is the best, if there is one.
 
     Raises:
-        DataError: questions without answers that were not announced, or no question of those that the metric is about.
+        DataError: some questions have no answer and the flags do not allow it, or the metric has nothing to score.
     """
     missing = sum(not has_answer_text(answers) for answers in examples["answers"])
     name = (metric or "").removeprefix("eval_")
@@ -53,7 +53,7 @@ def check_references(examples: Dataset, version_2_with_negative: bool, metric: s
 
 
 def check_ids(examples: Dataset) -> None:
-    """Refuse questions that share an id, because answers go by it.
+    """Refuse questions with the same id, because answers are stored by id.
 
     Raises:
         DataError: an id occurs twice.
@@ -61,5 +61,5 @@ def check_ids(examples: Dataset) -> None:
     seen: set[str] = set()
     for example_id in examples["id"]:
         if example_id in seen:
-            raise DataError(f"two questions have the id '{example_id}'; every question needs its own")
+            raise DataError(f"two questions have the id '{example_id}'; ids must be unique")
         seen.add(example_id)

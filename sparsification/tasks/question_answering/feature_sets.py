@@ -1,4 +1,4 @@
-"""The feature data sets of a run, and how they are padded into batches."""
+"""Feature data sets of a run, and their padding into batches."""
 
 import logging
 from collections.abc import Callable
@@ -29,17 +29,17 @@ def build_features(
     data_args: DataTrainingArguments,
     training_args: TrainingArguments,
 ) -> tuple[Dataset | None, Dataset | None, Dataset | None, Dataset | None, Dataset | None]:
-    """Make the features of the splits that are asked for.
+    """Make the features of the splits that a run needs.
 
     Args:
         raw_datasets: the questions.
-        models: for which features are made.
-        data_args: how the questions are cut, and how many of them.
-        training_args: which splits are asked for.
+        models: the student and its teacher, which take the features.
+        data_args: sizes of the features, and limits of the questions.
+        training_args: which splits the run needs.
 
     Returns:
-        Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None where not
-        asked for.
+        Features to train on, evaluate on and predict for; questions to evaluate on and predict for. None for a split
+        that the run does not need.
 
     Raises:
         UsageError: the model or the teacher cannot take such features.
@@ -73,8 +73,8 @@ def build_features(
                 f"--dataloader_drop_last leaves nothing to train on: {len(train_dataset)} features are no full batch "
                 f"of {batch}"
             )
-    # The limits below count questions. All their features stay: a question without its last windows would get a wrong
-    # answer.
+    # The limits below count questions, of which all features are kept: without its last windows, a question would get a
+    # wrong answer.
     if training_args.do_eval:
         eval_examples, eval_dataset = make("validation", prepare_validation_features, data_args.max_eval_samples)
     if training_args.do_predict:
@@ -83,7 +83,7 @@ def build_features(
 
 
 def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
-    """Settings by which questions and contexts are cut into features.
+    """Arguments with which features are made from questions and contexts.
 
     Raises:
         UsageError: the model or the teacher cannot take such features.
@@ -108,22 +108,22 @@ def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
 
 
 def length_column(training_args: TrainingArguments) -> str | None:
-    """Name of the column of lengths, where batches are made by length."""
+    """Name of the column of lengths, if batches are made by length."""
     by_length = training_args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
     return training_args.length_column_name if by_length else None
 
 
-def resolve_max_seq_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, asked: int) -> int:
-    """Give ``max_seq_length``, or the length that tokenizer and model are made for where that is less."""
-    # A tokenizer may promise more than the model has positions for, which would fail at the first long feature.
-    limit = min(n for n in (asked, tokenizer_limit(tokenizer), position_limit(model)) if n is not None)
-    if asked > limit:
-        logger.warning(f"--max_seq_length {asked} is more than the model's {limit}: using {limit}")
+def resolve_max_seq_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, given: int) -> int:
+    """The smallest of ``max_seq_length`` and the limits of tokenizer and model."""
+    # A tokenizer's limit may exceed the model's positions, which would fail at the first long feature.
+    limit = min(n for n in (given, tokenizer_limit(tokenizer), position_limit(model)) if n is not None)
+    if given > limit:
+        logger.warning(f"--max_seq_length {given} is more than the model's {limit}: using {limit}")
     return limit
 
 
 def resolve_doc_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, length: int) -> int:
-    """Give ``doc_stride``, or a third of a window, as by default, where the default is too long for the windows."""
+    """The given ``doc_stride``; a third of a window if it is the default, and too long for the windows."""
     default = type(data_args).doc_stride
     if data_args.doc_stride == default and default >= length - tokenizer.num_special_tokens_to_add(pair=True):
         logger.warning(f"Windows of {length} tokens cannot share {default}: they share {length // 3} (--doc_stride)")
@@ -132,9 +132,9 @@ def resolve_doc_stride(tokenizer: PreTrainedTokenizerBase, data_args: DataTraini
 
 
 def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments) -> bool:
-    """Tell whether features are padded when they are made.
+    """Whether features are padded when they are made.
 
-    Padding on the left moves every token, so a batch-wise padding there would part logits from their positions.
+    Padding on the left moves every token, so padding by batch would separate logits from their positions.
     """
     return data_args.pad_to_max_length or tokenizer.padding_side == "left"
 
@@ -142,7 +142,7 @@ def pads_to_max_length(tokenizer: PreTrainedTokenizerBase, data_args: DataTraini
 def build_collator(
     tokenizer: PreTrainedTokenizerBase, data_args: DataTrainingArguments, training_args: TrainingArguments
 ) -> Callable:
-    """Pad in the collator where the features are not padded yet."""
+    """Make a collator that pads features, unless they are padded already."""
     if pads_to_max_length(tokenizer, data_args):
         return default_data_collator
     return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training_args.fp16 else None)

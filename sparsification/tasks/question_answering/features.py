@@ -1,7 +1,7 @@
 """Features of question answering: windows of a question and its context, with labels.
 
-A question and its context rarely fit into a model's window, so the context is cut into overlapping windows, one
-*feature* each.
+A question and its context rarely fit into a model's window, so the context is split into overlapping windows. Each
+window with the question is a *feature*.
 """
 
 import collections
@@ -32,24 +32,24 @@ def prepare_train_features(
     pad_to_max_length: bool = True,
     length_column: str | None = None,
 ) -> pa.Table:
-    """Cut questions and contexts into features, each labelled with the tokens where its answer starts and ends.
+    """Make features from questions and contexts, labelled with the tokens where the answer starts and ends.
 
     A feature whose window does not hold the whole answer, or whose question has none, is labelled with the CLS token.
-    Of several answers the first counts.
+    Of several answers, the first is used.
 
     Args:
         examples: a batch of rows of ``QA_FEATURES``.
-        tokenizer: a fast tokenizer. Padding on the left also puts the context before the question.
+        tokenizer: a fast tokenizer. If it pads on the left, the context comes before the question.
         max_seq_length: tokens of a feature, question and special tokens included.
         doc_stride: tokens that two windows of one context share.
-        pad_to_max_length: pad here; otherwise features keep their length and the collator pads.
-        length_column: also give the number of tokens under this name, for batches by length.
+        pad_to_max_length: pad the features; otherwise the collator pads batches.
+        length_column: name of an additional column of the number of tokens, for batches by length.
 
     Returns:
-        The tokenizer's columns, ``start_positions`` and ``end_positions``: one row for each feature.
+        The tokenizer's columns, ``start_positions`` and ``end_positions``; one row for each feature.
 
     Raises:
-        DataError: a question leaves no room for its context.
+        DataError: a question leaves no tokens for its context.
     """
     features, owners, columns = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
     answers = examples["answers"]
@@ -71,13 +71,13 @@ def prepare_validation_features(
     doc_stride: int = 128,
     pad_to_max_length: bool = True,
 ) -> pa.Table:
-    """Cut questions and contexts into features that remember where in the context each of their tokens stands.
+    """Make features from questions and contexts, with the position of each token in the context.
 
     The arguments are those of :func:`prepare_train_features`.
 
     Returns:
         The tokenizer's columns, ``example_id``, and ``offset_mapping``, which is None for tokens outside the context.
-        Where the tokenizer pads on the left, also ``cls_index``: the CLS token is not the first one there.
+        If the tokenizer pads on the left, also ``cls_index``, because the CLS token is not the first one then.
     """
     features, owners, columns = _windows(examples, tokenizer, max_seq_length, doc_stride, pad_to_max_length)
     columns["offset_mapping"] = _offset_mapping(features, owners, examples["context"], tokenizer)
@@ -94,10 +94,10 @@ def _windows(
     doc_stride: int,
     pad_to_max_length: bool,
 ) -> tuple[list[Encoding], list[int], dict[str, pa.Array]]:
-    """Give all features of a batch, the row of the question that each belongs to, and the tokenizer's columns."""
-    # Some of SQuAD's questions begin with many blanks.
+    """All features of a batch, the row of each feature's question, and the tokenizer's columns."""
+    # Some of SQuAD's questions begin with many spaces.
     questions = [question.lstrip() for question in examples["question"]]
-    # SQuAD asks five questions about a context, and tokenizing takes most of the time: do it once.
+    # SQuAD has about five questions for each context, and tokenizing takes most of the time: do it once.
     contexts = list(dict.fromkeys(examples["context"]))
     encoded_questions, encoded_contexts = _encode(questions, contexts, tokenizer)
     context_of = dict(zip(contexts, encoded_contexts, strict=True))
@@ -111,14 +111,14 @@ def _windows(
         "padding": "max_length" if pad_to_max_length else False,
     }
     if tokenizer.padding_side == "right":
-        # Of no interest in itself: it tells the backend how pairs are cut and padded.
+        # Called for its side effect: it sets how the backend truncates and pads pairs.
         tokenizer([""], [""], truncation="only_second", **cutting)
         join = tokenizer.backend_tokenizer.post_process
         joined = list(map(join, encoded_questions, encoded_contexts))
         features = [window for first in joined for window in (first, *first.overflowing)]
         owners = [row for row, first in enumerate(joined) for _ in range(1 + len(first.overflowing))]
     else:
-        # The usual way: as first of a pair, a context that was encoded apart would lose sight of its tokens.
+        # The tokenizer's own way: a context that was encoded separately cannot be truncated as first of a pair.
         pairs = tokenizer(examples["context"], questions, truncation="only_first", **cutting)
         features, owners = pairs.encodings, pairs["overflow_to_sample_mapping"]
 
@@ -136,10 +136,10 @@ def _windows(
 def _encode(
     questions: list[str], contexts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Encoding], list[Encoding]]:
-    """Tokenize texts as the tokenizer does before it joins them to pairs: questions as first, contexts as second."""
-    tokenizer([""])  # of no interest in itself: it tells the backend neither to cut nor to pad
+    """Tokenize questions as first and contexts as second of a pair, without joining them."""
+    tokenizer([""])  # called for its side effect: the backend neither truncates nor pads
     backend = tokenizer.backend_tokenizer
-    # It has its turn where the texts are joined; here it would change offsets and types once too often.
+    # It runs when the texts are joined; here it would change offsets and types a second time.
     post_processor, backend.post_processor = backend.post_processor, None
     try:
         return backend.encode_batch(questions), backend.encode_batch([("", context) for context in contexts])
@@ -148,7 +148,7 @@ def _encode(
 
 
 def _bounds(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Say where rows of these lengths begin when they stand one after the other, and where the last one ends."""
+    """Offsets of rows of these lengths in one flat array, and its length at the end."""
     bounds = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=bounds[1:])
     return bounds
@@ -162,7 +162,7 @@ def _check_room(
     max_seq_length: int,
     doc_stride: int,
 ) -> None:
-    """Refuse a question that leaves its context no window, where the tokenizer itself would abort the process."""
+    """Refuse a question that leaves no tokens for its context, for which the tokenizer would abort the process."""
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if doc_stride >= max_seq_length - special:
         raise DataError(
@@ -180,7 +180,7 @@ def _check_room(
 
 
 def _context_window(feature: Encoding, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
-    """Give the first and the last token of the context in a feature, or None where no token is left of it."""
+    """First and last token of the context in a feature; None if it has no token of it."""
     sequence_ids = feature.sequence_ids
     context_index = 1 if tokenizer.padding_side == "right" else 0
     if context_index not in sequence_ids:
@@ -192,9 +192,9 @@ def _context_window(feature: Encoding, tokenizer: PreTrainedTokenizerBase) -> tu
 def _answer_span(
     answers: Mapping[str, list], feature: Encoding, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int] | None:
-    """Give the first and the last token of the first answer, or None where the window does not hold all of it."""
+    """First and last token of the first answer; None if the window does not hold all of it."""
     window = _context_window(feature, tokenizer)
-    # An empty text is no answer.
+    # An empty text is not an answer.
     given = next(((t, s) for t, s in zip(answers["text"], answers["answer_start"], strict=True) if t.strip()), None)
     if window is None or given is None:
         return None
@@ -211,8 +211,8 @@ def _answer_span(
     if begins(first) > start_char or ends(last) < end_char:
         return None
     inside = range(first, last + 1)
-    # The last token that begins at or before the answer; the first that ends at or after it. The search stays inside
-    # the window, so an answer in a window's last token keeps its label.
+    # The last token that begins at or before the answer's start, and the first that ends at or after its end. The
+    # search is limited to the window, so an answer in the window's last token keeps its label.
     return first + bisect_right(inside, start_char, key=begins) - 1, first + bisect_left(inside, end_char, key=ends)
 
 
@@ -226,7 +226,7 @@ def _cls_index(input_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
 def _offset_mapping(
     features: list[Encoding], owners: list[int], contexts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> pa.ListArray:
-    """Give each token's first character and the one after its last, as pairs, and None outside the context."""
+    """Each token's first character and the one after its last, as pairs; None outside the context."""
     bounds, windows_of = _bounds([len(feature) for feature in features]), collections.Counter(owners)
     outside, inside, known = np.ones(bounds[-1], bool), [np.zeros(0, np.int64)], {}
     position, last_owner = 0, None
@@ -237,7 +237,7 @@ def _offset_mapping(
             continue
         first, last = window
         outside[begin + first : begin + last + 1] = False
-        # All that decides which of a context's tokens these are: most questions share theirs with four others.
+        # These values determine the offsets; most questions share their context with about four others.
         key = contexts[owner], windows_of[owner], position, last - first
         if key not in known:
             pairs = chain.from_iterable(feature.offsets[first : last + 1])

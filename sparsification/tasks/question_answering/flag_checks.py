@@ -1,4 +1,4 @@
-"""Checks of all flags against question answering, before anything slow begins: ``RULES``, and what is tried out."""
+"""Checks of all flags before slow steps: the table ``RULES``, the optimizer, the scheduler and the hub."""
 
 import logging
 
@@ -13,10 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_flags(flags: Flags) -> None:
-    """Correct what can be corrected, with a warning each, and refuse the rest in one message.
+    """Apply ``RULES``: correct flags, with a warning for each, or refuse them, in one message for all.
 
     Raises:
-        UsageError: flags that would fail later, one a line.
+        UsageError: flags that would fail later, one line for each.
     """
     warn = logger.warning if flags.training.should_log else logger.debug
     problems = []
@@ -40,7 +40,7 @@ def check_flags(flags: Flags) -> None:
 
 
 def _optimizer_problem(flags: Flags) -> str | None:
-    """Make the optimizer and the schedule for a weight of size one, and say what torch or Transformers refuse."""
+    """Make the optimizer and the scheduler for a weight of size one; return the error of torch or Transformers."""
     args = flags.training
     if not args.do_train or args.optim_target_modules is not None:
         return None
@@ -75,13 +75,13 @@ def _accelerator_problem(flags: Flags) -> str | None:
     if "num_steps" in accumulation and flags.training.gradient_accumulation_steps > 1:
         return (
             f"--gradient_accumulation_steps {flags.training.gradient_accumulation_steps} and num_steps "
-            f"{accumulation['num_steps']} of --accelerator_config say the same: give one of them"
+            f"{accumulation['num_steps']} of --accelerator_config set the same number: give one of them"
         )
     return None
 
 
 def _check_hub(args: TrainingArguments) -> None:
-    """Ask the hub who we are: without an answer nothing could be pushed at the end."""
+    """Check the token at the hub: a wrong one would fail at the end of the run."""
     from huggingface_hub import whoami
 
     try:

@@ -1,7 +1,8 @@
-"""Table of what becomes of flags that question answering cannot use as Transformers means them.
+"""Table of the flags that question answering refuses, corrects or ignores.
 
-Transformers' arguments know no task: some lose the scores of the answers, some change nothing here, and some values
-fail only when training begins. ``RULES`` has one entry for each such flag; docs/flags.md is made of it.
+Transformers' arguments are the same for all tasks. For question answering, some of them would lose the scores, some
+have no effect, and some values fail only when training starts. ``RULES`` has an entry for each such case;
+docs/flags.md is generated from it.
 """
 
 import os
@@ -29,16 +30,16 @@ LABELS = ["start_positions", "end_positions"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of a flag in some cases."""
+    """What happens to a flag in some cases."""
 
     flag: str
     outcome: Literal["refused", "corrected", "no effect"]
     applies: Callable[[Flags], bool]
-    reason: str  # "{value}" is the flag's value
-    correction: Any = None  # value in the place of what was given, where ``corrected``
+    reason: str  # "{value}" stands for the flag's value
+    correction: Any = None  # value that replaces the given one, if ``corrected``
 
     def message(self, value: Any) -> str:
-        """What the user reads."""
+        """Message for the user."""
         said = f"--{self.flag} {value}"
         reason = self.reason.format(value=value)
         if self.outcome == "corrected":
@@ -52,7 +53,7 @@ def _scores(flags: Flags) -> tuple[str, ...]:
 
 
 def _below(flag: str, least: float) -> Rule:
-    """Refuse numbers below the least that makes sense."""
+    """Refuse numbers below a minimum."""
 
     def applies(flags: Flags) -> bool:
         value = flags.value(flag)
@@ -62,23 +63,23 @@ def _below(flag: str, least: float) -> Rule:
 
 
 def _is_file(flag: str) -> Rule:
-    """Refuse a file in the place of a folder."""
+    """Refuse a file where a folder is expected."""
     return Rule(flag, "refused", lambda flags: os.path.isfile(flags.value(flag) or ""), "a file; a folder is expected")
 
 
 def _without_workers(flag: str, default: Any) -> Rule:
-    """Leave out a setting of workers where there are none, which torch refuses."""
+    """Reset a setting of workers if there are none, which torch refuses."""
     return Rule(
         flag,
         "corrected",
         lambda flags: bool(flags.value(flag)) and flags.training.dataloader_num_workers == 0,
-        "it concerns the workers that --dataloader_num_workers starts, and there are none",
+        "it needs the workers that --dataloader_num_workers starts, and there are none",
         default,
     )
 
 
 RULES: tuple[Rule, ...] = (
-    # What this task's evaluation cannot do.
+    # Settings of evaluation that this task cannot use.
     Rule(
         "metric_for_best_model",
         "corrected",
@@ -101,28 +102,28 @@ RULES: tuple[Rule, ...] = (
         "prediction_loss_only",
         "corrected",
         lambda flags: flags.training.prediction_loss_only,
-        "answers are made from logits",
+        "answers are computed from logits",
         False,
     ),
     Rule(
         "batch_eval_metrics",
         "corrected",
         lambda flags: flags.training.batch_eval_metrics,
-        "the answer to a question needs all of its windows, which may be in several batches",
+        "an answer needs all windows of its question, which may be in several batches",
         False,
     ),
     Rule(
         "include_for_metrics",
         "corrected",
         lambda flags: bool(flags.training.include_for_metrics),
-        "the metrics compare texts of answers, and take neither inputs nor losses",
+        "the metrics compare texts of answers, and use neither inputs nor losses",
         [],
     ),
     Rule(
         "eval_do_concat_batches",
         "no effect",
         lambda flags: not flags.training.eval_do_concat_batches,
-        "the batches' logits are always joined at the end of an evaluation",
+        "the logits of all batches are always joined at the end of an evaluation",
     ),
     Rule(
         "eval_on_start",
@@ -134,7 +135,7 @@ RULES: tuple[Rule, ...] = (
         "remove_unused_columns",
         "corrected",
         lambda flags: not flags.training.remove_unused_columns,
-        "features carry columns for the answers' texts that no model takes",
+        "the features have columns for the answers' texts, which no model takes",
         True,
     ),
     Rule(
@@ -148,7 +149,7 @@ RULES: tuple[Rule, ...] = (
         "label_smoothing_factor",
         "refused",
         lambda flags: flags.training.label_smoothing_factor != 0,
-        "the loss of question answering is the model's own, which smooths no labels",
+        "the loss of question answering is the model's own, which does not smooth labels",
     ),
     Rule(
         "length_column_name",
@@ -166,17 +167,16 @@ RULES: tuple[Rule, ...] = (
         "debug",
         "refused",
         lambda flags: any(str(option.value) == "underflow_overflow" for option in flags.training.debug),
-        "its detector fails on the boolean masks of today's attention; a run stops by itself at the first loss that is "
-        "not a number",
+        "its detector fails on the boolean masks of today's attention; a run stops at the first non-finite loss",
     ),
     Rule(
         "use_liger_kernel",
         "refused",
         lambda flags: flags.training.use_liger_kernel,
-        "its kernels are for decoders of text, none of which is trained here",
+        "its kernels are for decoders, and encoders are trained here",
     ),
     Rule("use_cache", "no effect", lambda flags: flags.training.use_cache, "encoders have no cache of keys and values"),
-    # What only makes sense together with another flag.
+    # Flags that need another flag.
     Rule(
         "eval_steps",
         "no effect",
@@ -222,7 +222,7 @@ RULES: tuple[Rule, ...] = (
         "onnx_export_path",
         "refused",
         lambda flags: (flags.sparse.onnx_export_path or "").endswith(".onnx"),
-        "it names a folder, in which model.onnx is made",
+        "it names a folder, to which model.onnx is written",
     ),
     Rule(
         "onnx_target",
@@ -251,14 +251,14 @@ RULES: tuple[Rule, ...] = (
         "auto_find_batch_size",
         "refused",
         lambda flags: flags.training.auto_find_batch_size and bool(flags.manager.modifiers),
-        "another batch size would change the recipe's schedule in mid-run",
+        "another batch size would change the recipe's schedule during the run",
     ),
     *(
         Rule(
             flag,
             "refused",
             lambda flags, flag=flag: bool(flags.value(flag)) and flags.manager.quantizes,
-            "it computes each layer again in the backward pass, which would move the recipe's int8 ranges twice",
+            "it computes each layer again in the backward pass, which would update the recipe's int8 ranges twice",
         )
         for flag in ("gradient_checkpointing", "activation_checkpointing")
     ),

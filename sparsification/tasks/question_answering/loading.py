@@ -1,4 +1,4 @@
-"""The data, the model and its teacher of a run."""
+"""Loading of a run's data, model and teacher."""
 
 import dataclasses
 import logging
@@ -19,6 +19,7 @@ from transformers import (
 
 from sparsification.distillation.teacher import load_teacher, teacher_tokenizer
 from sparsification.model_io import input_names, knows_no_words, takes_token_types
+from sparsification.saved_weights import check_saved_shapes
 from sparsification.tasks.errors import DataError, UsageError
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.data import load_qa_dataset
@@ -29,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The student, its teacher if there is one, and what makes the columns that they take."""
+    """The student, its teacher, and the tokenizers that make their columns."""
 
     tokenizer: PreTrainedTokenizerBase  # the student's
     model: PreTrainedModel
     teacher: PreTrainedModel | None
-    teacher_inputs: list[str] | None  # names of the columns that the teacher takes
-    feature_tokenizer: PreTrainedTokenizerBase  # makes the columns of both
+    teacher_inputs: list[str] | None  # columns that the teacher takes
+    feature_tokenizer: PreTrainedTokenizerBase  # makes the columns of both models
 
 
 def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Models:
-    """Load the teacher, where there is anything to be learnt, and choose the tokenizer that makes features for both.
+    """Load the teacher, if the run distills, and choose the tokenizer that makes features for both models.
 
-    Both make the same tokens, see ``load_teacher``; one of them may also say which text a token is of.
+    Both tokenizers make the same tokens, see ``load_teacher``; one of them may also make token_type_ids.
     """
     settings = hub_settings(flags.model)
     name = flags.sparse.distill_teacher if flags.training.do_train and not flags.sparse.one_shot else "disable"
@@ -57,10 +58,10 @@ def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model:
 def load_data(
     model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
 ) -> DatasetDict:
-    """Load the splits, and check that those that are asked for are there.
+    """Load the splits, and check those that the run needs.
 
     Raises:
-        DataError: data that is missing or wrong.
+        DataError: data is missing or wrong.
     """
     with training_args.main_process_first(desc="loading the data"):
         raw_datasets = load_qa_dataset(
@@ -76,7 +77,7 @@ def load_data(
         "test": ("--do_predict", training_args.do_predict),
     }
     if not any(wanted for _, wanted in needed.values()):
-        logger.warning(f"None of {', '.join(flag for flag, _ in needed.values())} is given")
+        logger.warning(f"Nothing to do: none of {', '.join(flag for flag, _ in needed.values())} is given")
     for split, (flag, wanted) in needed.items():
         if wanted and split not in raw_datasets:
             raise DataError(
@@ -84,7 +85,7 @@ def load_data(
                 f"(there is {', '.join(raw_datasets) or 'none'})"
             )
         if wanted and len(raw_datasets[split]) == 0:
-            raise DataError(f"{flag}: the {split} data holds no question")
+            raise DataError(f"{flag}: the {split} data has no questions")
     if training_args.do_train:
         check_answers(limited(raw_datasets["train"], data_args.max_train_samples), data_args.version_2_with_negative)
     if training_args.do_eval:
@@ -97,7 +98,7 @@ def load_data(
 
 
 def limited(examples: Dataset, limit: int | None) -> Dataset:
-    """The first questions."""
+    """The first ``limit`` questions, or all for None."""
     return examples if limit is None else examples.select(range(min(limit, len(examples))))
 
 
@@ -105,7 +106,7 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
     """Load the tokenizer and the model.
 
     Raises:
-        UsageError: they are not there, cannot answer questions, or do not fit each other.
+        UsageError: they cannot be loaded, cannot answer questions, or do not fit together.
     """
     shared = hub_settings(model_args) | {"revision": model_args.model_revision}
     name = model_args.model_name_or_path
@@ -114,36 +115,38 @@ def load_model(model_args: ModelArguments) -> tuple[PreTrainedTokenizerBase, Pre
     try:
         config = AutoConfig.from_pretrained(model_args.config_name or name, **shared)
         tokenizer = AutoTokenizer.from_pretrained(model_args.tokenizer_name or name, use_fast=True, **shared)
+        check_saved_shapes(name, config, AutoModelForQuestionAnswering.from_config)
         model = AutoModelForQuestionAnswering.from_pretrained(name, config=config, **shared)
-    # RuntimeError: the weights are of other sizes than the configuration says.
+    # RuntimeError: the weights do not have the sizes of the configuration.
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise UsageError(f"--model_name_or_path {name}: {error}") from error
     if knows_no_words(tokenizer):
         raise UsageError(
-            f"{model_args.tokenizer_name or name} has no tokenizer: name the one that the model was trained with by "
+            f"{model_args.tokenizer_name or name} has no tokenizer: name the one that the model was trained with, with "
             "--tokenizer_name"
         )
     if not tokenizer.is_fast:
         raise UsageError(
-            f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is no fast tokenizer, so it cannot say "
-            "where in the text its tokens stand; take a model that has a fast one"
+            f"{model_args.tokenizer_name or name}: {type(tokenizer).__name__} is not a fast tokenizer, which is needed "
+            "for the positions of tokens in the text; use a model that has one"
         )
     embeddings = len(model.get_input_embeddings().weight)
     if len(tokenizer) > embeddings:
         raise UsageError(
             f"the tokenizer of {model_args.tokenizer_name or name} has {len(tokenizer)} tokens, "
-            f"the model {name} embeddings for {embeddings}: they do not belong together"
+            f"the model {name} has embeddings for {embeddings}: they do not fit together"
         )
     if takes_token_types(model) and "token_type_ids" not in tokenizer.model_input_names:
         logger.warning(
-            f"{name} takes token_type_ids, and its {type(tokenizer).__name__} makes none: question and context are one "
-            "text to it. If it was trained with them, save its tokenizer with model_input_names that have them"
+            f"{name} takes token_type_ids, but its {type(tokenizer).__name__} makes none, so the model cannot tell "
+            "question and context apart. If it was trained with them, save its tokenizer with token_type_ids among its "
+            "model_input_names"
         )
     return tokenizer, model
 
 
 def hub_settings(model_args: ModelArguments) -> dict[str, Any]:
-    """What every download from the hub wants to know."""
+    """Arguments of all downloads from the hub."""
     return {
         "cache_dir": model_args.cache_dir,
         "token": model_args.token,

@@ -1,4 +1,4 @@
-"""EM and F1 of answers, as SQuAD scores them, without a network.
+"""EM and F1 of answers, as in SQuAD's evaluation, computed locally.
 
 Rajpurkar et al. 2016, arXiv:1606.05250; with unanswerable questions 2018, arXiv:1806.03822.
 """
@@ -13,18 +13,18 @@ from sparsification.tasks.errors import DataError
 
 
 def normalize_answer(text: str) -> str:
-    """Lower the case and take out punctuation, the articles and extra blanks, as SQuAD's evaluation does."""
+    """Lower the case and remove punctuation, articles and extra spaces, as SQuAD's evaluation does."""
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def exact_score(prediction: str, truth: str) -> float:
-    """Give 1.0 where the normalized texts are the same, otherwise 0.0."""
+    """1.0 if the normalized texts are equal, otherwise 0.0."""
     return float(normalize_answer(prediction) == normalize_answer(truth))
 
 
 def f1_score(prediction: str, truth: str) -> float:
-    """Give the F1 of the words that prediction and truth share; 0.0 where they share none."""
+    """F1 of the words that prediction and truth share; 0.0 if they share none."""
     predicted, true = normalize_answer(prediction).split(), normalize_answer(truth).split()
     shared = sum((collections.Counter(predicted) & collections.Counter(true)).values())
     return 2 * shared / (len(predicted) + len(true)) if shared else 0.0
@@ -33,7 +33,7 @@ def f1_score(prediction: str, truth: str) -> float:
 def squad_metrics(
     predictions: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Score answers as SQuAD v1.1 does: the best match among a question's true answers, averaged over the questions.
+    """Score answers as SQuAD v1.1: the best match among a question's true answers, averaged over the questions.
 
     Args:
         predictions: records ``{"id", "prediction_text"}``.
@@ -43,7 +43,7 @@ def squad_metrics(
         ``exact_match`` and ``f1``, in percent.
 
     Raises:
-        DataError: a question without a true answer, or no question.
+        DataError: a question has no true answer, or there is no question.
     """
     predicted = {record["id"]: record["prediction_text"] for record in predictions}
     if not references:
@@ -51,8 +51,8 @@ def squad_metrics(
     unanswerable = [record["id"] for record in references if not record["answers"]["text"]]
     if unanswerable:
         raise DataError(
-            f"{len(unanswerable)} of {len(references)} questions have no answer, '{unanswerable[0]}' the first: "
-            "with --version_2_with_negative they count as questions that should get none"
+            f"{len(unanswerable)} of {len(references)} questions have no answer, '{unanswerable[0]}' is the "
+            "first: with --version_2_with_negative they count as questions without an answer"
         )
 
     def mean(score: Callable[[str, str], float]) -> float:
@@ -71,7 +71,7 @@ def squad_v2_metrics(
     references: Sequence[Mapping[str, Any]],
     no_answer_threshold: float = 1.0,
 ) -> dict[str, float]:
-    """Score answers as SQuAD 2.0 does, where "" is the right answer to a question that has none.
+    """Score answers as SQuAD 2.0, in which "" is the right answer to a question without one.
 
     Args:
         predictions: records ``{"id", "prediction_text", "no_answer_probability"}``.
@@ -79,12 +79,12 @@ def squad_v2_metrics(
         no_answer_threshold: a prediction with a higher no-answer probability counts as "".
 
     Returns:
-        ``exact``, ``f1`` and ``total``; the same after ``HasAns_`` and ``NoAns_`` where there are such questions;
-        ``best_exact``, ``best_f1`` and the thresholds ``best_exact_thresh``, ``best_f1_thresh`` that reach them.
-        Scores in percent.
+        ``exact``, ``f1`` and ``total``; the same with the prefixes ``HasAns_`` and ``NoAns_``, if there are such
+        questions; ``best_exact``, ``best_f1`` and their thresholds ``best_exact_thresh``, ``best_f1_thresh``. Scores
+        are in percent.
 
     Raises:
-        DataError: no question, or none with a prediction.
+        DataError: there is no question, or none has a prediction.
     """
     predicted = {record["id"]: record["prediction_text"] for record in predictions}
     no_answer = {record["id"]: record["no_answer_probability"] for record in predictions}
@@ -93,7 +93,7 @@ def squad_v2_metrics(
     for record in references:
         if record["id"] not in predicted:
             continue
-        # An answer of which normalizing leaves nothing is none.
+        # An answer that is empty after normalization is not an answer.
         truths = [truth for truth in record["answers"]["text"] if normalize_answer(truth)] or [""]
         prediction = predicted[record["id"]]
         scores["exact"][record["id"]] = max(exact_score(prediction, truth) for truth in truths)
@@ -129,7 +129,7 @@ def _best_threshold(
     no_answer: Mapping[str, float],
     has_answer: Mapping[str, bool],
 ) -> tuple[float, float]:
-    """Find the no-answer threshold with the best score: admit predictions from the surest to the least sure."""
+    """Find the no-answer threshold with the best score, in ascending order of the no-answer probability."""
     current = best = float(sum(not answerable for answerable in has_answer.values()))
     threshold = 0.0
     for name in sorted(no_answer, key=lambda name: no_answer[name]):

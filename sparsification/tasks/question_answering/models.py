@@ -1,8 +1,8 @@
-"""Models that can answer questions, told from the others before training.
+"""Check before training that a model can answer questions.
 
-``AutoModelForQuestionAnswering`` loads more than this task can use: models that want pictures or boxes beside the text,
-tokenizers that cannot pad, models whose attention has one length only. One forward pass of a padded pair, as long as
-the features will be, shows it.
+``AutoModelForQuestionAnswering`` also loads models that need images or boxes in addition to text, or whose attention
+has a fixed length, and some tokenizers cannot pad. One forward pass of a padded pair of texts, as long as the features
+will be, shows whether a model is usable.
 """
 
 import inspect
@@ -15,30 +15,30 @@ from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.tasks.errors import UsageError
 
 LOGITS = ("start_logits", "end_logits")
-# What models raise on inputs that they cannot take: they agree on no class.
+# Errors that models raise on inputs that they cannot take; there is no common class.
 REFUSALS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, length: int) -> None:
-    """Refuse a model that cannot be trained or asked, by trying it on one padded pair of texts.
+    """Refuse a model that cannot be used for this task, by running it on one padded pair of texts.
 
-    Weights, modes and random numbers stay as they are.
+    Weights, mode and random numbers are not changed.
 
     Args:
-        model: on the CPU, as it was loaded.
-        tokenizer: a fast one.
-        name: what messages call the model.
-        length: tokens of the features.
+        model: the model as it was loaded, on the CPU.
+        tokenizer: a fast tokenizer.
+        name: name of the model in messages.
+        length: number of tokens of the features.
 
     Raises:
-        UsageError: the tokenizer cannot pad, or the model does not give start and end logits of each token from what
-            the tokenizer makes.
+        UsageError: the tokenizer cannot pad, or the model does not return start and end logits of each token for the
+            tokenizer's columns.
     """
     kind = type(model).__name__
     if tokenizer.pad_token_id is None:
         raise UsageError(
-            f"the tokenizer of {name} has no padding token, so questions of different lengths make no batch; save it "
-            "with one (tokenizer.pad_token = tokenizer.eos_token; tokenizer.save_pretrained(...))"
+            f"the tokenizer of {name} has no padding token, so questions of different lengths cannot be batched; save "
+            "it with one (tokenizer.pad_token = tokenizer.eos_token; tokenizer.save_pretrained(...))"
         )
     names = input_names(model, tokenizer)
     missing = [
@@ -49,7 +49,7 @@ def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
         and parameter.name not in names
     ]
     if missing:
-        raise UsageError(f"{name}: {kind} needs {', '.join(missing)} beside the text, which questions do not come with")
+        raise UsageError(f"{name}: {kind} needs {', '.join(missing)} in addition to text, which questions do not have")
     batch = tokenizer("a", "b", padding="max_length", max_length=length, return_tensors="pt")
     was_training = model.training
     model.eval()
@@ -58,14 +58,14 @@ def check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
             outputs = model(**{column: batch[column] for column in names})
     except REFUSALS as error:
         raise UsageError(
-            f"{name}: {kind} cannot be run on {', '.join(names)} of {length} tokens alone, which is what questions and "
-            f"contexts make ({type(error).__name__}: {error})"
+            f"{name}: {kind} cannot be run on {', '.join(names)} of {length} tokens, which are the columns of "
+            f"questions and contexts ({type(error).__name__}: {error})"
         ) from error
     finally:
         model.train(was_training)
     given = [output for output in outputs if output not in INTERMEDIATE_OUTPUTS]
     if given != list(LOGITS) or any(outputs[output].shape != (1, length) for output in LOGITS):
         raise UsageError(
-            f"{name}: {kind} gives {', '.join(given)}; a model for this task gives {' and '.join(LOGITS)} alone, one "
-            "of each for each token"
+            f"{name}: {kind} returns {', '.join(given)}; a model for this task returns {' and '.join(LOGITS)} only, "
+            "one of each for each token"
         )

@@ -1,6 +1,6 @@
-"""N-best lists of answers as JSON text.
+"""Writer of n-best lists of answers as JSON.
 
-As Python objects they would take ten times the memory, and json.dump most of the time of an evaluation.
+As Python objects the lists would take ten times the memory, and json.dump most of the time of an evaluation.
 """
 
 import json
@@ -14,7 +14,7 @@ import pyarrow as pa
 from sparsification.atomic_io import atomic_path
 
 CHUNK = 256  # questions whose numbers are formatted at once
-# What stands before the values of one candidate in the file.
+# Text before the values of one candidate in the file.
 N_BEST_END = "\n        },"
 N_BEST_KEYS = (
     f'{N_BEST_END}\n        {{\n            "text": ',
@@ -25,7 +25,7 @@ N_BEST_KEYS = (
 
 
 class _NBestText:
-    """The n-best lists as the JSON text that will be written: as objects they would take ten times the memory."""
+    """N-best lists, formatted as JSON text while they are added."""
 
     def __init__(self) -> None:
         self.blocks: list[str] = []
@@ -38,7 +38,7 @@ class _NBestText:
             self._format()
 
     def _format(self) -> None:
-        """Write down what waits: many numbers at once take a third of the time."""
+        """Format the waiting lists; many numbers at once take a third of the time."""
         numbers = iter(_json_numbers(np.concatenate([values.ravel() for _, _, values in self.waiting])))
         for name, texts, _ in self.waiting:
             columns = [map(encode_text, texts), *(list(islice(numbers, len(texts))) for _ in range(3))]
@@ -48,7 +48,7 @@ class _NBestText:
         self.waiting = []
 
     def write_to(self, file: TextIO) -> None:
-        """Write what json.dump with an indent of 4 would."""
+        """Write the same text as json.dump with an indent of 4."""
         if self.waiting:
             self._format()
         file.write("{\n" if self.blocks else "{")
@@ -58,19 +58,19 @@ class _NBestText:
 
 
 def _json_numbers(values: np.ndarray) -> list[str]:
-    """Write numbers as json does: the fewest digits that say which number is meant."""
+    """Format numbers as json does, with the fewest digits that identify the number."""
     texts = pa.array(values).cast(pa.string()).to_pylist()
     size = np.abs(values)
     alike = (
         (size >= 1e-4) & (size < 1e9) & (size != np.floor(size))
-    )  # others get an exponent or a ".0", or are no number
+    )  # others have an exponent or a ".0", or are not finite
     for index in np.flatnonzero(~alike):
         texts[index] = json.dumps(float(values[index]))
     return texts
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a JSON file that is either complete or not there."""
+    """Write a JSON file atomically."""
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as file:
         if isinstance(content, _NBestText):
             content.write_to(file)

@@ -1,4 +1,4 @@
-"""Which steps does a run of the script consist of? Its data, its model, its features, training, and what is written."""
+"""Steps of the question-answering script: the Trainer, training, evaluation, export, and the files that it writes."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def make_trainer(
     eval_examples: Dataset | None,
     teacher_cache: str | None,
 ) -> SparseQuestionAnsweringTrainer:
-    """Put the parts of a run together."""
+    """Make the Trainer of a run."""
     return SparseQuestionAnsweringTrainer(
         manager=flags.manager,
         teacher=models.teacher,
@@ -57,7 +57,7 @@ def make_trainer(
 
 
 def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -> None:
-    """Refuse a model that could not be exported at the end, where it is to be."""
+    """Refuse a model that could not be exported at the end, if the run exports."""
     if sparse_args.onnx_export_path is not None:
         refuse_unrecordable(model)
 
@@ -71,7 +71,7 @@ def evaluate_exported(
     """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json and eval_onnx_sparse_results.json."""
     folder = Path(sparse_args.onnx_export_path)
     metrics = trainer.evaluate_onnx(folder)
-    if exported is not None:  # on the process that has exported it
+    if exported is not None:  # on the process that exported it
         metrics["eval_onnx_max_difference"] = exported.max_difference
         metrics["eval_onnx_mean_difference"] = exported.mean_difference
     limit = data_args.max_eval_samples
@@ -85,22 +85,23 @@ def evaluate_exported(
 def evaluate_teacher(
     trainer: SparseQuestionAnsweringTrainer, data_args: DataTrainingArguments, student: dict[str, float]
 ) -> dict[str, float]:
-    """Evaluate the teacher once, write eval_teacher_results.json, and warn where it seems to know nothing."""
+    """Evaluate the teacher, write eval_teacher_results.json, and warn if its score is too low."""
     metrics = trainer.evaluate_teacher()
     warn_of_weak_teacher(student, metrics)
     return save_metrics(trainer, "eval_teacher", metrics, data_args.max_eval_samples, trainer.eval_dataset)
 
 
-# F1 of an untrained method, the sliding window of Rajpurkar et al. 2016 (arXiv:1606.05250, table 5); guessing has 4.
+# F1 of a baseline without training, the sliding window of Rajpurkar et al. 2016 (arXiv:1606.05250, table 5); random
+# guessing has 4.
 UNTRAINED_F1 = 20.0
-# A good student may be some points ahead of its teacher, not by half of the teacher's score.
+# A student may exceed its teacher by a few points, but not by half of the teacher's score.
 FAR_BELOW = 2 / 3
 
 
 def warn_of_weak_teacher(student: dict[str, float], teacher: dict[str, float]) -> None:
-    """Say where a teacher seems to know nothing: it scores as an untrained method does, or far below its student.
+    """Warn of a teacher whose F1 is below an untrained baseline, or far below its student's.
 
-    In SQuAD 2.0 "no answer" alone has an F1 of 50, so there the questions that have one count.
+    For SQuAD 2.0 the F1 of questions with an answer is used, because always answering "no answer" has an F1 of 50.
     """
     name = "HasAns_f1" if "eval_teacher_HasAns_f1" in teacher else "f1"
     if f"eval_teacher_{name}" not in teacher:
@@ -123,7 +124,7 @@ def report_run(
     sparse_args: SparsificationArguments,
     metrics: dict[str, float],
 ) -> None:
-    """Write what came of a recipe into the output folder, and show it in one table."""
+    """Write the report of a run with a recipe into the output folder, and print its table."""
     teacher = model_args.model_name_or_path if sparse_args.distill_teacher == "self" else sparse_args.distill_teacher
     exact = "exact" if data_args.version_2_with_negative else "exact_match"
     trainer.write_report(
@@ -136,7 +137,7 @@ def report_run(
 def make_post_process_function(
     data_args: DataTrainingArguments, training_args: TrainingArguments
 ) -> Callable[[Dataset, Dataset, Any, str], EvalPrediction]:
-    """Make the function that turns logits into answers and, on the main process, writes them to the output folder."""
+    """Make the function that computes answers from logits and writes them to the output folder on the main process."""
 
     def post_process(examples: Dataset, features: Dataset, predictions: Any, stage: str = "eval") -> EvalPrediction:
         answers = postprocess_qa_predictions(
@@ -162,13 +163,13 @@ def make_post_process_function(
 
 
 def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Make the function that scores answers: EM and F1, in SQuAD's first or second version."""
+    """Make the function that scores answers: EM and F1 of SQuAD v1.1 or 2.0."""
 
     def compute_metrics(outcome: EvalPrediction) -> dict[str, float]:
         if data_args.version_2_with_negative:
             return squad_v2_metrics(outcome.predictions, outcome.label_ids)
         if not any(has_answer_text(reference["answers"]) for reference in outcome.label_ids):
-            logger.warning("No question comes with its answer: there is nothing to score")
+            logger.warning("No question has a true answer: there is nothing to score")
             return {}
         return squad_metrics(outcome.predictions, outcome.label_ids)
 
@@ -184,7 +185,7 @@ def train(
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     former = Path(trainer.args.output_dir, "train_results.json")
     if checkpoint is not None and trainer.made_no_step and former.is_file():
-        metrics = json.loads(former.read_text(encoding="utf-8"))  # those of the training, not of its last moment
+        metrics = json.loads(former.read_text(encoding="utf-8"))  # of the whole training, not of the resumed part
     trainer.save_model()
     save_metrics(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
     trainer.save_state()
@@ -200,11 +201,11 @@ def evaluate(trainer: QuestionAnsweringTrainer, data_args: DataTrainingArguments
 def predict(
     trainer: QuestionAnsweringTrainer, features: Dataset, examples: Dataset, data_args: DataTrainingArguments
 ) -> dict[str, float]:
-    """Answer the test questions and write predict_results.json, with scores where the answers are known."""
+    """Answer the test questions and write predict_results.json, with scores if the answers are known."""
     logger.info("*** Predict ***")
     score = trainer.compute_metrics
     if not any(map(has_answer_text, examples["answers"])):
-        logger.warning("No question comes with its answer: there is nothing to score")
+        logger.warning("No question has a true answer: there is nothing to score")
         trainer.compute_metrics = None
     try:
         metrics = trainer.predict(features, examples).metrics
@@ -216,7 +217,7 @@ def predict(
 def save_metrics(
     trainer: QuestionAnsweringTrainer, stage: str, metrics: dict[str, float], limit: int | None, features: Dataset
 ) -> dict[str, float]:
-    """Count the samples as the well-known script does (features, or the limit if that is less), log and save."""
+    """Add the number of samples as Transformers' script counts them (features, at most the limit), log and save."""
     metrics[f"{stage}_samples"] = len(features) if limit is None else min(limit, len(features))
     trainer.log_metrics(stage, metrics)
     trainer.save_metrics(stage, metrics)

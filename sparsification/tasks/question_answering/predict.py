@@ -1,7 +1,7 @@
-"""What does a saved model answer? ``python -m sparsification predict MODEL --question ... --context ...`` asks it.
+"""Answers of a saved model: ``sparsification predict MODEL --question ... --context ...``.
 
-Whatever this project saves can be asked: a folder of Transformers, with the ranges of a quantized model in it or not, a
-folder of an export, or one of its ONNX files. Windows and answers are those of an evaluation.
+A model is a folder of Transformers, with quantization ranges or without, a folder of an export, or one of its ONNX
+files. Windows and answers are computed as in an evaluation.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,37 +19,38 @@ from sparsification.model_io import forward_names, knows_no_words, position_limi
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.quiet import no_progress_bars
 from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.saved_weights import check_saved_shapes
 from sparsification.tasks.errors import TaskError
 from sparsification.tasks.question_answering.answers import Spans, all_spans
 from sparsification.tasks.question_answering.features import prepare_validation_features
 
 OUTPUTS = ("start_logits", "end_logits")
-MAX_LENGTH = 384  # of a window, and what two windows share, as run_qa.py has them
+MAX_LENGTH = 384  # tokens of a window, and tokens that two windows share: the defaults of run_qa.py
 STRIDE = 128
-N_BEST_SIZE = 20  # candidates that share the probability, as in eval_nbest_predictions.json
+N_BEST_SIZE = 20  # candidates over which probabilities are normalized, as in eval_nbest_predictions.json
 Logits = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
 class PredictError(TaskError):
-    """A model that cannot be asked, or a question that cannot be."""
+    """A model that cannot be used, or a question that cannot be answered."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A candidate, and where it stands."""
+    """A candidate answer and its position."""
 
-    answer: str  # "" means that there is none
+    answer: str  # "" for no answer
     probability: float  # among the candidates
     start: int | None  # its first character in the context
-    end: int | None  # the one after its last
+    end: int | None  # the character after its last
 
 
 @dataclass(frozen=True)
 class Model:
-    """A saved model that is ready to be asked."""
+    """A loaded model that answers questions."""
 
     tokenizer: PreTrainedTokenizerBase
-    max_length: int | None  # tokens that it has positions for; None: it has no bound
+    max_length: int | None  # maximum number of tokens; None: no limit
     logits: Logits  # int64 [1, tokens] by name -> start logits and end logits, [1, tokens] each
 
     def answer(
@@ -62,22 +63,22 @@ class Model:
         doc_stride: int | None = None,
         max_answer_length: int = 30,
     ) -> list[Answer]:
-        """Look for the answer in all windows of the context.
+        """Find the answer in all windows of the context.
 
         Args:
-            question: without an answer of its own.
-            context: as long as it likes.
-            version_2_with_negative: whether the model has learnt that some questions have no answer.
-            max_seq_length: tokens of a window, question included, 384 by default; at most what the model is made for.
-            doc_stride: tokens that two windows share; by default 128, or as many as fit into a smaller window.
+            question: the question.
+            context: text of any length.
+            version_2_with_negative: whether the model was trained on questions without an answer.
+            max_seq_length: tokens of a window, question included; default 384, at most the model's maximum.
+            doc_stride: tokens that two windows share; default 128, or fewer in a smaller window.
             max_answer_length: longest answer, in tokens.
 
         Returns:
-            The candidates, best first, no span twice.
+            The candidates, best first, each span once.
 
         Raises:
             PredictError: question or context is empty, or the question is as long as a window.
-            DataError: the question leaves the context no room.
+            DataError: the question leaves no tokens for the context.
         """
         for name, text in (("question", question), ("context", context)):
             if not text.strip():
@@ -87,7 +88,7 @@ class Model:
         table = prepare_validation_features(examples, self.tokenizer, window, stride, pad_to_max_length=False)
         rows = table.to_pylist()
         names = [name for name in table.column_names if name in self.tokenizer.model_input_names]
-        # One window after the other: none is padded, and a context seldom has many.
+        # One window at a time, so that none is padded; most contexts have few windows.
         outputs = [self.logits({name: np.array([row[name]], np.int64) for name in names}) for row in rows]
         width = max(len(row["input_ids"]) for row in rows)
         logits = tuple(
@@ -98,13 +99,13 @@ class Model:
         return _ranked(context, spans, nulls if version_2_with_negative else None)
 
     def _windows(self, question: str, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:
-        """Give the tokens of a window and those that two of them share; what is None is made to fit."""
+        """Tokens of a window, and tokens that two windows share; values that are None are chosen to fit."""
         limits = [max_seq_length or MAX_LENGTH, tokenizer_limit(self.tokenizer), self.max_length]
         window = min(limit for limit in limits if limit is not None)
         length = len(self.tokenizer(question.lstrip(), add_special_tokens=False)["input_ids"])
         room = window - self.tokenizer.num_special_tokens_to_add(pair=True) - length
         if max_seq_length == window and doc_stride is not None:
-            return window, doc_stride  # both as they were given: whatever does not fit is told in their names
+            return window, doc_stride  # both were given: prepare_validation_features names them in its errors
         whose = f"--max_seq_length {window}" if max_seq_length == window else f"the model's {window}"
         if room < 1:
             raise PredictError(f"the question has {length} tokens: of {whose} it leaves none for the context")
@@ -112,52 +113,52 @@ class Model:
             raise PredictError(
                 f"--doc_stride {doc_stride} has to be less than the {room} tokens that the question leaves of {whose}"
             )
-        # A third of a window and half of what the question leaves of it, so that each window has something new.
+        # At most a third of a window and half of the tokens for the context, so that each window adds enough context.
         return window, min(STRIDE, window // 3, room // 2) if doc_stride is None else doc_stride
 
 
 def _ranked(context: str, spans: Spans, null: Spans | None) -> list[Answer]:
-    """Candidates with their probability; ``null`` is "no answer", which is always among them."""
+    """Rank candidates and compute their probabilities; ``null``, "no answer", is always among them."""
     if null is not None:
-        spans = Spans.concatenate([spans, null])  # last, so that of equal scores an answer's comes first
+        spans = Spans.concatenate([spans, null])  # last, so that an answer comes first among equal scores
     order = np.argsort(-spans.scores, kind="stable")
     best = order[:N_BEST_SIZE]
     if null is not None and len(spans.scores) - 1 not in best:
         best = np.append(best, len(spans.scores) - 1)
     if len(best) == 0:
-        raise PredictError("the context has no word that could be the answer")
+        raise PredictError("the context has no token that could be an answer")
     spans = spans.take(best)
     powers = np.exp((spans.scores - spans.scores.max()).astype(float))
     answers: dict[tuple[int, int], Answer] = {}
     for begin, end, probability in zip(spans.begins, spans.ends, powers / powers.sum(), strict=True):
         place = (int(begin), int(end)) if end > 0 else (None, None)
-        # The windows overlap: what stands in two of them is found twice.
+        # Windows overlap: a span may be found in two of them.
         answers.setdefault((begin, end), Answer(context[begin:end], float(probability), *place))
     return list(answers.values())
 
 
 def load_predictor(path: str | Path) -> Model:
-    """Make a saved model ready.
+    """Load a saved model for prediction.
 
     Args:
-        path: a folder of Transformers, or of an export (of its files ``model.sparse.onnx`` comes before
-            ``model.onnx``), or an ONNX file with configuration and tokenizer beside it. A folder that is both is taken
-            as an export.
+        path: a folder of Transformers; a folder of an export, of which ``model.sparse.onnx`` is preferred to
+            ``model.onnx``; or an ONNX file with configuration and tokenizer in its folder. A folder that is both is
+            loaded as an export.
 
     Raises:
-        PredictError: it is not there, or is none of these, or cannot be loaded.
+        PredictError: it does not exist, is none of these, or cannot be loaded.
     """
     path = Path(path)
     if not path.exists():
         raise PredictError(f"{path}: no such file or folder")
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.suffix != ".onnx":
-        raise PredictError(f"{path} is no folder and no .onnx file")
+        raise PredictError(f"{path} is neither a folder nor an .onnx file")
     is_onnx = not path.is_dir() or any((path / name).is_file() for name in (SPARSE_FILE, "model.onnx"))
     if not is_onnx and not (folder / "config.json").is_file():
         raise PredictError(f"{path} holds no model: neither {SPARSE_FILE}, model.onnx nor config.json")
     if not any(folder.glob("tokenizer*")):
-        raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
+        raise PredictError(f"{folder} has no tokenizer: it must hold the model's tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if is_onnx:
@@ -167,9 +168,9 @@ def load_predictor(path: str | Path) -> Model:
     except (OSError, ValueError, RuntimeError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
         raise PredictError(f"{path}: {error}") from error
     if knows_no_words(tokenizer):
-        raise PredictError(f"{folder} has no tokenizer: tokenizer.json has to be beside the model")
+        raise PredictError(f"{folder} has no tokenizer: it must hold the model's tokenizer.json")
     if not tokenizer.is_fast:
-        raise PredictError(f"{folder}: its tokenizer cannot say where in the text its tokens stand")
+        raise PredictError(f"{folder}: its tokenizer is not a fast one, which is needed for the positions of tokens")
     return Model(tokenizer, max_length, logits)
 
 
@@ -177,13 +178,14 @@ def _onnx_logits(path: Path) -> Logits:
     session = runtime.load_session(path)
     given = [node.name for node in session.get_outputs()]
     if missing := [name for name in OUTPUTS if name not in given]:
-        raise PredictError(f"its outputs are {', '.join(given)}: a model that answers questions has {missing[0]}, too")
+        raise PredictError(f"its outputs are {', '.join(given)}: a model that answers questions also has {missing[0]}")
     names = [node.name for node in session.get_inputs()]
     return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
 
 
 def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
     with no_progress_bars():
+        check_saved_shapes(folder, AutoConfig.from_pretrained(folder), AutoModelForQuestionAnswering.from_config)
         model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     max_length = position_limit(model)
     load_quantization(model, folder)

@@ -1,7 +1,7 @@
 """Records of question answering: files of JSON, JSON lines, CSV and parquet become rows of ``QA_FEATURES``.
 
 SQuAD's own JSON is nested (articles -> paragraphs -> questions); other files hold one flat record for each question.
-A record that is not a question is refused, with its file and its number.
+Errors name the file and the number of the record.
 """
 
 import ast
@@ -31,15 +31,15 @@ QA_FEATURES = Features(
 FLAT_ANSWERS = (
     "answers.text",
     "answers.answer_start",
-)  # as Dataset.flatten names them
+)  # names of Dataset.flatten
 CSV_SEPARATORS = ",;\t"
 
 
 def read_records(path: str) -> Iterator[dict[str, Any]]:
-    """Yield the raw records of one file, nested SQuAD JSON already taken apart.
+    """Yield the raw records of one file; nested SQuAD JSON is flattened.
 
     Raises:
-        DataError: an unknown extension, or a file that is not what its extension says.
+        DataError: the extension is unknown, or the content is not of that format.
     """
     extension = Path(path).suffix[1:].lower()
     if os.path.getsize(path) == 0:
@@ -55,11 +55,11 @@ def read_records(path: str) -> Iterator[dict[str, Any]]:
         except ValueError as error:  # pyarrow's ArrowInvalid is one
             raise DataError(f"{path}: not a parquet file ({error})") from error
     else:
-        raise DataError(f"{path}: cannot read '.{extension}'; known are {', '.join('.' + e for e in EXTENSIONS)}")
+        raise DataError(f"{path}: cannot read '.{extension}', only {', '.join('.' + e for e in EXTENSIONS)}")
 
 
 def _read_csv(path: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # contexts are longer than the 128 KiB that csv allows a field
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # contexts may exceed csv's default limit of 128 KiB
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter=_separator(file))
@@ -72,17 +72,17 @@ def _read_csv(path: str) -> Iterator[dict[str, Any]]:
                 if len(row) < len(header) or any(row[len(header) :]):
                     raise DataError(
                         f"{path}, record {count}: {len(row)} fields for {len(header)} columns; a text that holds the "
-                        "separator, a quote or a line break stands in quotes, as Python's csv.writer writes it"
+                        "separator, a quote or a line break must be quoted, as Python's csv.writer does"
                     )
                 yield dict(zip(header, row, strict=False))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text ({error})") from error
+        raise DataError(f"{path}: not UTF-8 text ({error})") from error
     except (csv.Error, StopIteration) as error:
         raise DataError(f"{path}: not a CSV file ({error})") from error
 
 
 def _separator(file: TextIO) -> str:
-    """Tell which sign separates the columns: the one that makes ``question`` and ``context`` of the header."""
+    """Find the separator of the columns: the one with which the header has ``question`` and ``context``."""
     for separator in CSV_SEPARATORS:
         file.seek(0)
         header = next(csv.reader(file, delimiter=separator))
@@ -98,7 +98,7 @@ def _read_json(path: str) -> Iterator[dict[str, Any]]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text ({error})") from error
+        raise DataError(f"{path}: not UTF-8 text ({error})") from error
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -118,7 +118,7 @@ def _read_json(path: str) -> Iterator[dict[str, Any]]:
 
 def _json_lines(path: str, text: str, whole_error: json.JSONDecodeError) -> list[Any]:
     records = []
-    # Not splitlines: JSON strings may hold U+2028, U+0085 and others of its separators as they are.
+    # Not splitlines, which also splits at U+2028, U+0085 and others; JSON strings may hold these unescaped.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -132,7 +132,7 @@ def _json_lines(path: str, text: str, whole_error: json.JSONDecodeError) -> list
 
 
 def _questions_of(article: dict[str, Any], path: str) -> Iterator[dict[str, Any]]:
-    """Yield one flat record for every question of one article of SQuAD's nested JSON."""
+    """Yield a flat record for each question of one article of SQuAD's nested JSON."""
     try:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
@@ -145,27 +145,27 @@ def _questions_of(article: dict[str, Any], path: str) -> Iterator[dict[str, Any]
 
 
 def qa_record(raw: Mapping[str, Any], where: str, number: int, answers_needed: bool = True) -> dict[str, Any]:
-    """Bring one raw record into the shape of ``QA_FEATURES``.
+    """Convert one raw record into a row of ``QA_FEATURES``.
 
     Args:
-        raw: a record with ``question``, ``context`` and, where needed, ``answers``.
+        raw: a record with ``question``, ``context`` and perhaps ``answers``.
         where: file and record, for messages.
-        number: becomes the ``id`` of a record that has none.
+        number: ``id`` of a record that has none.
         answers_needed: False for test data, whose answers may be unknown.
 
     Raises:
-        DataError: a column is missing or of the wrong kind.
+        DataError: a column is missing or has a wrong type.
     """
     for column in ("question", "context"):
         if column not in raw:
             raise DataError(f"{where}: no column '{column}'; there are {', '.join(map(repr, raw)) or 'none'}")
         if not isinstance(raw[column], str):
-            raise DataError(f"{where}: '{column}' should be a text, not {_brief(raw[column])}")
+            raise DataError(f"{where}: '{column}' must be a text, got {_brief(raw[column])}")
     if answers_needed and not is_labelled(raw):
         raise DataError(
             f"{where}: no column 'answers'; there are {', '.join(map(repr, raw))}. It holds "
-            '{"text": [...], "answer_start": [...]}, in CSV as json.dumps writes it; "answers.text" and '
-            '"answers.answer_start" are columns that can stand for it'
+            '{"text": [...], "answer_start": [...]}, in CSV as json.dumps writes it; the columns "answers.text" and '
+            '"answers.answer_start" can replace it'
         )
     given_id = raw.get("id")
     return {
@@ -180,18 +180,18 @@ def qa_record(raw: Mapping[str, Any], where: str, number: int, answers_needed: b
 
 
 def is_labelled(raw: Mapping[str, Any]) -> bool:
-    """Tell whether a raw record says what the right answer is, or that there is none."""
+    """Whether a raw record has an answer, or is marked as a question without one."""
     return "answers" in raw or set(FLAT_ANSWERS) <= set(raw) or _is_true(raw.get("is_impossible"))
 
 
 def _given_answers(raw: Mapping[str, Any], where: str) -> Any:
-    """Give a record's answers as they are, or put them together from two columns ``answers.*``."""
+    """A record's answers as they are, or combined from the two columns ``answers.*``."""
     if "answers" in raw or not set(FLAT_ANSWERS) <= set(raw):
         return raw.get("answers")
     texts, starts = (raw[column] for column in FLAT_ANSWERS)
     if isinstance(starts, str) and starts.strip():
         starts = _literal(starts, "answers.answer_start", where)
-        # Whether it is a list decides it for the text, too: an answer may itself look like one.
+        # The text is a list if the start is one: an answer's text may itself look like a list.
         if isinstance(starts, list) and isinstance(texts, str):
             texts = _literal(texts, "answers.text", where)
     if texts in (None, "", []) and starts in (None, "", []):
@@ -200,7 +200,7 @@ def _given_answers(raw: Mapping[str, Any], where: str) -> Any:
 
 
 def _literal(value: str, column: str, where: str) -> Any:
-    """Read a column's text as JSON or as a Python literal."""
+    """Parse a column's text as JSON or as a Python literal."""
     try:
         return json.loads(value)
     except json.JSONDecodeError:
@@ -209,7 +209,7 @@ def _literal(value: str, column: str, where: str) -> Any:
         except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
             raise DataError(
                 f"{where}: '{column}' is neither JSON nor a Python literal: {_brief(value)}. Write the column as JSON "
-                '({"text": ["Rome"], "answer_start": [12]}), or the data set with to_json in place of to_csv'
+                '({"text": ["Rome"], "answer_start": [12]}), or save the data set with to_json instead of to_csv'
             ) from error
 
 
@@ -218,7 +218,7 @@ def _is_true(value: Any) -> bool:
 
 
 def _answers(value: Any, where: str) -> dict[str, list]:
-    """Bring answers into ``{"text": [...], "answer_start": [...]}``, from a dict, a list of dicts or their text."""
+    """Convert answers from a dict, a list of dicts or their text into ``{"text": [...], "answer_start": [...]}``."""
     if isinstance(value, str) and value.strip():
         value = _literal(value, "answers", where)
     if value in (None, "", []):
@@ -237,7 +237,7 @@ def _answers(value: Any, where: str) -> dict[str, list]:
         and isinstance(starts, list)
         and len(texts) == len(starts)
         and all(isinstance(text, str) for text in texts)
-        # Where an empty text stands means nothing; some tools write -1.
+        # The start of an empty text has no meaning; some tools write -1.
         and all(
             isinstance(start, int) and 0 <= start < 2**31
             for text, start in zip(texts, starts, strict=True)
@@ -246,8 +246,8 @@ def _answers(value: Any, where: str) -> dict[str, list]:
     )
     if not good:
         raise DataError(
-            f"{where}: 'answers' should be {{'text': [texts], 'answer_start': [numbers]}}, one number from 0 on for "
-            f"each text, not {_brief(value)}"
+            f"{where}: 'answers' must be {{'text': [texts], 'answer_start': [numbers]}} with one number >= 0 for each "
+            f"text, got {_brief(value)}"
         )
     # Annotation tools write "no answer" as an empty text.
     kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text.strip()]
@@ -255,7 +255,7 @@ def _answers(value: Any, where: str) -> dict[str, list]:
 
 
 def has_answer_text(answers: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether a question has an answer: an empty text is none."""
+    """Whether a question has an answer; an empty text is not an answer."""
     return any(text.strip() for text in answers["text"])
 
 

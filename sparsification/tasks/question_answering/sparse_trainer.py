@@ -1,8 +1,8 @@
-"""The Trainer of question answering that trains with a recipe."""
+"""Trainer of question answering with a recipe."""
 
 from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
 from sparsification.trainer.mixin import SparseTrainerMixin
 
 
 class SparseQuestionAnsweringTrainer(SparseTrainerMixin, QuestionAnsweringTrainer):
-    """Trains by a recipe, evaluates by answers."""
+    """Trains with a recipe, and evaluates answers."""

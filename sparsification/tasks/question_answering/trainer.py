@@ -1,8 +1,8 @@
-"""How does Trainer score answers rather than logits? It evaluates as ever, and turns logits into answers in between.
+"""Trainer that evaluates and predicts answers.
 
 ``Trainer.evaluate`` and ``Trainer.predict`` both run ``evaluation_loop``. The metrics of question answering need all
-features of a question together with its context, so the loop runs here without metrics; then ``post_process_function``
-makes answers of its logits and ``compute_metrics`` scores these. Timing, logging and callbacks stay with Trainer.
+features of a question and its context, so here the loop runs without metrics; then ``post_process_function`` computes
+answers from its logits, and ``compute_metrics`` scores them. Timing, logging and callbacks are Trainer's.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ class QuestionAnsweringTrainer(Trainer):
     """A Trainer whose evaluation and prediction go through answer spans.
 
     Args:
-        eval_examples: the questions that ``eval_dataset``'s features were made of.
+        eval_examples: the questions of ``eval_dataset``'s features.
         post_process_function: ``(examples, features, logits, stage) -> EvalPrediction`` with answers and references;
-            ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. Without it this is the plain
-            Trainer.
+            ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. Without it, this class
+            behaves as Trainer.
         *args: see Trainer.
         **kwargs: see Trainer.
     """
@@ -41,7 +41,7 @@ class QuestionAnsweringTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.eval_examples = eval_examples
         self.post_process_function = post_process_function
-        # What evaluation_loop's logits belong to: (examples, features, stage), set for the length of one call.
+        # (examples, features, stage) of the logits of evaluation_loop; set during one call.
         self._answering: tuple[Dataset, Dataset, str] | None = None
 
     def evaluate(
@@ -54,13 +54,13 @@ class QuestionAnsweringTrainer(Trainer):
         """Answer the questions of the evaluation set and score the answers.
 
         Args:
-            eval_dataset: features; None means those given to the constructor.
-            eval_examples: the questions they were made of; None likewise.
+            eval_dataset: features; None: those given to the constructor.
+            eval_examples: the questions of these features; None: those given to the constructor.
             ignore_keys: outputs of the model that are not logits.
-            metric_key_prefix: put before every metric's name.
+            metric_key_prefix: prefix of the metrics' names.
 
         Returns:
-            The metrics, those of speed included.
+            The metrics, including those of speed.
         """
         features = self.eval_dataset if eval_dataset is None else eval_dataset
         examples = self.eval_examples if eval_examples is None else eval_examples
@@ -81,9 +81,9 @@ class QuestionAnsweringTrainer(Trainer):
 
         Args:
             predict_dataset: features.
-            predict_examples: the questions they were made of; None gives bare logits, as the plain Trainer does.
+            predict_examples: the questions of these features; None: return logits, as Trainer does.
             ignore_keys: outputs of the model that are not logits.
-            metric_key_prefix: put before every metric's name.
+            metric_key_prefix: prefix of the metrics' names.
 
         Returns:
             The answers as ``predictions``, the references as ``label_ids``, and the metrics.
@@ -102,7 +102,7 @@ class QuestionAnsweringTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Run the loop without metrics, make answers of its logits, score them.
+        """Run the loop without metrics, compute answers from its logits, and score them.
 
         The arguments are Trainer's.
         """
@@ -113,7 +113,7 @@ class QuestionAnsweringTrainer(Trainer):
         if ignore_keys is None:
             ignore_keys = list(INTERMEDIATE_OUTPUTS)
         compute_metrics, self.compute_metrics = self.compute_metrics, None
-        # Batch by batch: Trainer would copy all logits so far with every batch, and hold both copies.
+        # Keep batches separate: Trainer would copy all logits so far with every batch, and hold both copies.
         concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
         try:
             output = super().evaluation_loop(
@@ -123,9 +123,9 @@ class QuestionAnsweringTrainer(Trainer):
             self.compute_metrics = compute_metrics
             self.args.eval_do_concat_batches = concatenates
         if output.predictions is None:
-            return output  # asked for the loss alone
+            return output  # prediction_loss_only
 
-        # On every process, not on the first alone: each needs the metrics to choose the best checkpoint.
+        # On every process, because each needs the metrics to choose the best checkpoint.
         logits = join_batches(output.predictions)
         answers = self.post_process_function(*self._answering[:2], logits, self._answering[2])
         metrics = dict(output.metrics)
@@ -134,7 +134,7 @@ class QuestionAnsweringTrainer(Trainer):
         return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """Load every feature of an evaluation, in order, whatever the flags say of training batches."""
+        """Load all features of an evaluation in order, whatever the flags for training batches are."""
         if is_training:
             return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         given = self.args.dataloader_drop_last, self.args.dataloader_in_order
@@ -145,9 +145,9 @@ class QuestionAnsweringTrainer(Trainer):
             self.args.dataloader_drop_last, self.args.dataloader_in_order = given
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        """Keep the features in their order, which is how logits find their question.
+        """Keep the features in order, because logits are assigned to questions by position.
 
-        With ``train_sampling_strategy`` "group_by_length" Trainer would evaluate in another order.
+        With ``train_sampling_strategy`` "group_by_length", Trainer would change the order.
         """
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_eval_sampler(eval_dataset)
@@ -155,25 +155,25 @@ class QuestionAnsweringTrainer(Trainer):
 
 
 def join_batches(batches: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """Put the outputs of all batches into one array each, letting go of every batch once it is copied.
+    """Concatenate the outputs of all batches, and free each batch once it is copied.
 
     Args:
-        batches: outputs of each batch, [batch, its own tokens] each; the list is empty afterwards.
+        batches: outputs of each batch, [batch, tokens of the batch] each; the list is empty afterwards.
 
     Returns:
-        The outputs, [all rows, tokens of the longest] each, with -100 after a batch's own tokens.
+        The outputs, [all rows, tokens of the longest batch] each, padded with -100.
 
     Raises:
-        ValueError: the model gives something else than start logits and end logits.
+        ValueError: the model's outputs are not start logits and end logits.
     """
     if not isinstance(batches[0], tuple) or any(not isinstance(output, np.ndarray) for output in batches[0]):
         raise ValueError("expected start logits and end logits of the model, one array each")
     row = sum(len(batch[0]) for batch in batches)
     width = max(batch[0].shape[1] for batch in batches)
-    # Memory that is not yet written to costs nothing: each batch is there once only.
+    # np.empty reserves memory only when it is written to, so each batch is in memory once.
     joined = tuple(np.empty((row, width), output.dtype) for output in batches[0])
     while batches:
-        batch = batches.pop()  # the last one leaves without moving the others
+        batch = batches.pop()  # from the end, which does not move the others
         rows = slice(row - len(batch[0]), row)
         for whole, part in zip(joined, batch, strict=True):
             whole[rows, : part.shape[1]] = part

@@ -1,8 +1,8 @@
-"""A short trial of a run, before its features are made and before it trains.
+"""Short trial of a run, before its features are made and before it trains.
 
-What would fail after the last epoch fails here in the first minute: a few questions go through features, one optimizer
-step with all of the recipe's losses and quantizers, evaluation, answers, and the export. The trial works on copies of
-model, recipe and arguments, in a temporary folder; the run's random numbers go on as if there had been none.
+Errors that would occur after the last epoch occur here in the first minute: a few questions pass through features, one
+optimizer step with all losses and quantizers of the recipe, evaluation, answers, and the export. The trial uses copies
+of the model, the recipe and the arguments, and a temporary folder. The random numbers of the run are not changed.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from sparsification.tasks.question_answering.features import prepare_train_featu
 
 logger = logging.getLogger(__name__)
 
-REFUSALS = (ValueError, TypeError, KeyError, ImportError)  # how Transformers, torch and ONNX refuse what was asked for
+REFUSALS = (ValueError, TypeError, KeyError, ImportError)  # errors of Transformers, torch and ONNX on wrong arguments
 
 
 def try_out(
@@ -39,7 +39,7 @@ def try_out(
     raw_datasets: DatasetDict,
     models: loading.Models,
 ) -> float:
-    """Train one step, evaluate, and export, on a few questions and on copies.
+    """Train one step, evaluate, and export, with copies, on a few questions.
 
     Args:
         flags: the run's arguments and recipe; the recipe's manager must not be initialized yet.
@@ -47,10 +47,10 @@ def try_out(
         models: the model before training, and its teacher.
 
     Returns:
-        How long it took, in seconds.
+        Duration in seconds.
 
     Raises:
-        UsageError: something that this run needs cannot be done.
+        UsageError: a step of the run would fail.
         SparsificationError: the recipe or the teacher does not fit the model, or the model cannot be exported.
     """
     begun = time.perf_counter()
@@ -69,7 +69,7 @@ def try_out(
 
 
 def _arguments(args: TrainingArguments, folder: str) -> TrainingArguments:
-    """The run's arguments for a single step that leaves nothing behind."""
+    """Copy of the run's arguments for a single step that writes to ``folder`` alone."""
     args = copy.copy(args)
     args.output_dir = folder
     args.max_steps, args.gradient_accumulation_steps = 1, 1
@@ -108,14 +108,14 @@ def _run(
         if models.teacher is not None:
             trainer.evaluate_teacher()
     if flags.sparse.onnx_export_path is not None:
-        # Whether there are enough zeros for the sparse operators shows when the recipe has made them.
+        # The weights are not pruned yet, so the sparse operators cannot be tried.
         target = "onnxruntime" if flags.sparse.onnx_target == SPARSE_TARGET else flags.sparse.onnx_target
         trainer.export_onnx(Path(args.output_dir) / "onnx", target, flags.sparse.onnx_opset)
 
 
 @contextlib.contextmanager
 def _without_a_trace() -> Iterator[None]:
-    """Keep random numbers as they are, and what the real run will say from being said twice."""
+    """Restore the random numbers afterwards, and suppress warnings, which the real run will repeat."""
     legacy = np.random.get_state()  # noqa: NPY002 - the one that Transformers seeds
     states = random.getstate(), torch.get_rng_state(), torch.cuda.get_rng_state_all()
     silenced = logging.root.manager.disable

@@ -156,7 +156,7 @@ def test_file_takes_the_place_of_a_split(nested, tiny_squad):
 def test_folder_with_two_candidates_asks_which(nested, tmp_path):
     for name in ("dev-v1.1.json", "dev-v2.0.json"):
         (tmp_path / name).write_text(nested.read_text())
-    with pytest.raises(DataError, match=r"which file is meant, dev-v1.1.json or dev-v2.0.json\? .*--validation_file"):
+    with pytest.raises(DataError, match=r"ambiguous, there is dev-v1.1.json or dev-v2.0.json; .*--validation_file"):
         load_qa_dataset(str(tmp_path))
 
 
@@ -183,16 +183,24 @@ GOOD = {"id": "1", "question": "q", "context": "x y", "answers": {"text": ["y"],
             json.dumps([{"id": 1, "context": "x"}]),
             "record 1: no column 'question'; there are 'id', 'context'",
         ),
-        ("a.json", json.dumps([GOOD, GOOD | {"context": 3}]), "record 2: 'context' should be a text, not 3"),
+        ("a.json", json.dumps([GOOD, GOOD | {"context": 3}]), "record 2: 'context' must be a text, got 3"),
         ("a.json", json.dumps([{"question": "q", "context": "x"}]), "record 1: no column 'answers'"),
         ("a.json", json.dumps([GOOD | {"answers": ["x"]}]), r"record 1: 'answers' should be .* not \['x'\]"),
-        ("a.json", json.dumps([GOOD | {"answers": {"text": ["x"], "answer_start": []}}]), "one number from 0 on"),
-        ("a.json", json.dumps([GOOD | {"answers": {"text": ["x"], "answer_start": [-1]}}]), "one number from 0 on"),
+        (
+            "a.json",
+            json.dumps([GOOD | {"answers": {"text": ["x"], "answer_start": []}}]),
+            "with one number >= 0 for each",
+        ),
+        (
+            "a.json",
+            json.dumps([GOOD | {"answers": {"text": ["x"], "answer_start": [-1]}}]),
+            "with one number >= 0 for each",
+        ),
         ("a.csv", "question,context\nq,x\n", "record 1: no column 'answers'"),
         ("a.csv", "question,context,answers\nq,x,array([1])\n", "neither JSON nor a Python literal"),
         ("a.csv", "question,context,answers\n", "a.csv: no questions in it"),
         ("a.parquet", "PAR0", "a.parquet: not a parquet file"),
-        ("a.txt", "x", "a.txt: cannot read '.txt'; known are .csv, .json, .jsonl, .parquet"),
+        ("a.txt", "x", "a.txt: cannot read '.txt', only .csv, .json, .jsonl, .parquet"),
     ],
 )
 def test_wrong_file_is_refused_with_place_and_reason(tmp_path, name, content, message):
@@ -208,7 +216,7 @@ def test_missing_file_is_named(tmp_path):
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"data": "\xff"}')
-    with pytest.raises(DataError, match="not a UTF-8 text"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         load_squad_files({"train": tmp_path / "a.json"})
 
 
@@ -308,20 +316,20 @@ def test_array_of_numpy_in_a_csv_file_is_refused_with_what_to_write(tmp_path):
     table = Dataset.from_list([GOOD | {"answers": {"text": ["x", "y"], "answer_start": [0, 2]}}])
     for data, column in ((table, "answers"), (table.flatten(), "answers.answer_start")):
         data.to_csv(tmp_path / "a.csv")
-        with pytest.raises(DataError, match=rf"'{column}' is neither JSON .*to_json in place of to_csv"):
+        with pytest.raises(DataError, match=rf"'{column}' is neither JSON .*to_json instead of to_csv"):
             rows_of(tmp_path / "a.csv")
 
 
 @pytest.mark.parametrize("row", ['1,q,x, y,"{}"', "1,q", '1,q,"x\n'])
 def test_csv_row_that_does_not_fit_its_header_is_refused(row, tmp_path):
     (tmp_path / "a.csv").write_text(f"id,question,context,answers\n{row}\n")
-    with pytest.raises(DataError, match=r"a.csv, record 1: \d fields for 4 columns; .* stands in quotes"):
+    with pytest.raises(DataError, match=r"a.csv, record 1: \d fields for 4 columns; .* must be quoted"):
         rows_of(tmp_path / "a.csv")
 
 
 def test_csv_file_of_another_encoding_is_refused(tmp_path):
     (tmp_path / "a.csv").write_bytes("question,context,answers\nq,caf\u00e9,\n".encode("cp1252"))
-    with pytest.raises(DataError, match="not a UTF-8 text"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         rows_of(tmp_path / "a.csv")
 
 

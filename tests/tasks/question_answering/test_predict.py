@@ -165,9 +165,9 @@ def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):
     wrong = {
         str(tmp_path / "nowhere"): "nowhere: no such file or folder",
         str(tmp_path / "empty"): "empty holds no model: neither model.sparse.onnx, model.onnx nor config.json",
-        str(bare): "bare has no tokenizer: tokenizer.json has to be beside the model",
+        str(bare): "bare has no tokenizer: it must hold the model's tokenizer.json",
         str(broken): "broken: Error parsing message",
-        str(folders / "plain" / "config.json"): "config.json is no folder and no .onnx file",
+        str(folders / "plain" / "config.json"): "config.json is neither a folder nor an .onnx file",
     }
     for model, message in wrong.items():
         assert main(["predict", model, *asked]) == 1
