@@ -152,7 +152,7 @@ class Targets:
             chosen |= {name: self._modules[name] for name in matched}
         return chosen
 
-    def modules_of(self, *kinds: type) -> dict[str, nn.Module]:
+    def modules_of(self, *kinds: type[nn.Module]) -> dict[str, nn.Module]:
         """All modules of some classes by name, in the order of the model, without those of dropped layers."""
         present = {id(module) for module in self.model.modules()}
         return {

@@ -142,7 +142,7 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
     before = sum(parameter.numel() for parameter in model.parameters())
     end = timeline.training_step(timeline.length or timeline.shown + 1)
     last_step = TrainingStep(end.step - 1, end.steps_per_epoch)
-    dropped = {}
+    dropped: dict[str, list[int]] = {}
     for modifier in timeline.modifiers:
         if modifier.layer_patterns and modifier.is_active(last_step):
             with contextlib.suppress(TargetError):  # the manager raises it below
