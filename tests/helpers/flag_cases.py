@@ -72,12 +72,12 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
     "tf32": refused("--tf32 True", "--tf32 requires"),
     "activation_checkpointing": (
         Case("--activation_checkpointing"),
-        refused(RECIPE + "--activation_checkpointing", "would move the recipe's int8 ranges twice"),
+        refused(RECIPE + "--activation_checkpointing", "would update the recipe's int8 ranges twice"),
     ),
     "activation_checkpointing_kwargs": Case("""--activation_checkpointing_kwargs={{"use_reentrant":false}}"""),
     "gradient_checkpointing": (
         Case("--gradient_checkpointing"),
-        refused(RECIPE + "--gradient_checkpointing", "would move the recipe's int8 ranges twice"),
+        refused(RECIPE + "--gradient_checkpointing", "would update the recipe's int8 ranges twice"),
     ),
     "gradient_checkpointing_kwargs": Case("""--gradient_checkpointing_kwargs={{"use_reentrant":false}}"""),
     "torch_compile": Case("--torch_compile --torch_compile_backend eager"),
@@ -90,7 +90,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
     "torch_empty_cache_steps": Case("--torch_empty_cache_steps 1"),
     "auto_find_batch_size": (
         Case("--auto_find_batch_size"),
-        refused(RECIPE + "--auto_find_batch_size", "would change the recipe's schedule in mid-run"),
+        refused(RECIPE + "--auto_find_batch_size", "would change the recipe's schedule during the run"),
     ),
     "logging_strategy": Case("--logging_strategy epoch"),
     "logging_steps": (Case("--logging_steps 1"), refused("--logging_steps 0", "non-zero --logging_steps")),
@@ -188,7 +188,7 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
         Case("--dataloader_multiprocessing_context fork", "corrected", "there are none"),
     ),
     "dataloader_in_order": Case("--dataloader_num_workers 2 --dataloader_in_order False"),
-    "remove_unused_columns": Case("--remove_unused_columns False", "corrected", "that no model takes"),
+    "remove_unused_columns": Case("--remove_unused_columns False", "corrected", "which no model takes"),
     "label_names": Case("--label_names labels", "corrected", "start_positions and end_positions"),
     "train_sampling_strategy": (
         *(Case(f"--train_sampling_strategy {name}") for name in ("sequential", "group_by_length", "batch_rebalance")),
@@ -223,7 +223,7 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
     "model_revision": Case("--model_revision dev"),
     "token": Case("--token no"),
     "trust_remote_code": Case("--trust_remote_code"),
-    "dataset_name": refused("--dataset_name ./nowhere", "neither a folder here nor"),
+    "dataset_name": refused("--dataset_name ./nowhere", "neither a local folder nor"),
     "dataset_config_name": Case("--dataset_config_name plain"),
     "train_file": refused("--train_file nowhere.json", "no such file"),
     "validation_file": refused("--validation_file nowhere.json", "no such file"),

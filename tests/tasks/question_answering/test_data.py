@@ -161,7 +161,7 @@ def test_folder_with_two_candidates_asks_which(nested, tmp_path):
 
 
 def test_unknown_name_says_what_was_tried():
-    with pytest.raises(DataError, match="no-such-set: neither a folder here nor a data set"):
+    with pytest.raises(DataError, match="no-such-set: neither a local folder nor a data set"):
         load_qa_dataset("no-such-set")
 
 
@@ -185,7 +185,7 @@ GOOD = {"id": "1", "question": "q", "context": "x y", "answers": {"text": ["y"],
         ),
         ("a.json", json.dumps([GOOD, GOOD | {"context": 3}]), "record 2: 'context' must be a text, got 3"),
         ("a.json", json.dumps([{"question": "q", "context": "x"}]), "record 1: no column 'answers'"),
-        ("a.json", json.dumps([GOOD | {"answers": ["x"]}]), r"record 1: 'answers' should be .* not \['x'\]"),
+        ("a.json", json.dumps([GOOD | {"answers": ["x"]}]), r"record 1: 'answers' must be .* got \['x'\]"),
         (
             "a.json",
             json.dumps([GOOD | {"answers": {"text": ["x"], "answer_start": []}}]),

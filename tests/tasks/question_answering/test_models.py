@@ -90,7 +90,10 @@ def test_model_of_other_outputs_is_refused(tiny_model_dir, tiny_tokenizer):
         def forward(self, boxes, input_ids):
             raise NotImplementedError
 
-    for kind, message in ((Scored, "Scored gives start_logits, end_logits, scores; "), (Masked, "Masked needs boxes")):
+    for kind, message in (
+        (Scored, "Scored returns start_logits, end_logits, scores"),
+        (Masked, "Masked needs boxes"),
+    ):
         with pytest.raises(UsageError, match=message):
             check_model(kind.from_pretrained(tiny_model_dir), tiny_tokenizer, "it", 16)
 

@@ -197,7 +197,7 @@ def test_exported_classifier_is_refused_in_one_line(tmp_path, tiny_tokenizer):
         output_names=["logits"],
         check_batches=[batch],
     )
-    with pytest.raises(PredictError, match="its outputs are logits: a model that answers questions has start_logits"):
+    with pytest.raises(PredictError, match="outputs are logits: a model that answers questions also has start_logits"):
         load_predictor(tmp_path)
 
 
