@@ -90,7 +90,7 @@ def run_here(folder, monkeypatch):
     def run(command: str) -> int:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", command.split()[1:])
-        return run_qa.run()
+        return run_qa.cli()
 
     return run
 
