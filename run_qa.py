@@ -79,9 +79,11 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     # [sparsification]
     if sparse_args.one_shot:
         output_dir.refuse_used_folder(training_args, data_args.overwrite_output_dir, was_interrupted)
-        if manager.quantizes and data_args.dataset_name is None and data_args.train_file is None:
-            raise UsageError(f"--one_shot {sparse_args.recipe} sets its ranges on training data: give --train_file")
-        training_args.do_train = manager.quantizes
+        if manager.samples_data and data_args.dataset_name is None and data_args.train_file is None:
+            raise UsageError(
+                f"--one_shot {sparse_args.recipe} prunes, or sets its ranges, on training data: give --train_file"
+            )
+        training_args.do_train = manager.samples_data
     # [/sparsification]
     checkpoint = output_dir.find_checkpoint(training_args, data_args.overwrite_output_dir, was_interrupted)
     if lock is not None:
@@ -120,7 +122,9 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     if training_args.do_eval and trainer.teacher is not None:
         metrics |= pipeline.evaluate_teacher(trainer, data_args, metrics)
     if sparse_args.onnx_export_path is not None:
-        exported = trainer.export_onnx(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset)
+        exported = trainer.export_onnx(
+            *(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset, sparse_args.onnx_exporter)
+        )
         if training_args.do_eval:
             metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args, data_args)
     if manager.recipe is not None:

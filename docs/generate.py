@@ -256,7 +256,7 @@ def recipes_page() -> str:
             layers(manager, path.stem),
             sparsity(manager),
             "yes" if manager.quantizes else "",
-            f"{manager.max_epochs:g}",
+            "none" if path.stem.startswith("one-shot") else f"{manager.max_epochs:g}",
             stated(text, "Published"),
             stated(text, "Measured"),
         )

@@ -1,8 +1,8 @@
-"""Where does the quickstart's data come from? From here: made-up English about bridges, ships, museums, ...
+"""Generator of the quickstart's data: synthetic English paragraphs about bridges, ships, museums and other subjects.
 
-Each paragraph is about one thing and says several facts of it, so that it holds two or three years, people and
-numbers: only the question decides which one is the answer. Validation is about other things than training, and a fifth
-of the words and name parts it draws from never occur in training. The files have the format of SQuAD v1.1.
+Each paragraph states several facts about one subject. It contains two or three years, people and numbers, and the
+question determines which of them is the answer. Validation has other subjects than training, and a fifth of its words
+and name parts do not occur in training. The files have the format of SQuAD v1.1.
 
     python quickstart/make_data.py
 """
@@ -25,12 +25,12 @@ PARAGRAPHS_PER_ARTICLE = 20
 
 
 class Writer:
-    """Draws names, numbers and words, each at most once in a paragraph.
+    """Random names, numbers and words, each at most once in a paragraph.
 
     Args:
         lists: the word lists of templates.yaml.
         rng: the only source of randomness.
-        training: leave out the last words of each list and a fifth of the surnames, towns and rivers.
+        training: exclude the last words of each list and a fifth of the surnames, towns and rivers.
     """
 
     def __init__(self, lists: dict[str, list[str]], rng: random.Random, training: bool):
@@ -40,14 +40,14 @@ class Writer:
         self.drawn: set[str] = set()
 
     def value(self, kind: str) -> str:
-        """Draw a value of a kind that the paragraph does not have yet."""
+        """Draw a value that the paragraph does not contain yet."""
         while (value := self._draw(kind)) in self.drawn:
             pass
         self.drawn.add(value)
         return value
 
     def years(self, ranges: dict[str, str]) -> dict[str, str]:
-        """Draw years that follow each other: the first range is of years, the others of years since the one before."""
+        """Draw increasing years: the first range is in years, each other one in years after the previous year."""
         year, drawn = 0, {}
         for slot, span in ranges.items():
             year += int(self._draw(span))
@@ -76,10 +76,10 @@ class Writer:
 
 
 def fill(template: str, values: dict[str, str], offset: int = 0) -> tuple[str, dict[str, int]]:
-    """Put values into the slots of a template.
+    """Replace the slots of a template by values.
 
     Returns:
-        The text, and for each slot where its value starts, counted from ``offset`` characters before the text.
+        The text, and the start of the value of each slot, plus ``offset``, in characters.
     """
     text, starts, end = "", {}, 0
     for slot in SLOT.finditer(template):
@@ -91,7 +91,7 @@ def fill(template: str, values: dict[str, str], offset: int = 0) -> tuple[str, d
 
 
 def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
-    """Write one paragraph with its questions, about a thing whose name no paragraph had before."""
+    """Generate a paragraph with its questions, about a subject with a name that is not in ``used_names``."""
     rng = writer.rng
     while True:
         writer.drawn.clear()
@@ -124,7 +124,7 @@ def paragraph(kind: dict, writer: Writer, used_names: set[str]) -> dict:
 
 
 def make(split: str, paragraphs: int, used_names: set[str]) -> str:
-    """Write one split, "train" or "validation", as JSON text."""
+    """Generate one split, "train" or "validation", as JSON."""
     source = yaml.safe_load((HERE / "templates.yaml").read_text(encoding="utf-8"))
     writer = Writer(source["lists"], random.Random(f"{SEED} {split}"), training=split == "train")
     kinds = list(source["kinds"])

@@ -1,11 +1,11 @@
-"""What does the quickstart train? A BERT of two layers that knows nothing yet, with a vocabulary of its own.
+"""Untrained model and tokenizer of the quickstart: a BERT of two layers with a vocabulary of its own.
 
-The vocabulary is learned from the training texts alone. Pieces have to occur often, so the many names are spelled in
-pieces that they share, and a name that training never saw is spelled in pieces that it did see.
+The vocabulary is learned from the training texts. A word piece has to occur at least 40 times, so names are split into
+pieces that many names share, and a name that does not occur in training consists of known pieces.
 
-Two things help so small a model to learn within a minute: weights ten times as large at the start as BERT's, since
-attention that starts out even takes long to find its way, and sinusoidal positions (Vaswani et al. 2017,
-arXiv:1706.03762) in place of random ones, since "the word before" is then the same turn everywhere.
+The model is initialized to learn within minutes. Its weights have ten times the standard deviation of BERT's, since
+nearly uniform attention is slow to train. Its position embeddings are sinusoidal (Vaswani et al. 2017,
+arXiv:1706.03762), so that a relative position is the same rotation everywhere.
 
     python quickstart/make_model.py --train_file quickstart/train.json --output_dir quickstart/out/untrained
 """
@@ -23,8 +23,8 @@ from transformers import BertConfig, BertForQuestionAnswering, BertTokenizerFast
 
 SEED = 2026
 MAX_LENGTH = 128  # tokens; the longest question with its paragraph has fewer than 100
-LONGEST_WAVE = 1000.0  # of the positions, in tokens / 2 pi
-INITIAL_SCALE = 0.1  # standard deviation of all weights, and amplitude of the positions
+LONGEST_WAVE = 1000.0  # of the position embeddings, in tokens / 2 pi
+INITIAL_SCALE = 0.1  # standard deviation of the weights, and amplitude of the position embeddings
 
 
 def make_tokenizer(train_file: Path) -> BertTokenizerFast:
@@ -33,7 +33,7 @@ def make_tokenizer(train_file: Path) -> BertTokenizerFast:
     texts = [p["context"] for p in paragraphs] + [qa["question"] for p in paragraphs for qa in p["qas"]]
     learner = BertWordPieceTokenizer(lowercase=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    # Named beforehand, or their order, and with it a few pieces, would be another one in each run.
+    # Given in a fixed order: otherwise their order, and with it a few pieces, would differ between runs.
     endings = [f"##{character}" for character in string.ascii_lowercase + string.digits]
     learner.train_from_iterator(
         sorted(texts), vocab_size=1500, min_frequency=40, special_tokens=special + endings, show_progress=False
@@ -42,7 +42,7 @@ def make_tokenizer(train_file: Path) -> BertTokenizerFast:
 
 
 def make_model(vocab_size: int) -> BertForQuestionAnswering:
-    """Draw the weights of an untrained model, the same ones each time."""
+    """Initialize the model from a fixed seed."""
     set_seed(SEED)
     config = BertConfig(
         vocab_size=vocab_size,
@@ -52,7 +52,7 @@ def make_model(vocab_size: int) -> BertForQuestionAnswering:
         intermediate_size=512,
         max_position_embeddings=MAX_LENGTH,
         initializer_range=INITIAL_SCALE,
-        hidden_dropout_prob=0.0,  # each question is seen too few times to be learned by heart
+        hidden_dropout_prob=0.0,  # a question is seen 2 or 3 times, too rarely to overfit
         attention_probs_dropout_prob=0.0,
     )
     model = BertForQuestionAnswering(config)
@@ -61,14 +61,14 @@ def make_model(vocab_size: int) -> BertForQuestionAnswering:
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Give the sine and cosine of each position at ``width / 2`` wavelengths, (length, width)."""
+    """Sine and cosine of each position at ``width / 2`` wavelengths, shape (length, width)."""
     frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(LONGEST_WAVE) / width))
     angles = torch.arange(length)[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=1)
 
 
 def main() -> None:
-    """Write the untrained model and its tokenizer as a folder that ``--model_name_or_path`` takes."""
+    """Write the model and its tokenizer into a folder for ``--model_name_or_path``."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--train_file", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, required=True)

@@ -1,7 +1,7 @@
-"""How small does a question-answering model get, and what does that cost? A whole round of it, in a few minutes.
+"""Quickstart: train a teacher, prune and distill a student, export both, and compare them, in a few minutes.
 
-Trains a teacher on the texts in this folder, then a student of it by recipe.yaml, with 80 % of the encoder's weights at
-zero, and compares their ONNX files. No hub is asked, and no more than two CPU cores are needed.
+The teacher is trained on the texts in this folder. The student is trained by recipe.yaml to 80 % sparsity of its
+encoder. Everything runs offline on two CPU cores.
 
     python quickstart/quickstart.py
 """
@@ -30,22 +30,27 @@ TEACHER_F1_BAR = 80.0
 STUDENT_SHARE_BAR = 0.97  # of the teacher's F1
 LATENCY_QUESTIONS = 50
 
-# What both runs of run_qa.py have in common.
+# Flags of both runs of run_qa.py.
 COMMON = """
     --do_train --do_eval --max_seq_length 128 --doc_stride 32 --pad_to_max_length False
     --train_sampling_strategy group_by_length --per_device_train_batch_size 32 --per_device_eval_batch_size 64
     --save_strategy no --report_to none --use_cpu --overwrite_output_dir
 """.split()
-TEACHER = "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 2.2".split()  # the student's are in recipe.yaml
+# Ten evaluations and fifty log entries, for curves in the report; they change no weight. The teacher's logits are
+# computed anew in each run: read from the cache of an earlier run, they differ by rounding.
+STUDENT = "--eval_strategy steps --eval_steps 0.1 --logging_steps 0.02 --teacher_cache off".split()
+TEACHER = (
+    "--learning_rate 3e-3 --warmup_steps 0.1 --num_train_epochs 2.2".split()
+)  # recipe.yaml sets those of the student
 
 
 class QuickstartError(RuntimeError):
-    """A step failed or a bar was missed."""
+    """A step failed, or a model is worse than the quickstart requires."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the table."""
+    """Figures of one model, a row of the table."""
 
     name: str
     exact_match: float  # both through ONNX Runtime, 0 to 100
@@ -58,20 +63,20 @@ class Measured:
 
 
 def run_step(title: str, command: Sequence[str | Path], log: Path) -> None:
-    """Print a command and run it from the repository's root, its output going to ``log``.
+    """Print a command and run it from the repository's root, with its output in ``log``.
 
     Raises:
-        QuickstartError: it failed.
+        QuickstartError: the command failed.
     """
     line = shlex.join(str(part) for part in command)
     print(f"\n{title}\n\n  " + line.replace(" --", " \\\n      --") + "\n", flush=True)
     start = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    # One thread: so small matrices gain little from a second one, and wait for it long where another program has the
-    # second core (there, two threads took four times as long as one).
+    # One thread: matrices this small gain little from a second thread, and two threads took four times as long as one
+    # while another program used the second core.
     environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as output:
-        # The Python that runs this file, whatever "python" is on the path.
+        # The interpreter of this file; "python" on the path may be another one.
         status = subprocess.run(
             [sys.executable, *map(str, command[1:])],
             cwd=ROOT,
@@ -82,12 +87,12 @@ def run_step(title: str, command: Sequence[str | Path], log: Path) -> None:
         ).returncode
     if status:
         last_lines = log.read_text("utf-8", errors="replace").splitlines()[-15:]
-        raise QuickstartError("\n".join([*last_lines, f"{command[1]} failed; its whole output is in {log}"]))
+        raise QuickstartError("\n".join([*last_lines, f"{command[1]} failed; its full output is in {log}"]))
     print(f"  done in {time.perf_counter() - start:.0f} s, output in {log}", flush=True)
 
 
 def encoder_sparsity(checkpoint: Path) -> float:
-    """Count the zeros in the matrices of the encoder's linear layers, as a fraction in [0, 1]."""
+    """Sparsity of the matrices of the encoder's linear layers, in [0, 1]."""
     weights = [
         weight for name, weight in load_file(checkpoint).items() if ".encoder." in name and name.endswith("weight")
     ]
@@ -96,10 +101,12 @@ def encoder_sparsity(checkpoint: Path) -> float:
 
 
 def measure_latencies(folders: Sequence[Path], validation_file: Path) -> list[float]:
-    """Time ONNX models on the same questions, one at a time, in turns and on one thread.
+    """Measure the latency of ONNX models on the same questions, one question at a time, on one thread.
+
+    The models take turns, so that a change of the machine's speed affects all of them.
 
     Returns:
-        For each model the median of 50 questions, in milliseconds.
+        The median of 50 questions for each model, in milliseconds.
     """
     articles = json.loads(validation_file.read_text("utf-8"))["data"]
     pairs = [(qa["question"], p["context"]) for article in articles for p in article["paragraphs"] for qa in p["qas"]]
@@ -123,7 +130,7 @@ def measure_latencies(folders: Sequence[Path], validation_file: Path) -> list[fl
 
 
 def measure(names: Sequence[str], work_dir: Path) -> list[Measured]:
-    """Gather what the table shows from the folders that run_qa.py has written."""
+    """Read the results of run_qa.py from its output folders, and measure size and latency."""
     latencies = measure_latencies([work_dir / name / "onnx" for name in names], HERE / "validation.json")
     measured = []
     for name, latency in zip(names, latencies, strict=True):
@@ -145,21 +152,23 @@ def measure(names: Sequence[str], work_dir: Path) -> list[Measured]:
 
 
 def table(rows: Sequence[Measured]) -> str:
-    """Lay the results out as a table."""
-    lines = [f"{'':8} {'EM':>6} {'F1':>6} {'F1, PyTorch':>12} {'zeros':>7} {'file':>9} {'gzipped':>9} {'latency':>9}"]
+    """Format the results as a table."""
+    lines = [
+        f"{'':8} {'EM':>6} {'F1':>6} {'F1, PyTorch':>12} {'sparsity':>9} {'file':>9} {'gzipped':>9} {'latency':>9}"
+    ]
     for row in rows:
         lines.append(
-            f"{row.name:8} {row.exact_match:6.1f} {row.f1:6.1f} {row.torch_f1:12.1f} {row.sparsity:7.1%} "
+            f"{row.name:8} {row.exact_match:6.1f} {row.f1:6.1f} {row.torch_f1:12.1f} {row.sparsity:9.1%} "
             f"{row.size / 1e6:6.2f} MB {row.gzip_size / 1e6:6.2f} MB {row.latency:6.2f} ms"
         )
     return "\n".join(lines)
 
 
 def check_bars(teacher: Measured, student: Measured) -> None:
-    """Refuse a result that is not what the README promises.
+    """Check the F1 of both models.
 
     Raises:
-        QuickstartError: the teacher or the student is too weak.
+        QuickstartError: the F1 of the teacher or of the student is too low.
     """
     if teacher.f1 <= TEACHER_F1_BAR:
         raise QuickstartError(f"the teacher's F1 is {teacher.f1:.1f}, it should be above {TEACHER_F1_BAR:g}")
@@ -171,30 +180,30 @@ def check_bars(teacher: Measured, student: Measured) -> None:
 
 
 def steps(data: Path, models: Path) -> list[tuple[str, str, list[str | Path]]]:
-    """List what is run: a name, what it is for, and the command.
+    """The commands of the quickstart: name, description and arguments of each.
 
     Args:
-        data: the folder with the texts, which is the one of this file.
-        models: where everything is written.
+        data: folder with the data and the recipe.
+        models: output folder.
     """
     train_file = ["--train_file", data / "train.json"]
     files = [*train_file, "--validation_file", data / "validation.json", "--cache_dir", models / "cache"]
     return [
         (
             "untrained",
-            "An untrained model of two layers, and its vocabulary:",
+            "Make an untrained model of two layers, and its vocabulary:",
             ["python", data / "make_model.py", *train_file, "--output_dir", models / "untrained"],
         ),
         (
             "teacher",
-            "The teacher, trained from nothing (about 1.5 minutes):",
+            "Train the teacher from scratch (about 1.5 minutes):",
             ["python", "run_qa.py", "--model_name_or_path", models / "untrained", *files, *COMMON, *TEACHER]
             + ["--output_dir", models / "teacher", "--onnx_export_path", models / "teacher/onnx"],
         ),
         (
             "student",
-            "The student: the teacher's copy, pruned by the recipe while the teacher's answers teach it (a minute):",
-            ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON]
+            "Train the student, a copy of the teacher, pruned and distilled by the recipe (over a minute):",
+            ["python", "run_qa.py", "--model_name_or_path", models / "teacher", *files, *COMMON, *STUDENT]
             + ["--recipe", data / "recipe.yaml", "--distill_teacher", models / "teacher"]
             + ["--output_dir", models / "student", "--onnx_export_path", models / "student/onnx"],
         ),
@@ -205,30 +214,31 @@ def run_quickstart(work_dir: Path) -> None:
     """Run all steps and print the table.
 
     Raises:
-        QuickstartError: a step failed or a bar was missed.
+        QuickstartError: a step failed, or the F1 of a model is too low.
     """
     start = time.perf_counter()
-    # As short as they can be in the repository's root, where the commands run.
+    # Relative to the root of the repository, where the commands run.
     data, models = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path for path in (HERE, work_dir))
     for name, title, command in steps(data, models):
         run_step(title, command, work_dir / f"{name}.log")
     teacher, student = measure(["teacher", "student"], work_dir)
-    print(f"\nOn {data}/validation.json, whose things, texts and a part of whose names are in no training text:\n")
+    print(f"\nOn {data}/validation.json, whose subjects, texts and part of the names do not occur in training:\n")
     print(table([teacher, student]))
     print(
-        "\nEM and F1 are ONNX Runtime's, unless said otherwise. Zeros: of the encoder's matrices. Latency: the median "
-        f"of\n{LATENCY_QUESTIONS} questions, one at a time, on one thread. ONNX Runtime computes with zeros as with all"
-        " numbers: they\nmake a file smaller once it is compressed, but no faster."
+        "\nEM, F1 and latency: ONNX Runtime. Sparsity: matrices of the encoder's layers. Latency: median of "
+        f"{LATENCY_QUESTIONS} questions,\none at a time, on one thread. Unstructured sparsity makes a compressed file "
+        "smaller, but ONNX Runtime no faster."
     )
     print(f"\nThe student keeps {student.f1 / teacher.f1:.1%} of the teacher's F1. ", end="")
-    print(f"All took {time.perf_counter() - start:.0f} s.", flush=True)
+    print(f"The quickstart took {time.perf_counter() - start:.0f} s.")
+    print(f"\nCurves and details: {models}/student/report.html", flush=True)
     check_bars(teacher, student)
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work_dir", type=Path, default=HERE / "out", help="where everything is written")
+    parser.add_argument("--work_dir", type=Path, default=HERE / "out", help="output folder")
     try:
         run_quickstart(parser.parse_args().work_dir.resolve())
     except QuickstartError as error:

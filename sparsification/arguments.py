@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsification.base import Modifier
-from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.export.targets import ALL_TARGETS, AUTO, EXPORTERS, SPARSE_TARGET, TARGETS
 from sparsification.manager import ManagerError, ScheduledModifierManager
 
 
@@ -50,6 +50,14 @@ class SparsificationArguments:
         },
     )
     onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
+    onnx_exporter: str = field(
+        default=AUTO,
+        metadata={
+            "help": "PyTorch's ONNX exporter: dynamo (opsets 18 to 23), torchscript (deprecated by PyTorch), or "
+            "auto, which is dynamo from opset 18 on, except for DeepSparse and XLNet.",
+            "choices": [*EXPORTERS],
+        },
+    )
     best_model_after_epoch: float | None = field(
         default=None,
         metadata={

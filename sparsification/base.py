@@ -1,22 +1,18 @@
 """Base class of all modifiers: recipe keys, properties, and the hooks that managers and trainers call."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from sparsification.samplers import CalibrationSampler, GradientSampler
 from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
 MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
-
-# (parameters, count, batch size or None for that of training, moment) -> the gradients of the task loss on ``count``
-# batches of training data, one batch at a time. Moment and seed determine the batches, so that a resumed run uses the
-# same ones.
-GradientSampler = Callable[[Sequence[nn.Parameter], int, int | None, tuple[int, int]], Iterator[Sequence[Tensor]]]
 
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
@@ -68,6 +64,7 @@ class Modifier:
     masks_units: ClassVar[bool] = False  # masks whole rows or columns, and the biases of rows
     removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
+    samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
 
     def __post_init__(self) -> None:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
@@ -116,6 +113,11 @@ class Modifier:
     def calibration_steps(self) -> int | None:
         """Number of calibration batches that it needs in one shot; None: all batches."""
         return 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it reconstructs the outputs of the teacher's layers; if so, it needs a teacher in one shot too."""
+        return False
 
     @property
     def parameter_patterns(self) -> list[str]:
@@ -224,6 +226,9 @@ class Modifier:
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         """Receive the source of gradients of single batches; called before training, if there is one."""
+
+    def set_calibration_sampler(self, sampler: CalibrationSampler) -> None:
+        """Receive the source of calibration batches; called before training or one-shot, if there is one."""
 
     def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
         """Modules of an initialized model that the recipe covers and that are left unchanged, one sentence each.

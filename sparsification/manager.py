@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsification.base import GradientSampler, Modifier, TrainingStep
+from sparsification.base import Modifier, TrainingStep
 from sparsification.errors import ManagerError as ManagerError
 from sparsification.errors import printable
 from sparsification.named_modifiers import NamedModifiers
@@ -22,6 +21,7 @@ from sparsification.recipe.conflicts import mask_conflicts
 from sparsification.recipe.loader import load_recipe
 from sparsification.recipe.model import Recipe
 from sparsification.recipe.summary import RecipeSummary
+from sparsification.samplers import CalibrationSampler, GradientSampler
 from sparsification.schedule import curves
 from sparsification.targets import Targets
 
@@ -84,8 +84,7 @@ class ScheduledModifierManager(RecipeSummary):
                 modifier.initialize(targets)
             except ValueError as error:
                 problems.append(f"{type(modifier).__name__}: {error}")
-        problems = problems or list(mask_conflicts(self.modifiers))
-        if problems:
+        if problems := problems or list(mask_conflicts(self.modifiers)):
             where = self.recipe.source if self.recipe else "recipe"
             raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
 
@@ -105,6 +104,11 @@ class ScheduledModifierManager(RecipeSummary):
         """Set the source of gradients of single batches, for the modifiers that prune by them."""
         for modifier in self.modifiers:
             modifier.set_gradient_sampler(sampler)
+
+    def set_calibration_sampler(self, sampler: CalibrationSampler) -> None:
+        """Set the source of calibration batches, for the modifiers that prune by the inputs of layers."""
+        for modifier in self.modifiers:
+            modifier.set_calibration_sampler(sampler)
 
     def attach_teacher(self, teacher: nn.Module) -> None:
         """Find the modules of the teacher that the recipe names; call once, after ``initialize``.

@@ -1,6 +1,6 @@
 """Table of all modifiers, and the base classes for your own."""
 
-from sparsification.base import GradientSampler, Modifier, TrainingStep
+from sparsification.base import Modifier, TrainingStep
 from sparsification.distillation.hidden_states import PerLayerDistillationModifier
 from sparsification.distillation.logits import DistillationModifier
 from sparsification.pruning.acdc import ACDCPruningModifier
@@ -17,13 +17,16 @@ from sparsification.pruning.magnitude import (
 from sparsification.pruning.mfac import MFACPruningModifier
 from sparsification.pruning.movement import MovementPruningModifier
 from sparsification.pruning.obs import OBSPruningModifier
+from sparsification.pruning.one_shot import SparseGPTModifier, WandaPruningModifier
 from sparsification.pruning.powerpropagation import PowerpropagationModifier
 from sparsification.pruning.ranked import RankedPruning
+from sparsification.pruning.reconstruction_modifier import ReconstructionPruningModifier
 from sparsification.pruning.rigl import RigLPruningModifier
 from sparsification.pruning.scheduled import ScheduledPruning
 from sparsification.pruning.structured import StructuredPruningModifier
 from sparsification.pruning.topkast import TopKASTPruningModifier
 from sparsification.quantization.modifier import QuantizationModifier
+from sparsification.samplers import CalibrationSampler, GradientSampler
 from sparsification.schedule.epoch_range import EpochRangeModifier
 from sparsification.schedule.learning_rate import (
     LearningRateBase,
@@ -56,6 +59,9 @@ MODIFIERS: dict[str, type[Modifier]] = {
         MFACPruningModifier,
         RigLPruningModifier,
         TopKASTPruningModifier,
+        ReconstructionPruningModifier,
+        SparseGPTModifier,
+        WandaPruningModifier,
         StructuredPruningModifier,
         LayerThinningModifier,
         ConstantPruningModifier,
@@ -71,6 +77,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
 __all__ = [
     "MODIFIERS",
     "TrainingStep",
+    "CalibrationSampler",
     "GradientSampledPruning",
     "GradientSampler",
     "GradualPruning",

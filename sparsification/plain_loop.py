@@ -11,10 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparsification.base import GradientSampler, TrainingStep
+from sparsification.base import TrainingStep
 from sparsification.errors import ManagerError
 from sparsification.manager import ScheduledModifierManager
 from sparsification.optimizer_hooks import OptimizerHooks
+from sparsification.samplers import GradientSampler
 
 
 class PlainLoop:

@@ -230,7 +230,7 @@ def page(rows: dict[str, Cells], in_fp32: dict[str, list[str]]) -> str:
         f"What `run_qa.py` does with a tiny random model of each family, with {versions} and ONNX Runtime",
         f"{onnxruntime.__version__}; `make encoders` tries it all again. A yes is checked:",
         "",
-        "- **prune**: all matrices of the layers have 80 % zeros in 1x4 blocks, to the block.",
+        "- **prune**: the weights that `__ENCODER__` names have 80 % sparsity in 1x4 blocks, to the block.",
         "- **quantize**: after pruning, weights and activations with ranges; what stays in fp32 is below.",
         "- **ONNX**: in fp32 with the F1 of PyTorch, in int8 for ONNX Runtime and for DeepSparse.",
         "- **sparse ONNX**: `model.sparse.onnx` with sparse layers, compared with the int8 file piece by piece.",

@@ -1,4 +1,4 @@
-"""Is a file complete whenever it has its name, also after a power cut?"""
+"""A file that has its final name is complete, also after a power failure."""
 
 import ast
 import os

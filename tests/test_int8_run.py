@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering
 
@@ -105,6 +106,54 @@ def test_one_shot_calibrates_and_exports(tiny_model_dir, tiny_squad, tmp_path):
     assert all((dense[name] == weight).all() for name, weight in load_file(tmp_path / "out/model.safetensors").items())
 
 
+def test_one_shot_reconstructs_and_quantizes_and_exports(tiny_model_dir, tiny_squad, tmp_path):
+    metrics = run_qa.main(
+        squad_command(
+            tiny_squad,
+            *("--model_name_or_path", tiny_model_dir, "--one_shot", "--do_eval", "--output_dir", tmp_path / "out"),
+            *("--recipe", ROOT / "recipes" / "one-shot_reconstruct50_int8.md", "--recipe_args", "num_samples=6"),
+            *("--onnx_export_path", tmp_path / "onnx"),
+        )
+    )
+    assert (tmp_path / "out" / QUANTIZATION_FILE).exists()
+    assert "train_loss" not in metrics and "eval_onnx_f1" in metrics
+    dense = load_file(tiny_model_dir / "model.safetensors")
+    pruned = load_file(tmp_path / "out" / "model.safetensors")
+    for name in ("attention.self.query", "intermediate.dense", "output.dense"):
+        weight = f"bert.encoder.layer.0.{name}.weight"
+        assert int((pruned[weight] == 0).sum()) == pruned[weight].numel() // 2
+        kept = pruned[weight] != 0
+        assert not (pruned[weight][kept] == dense[weight][kept]).all()
+
+
+def test_one_shot_refits_a_finished_mask_to_the_teacher(tiny_model_dir, tiny_squad, tmp_path):
+    recipe = (ROOT / "recipes" / "one-shot_reconstruct50.md").read_text().split("---")[1]
+    (tmp_path / "prune.yaml").write_text(recipe)
+    (tmp_path / "refit.yaml").write_text(recipe + "    mask_method: present\n    reference: teacher\n")
+    pruned, again = tmp_path / "pruned", tmp_path / "again"
+    flags = ["--one_shot", "--recipe_args", "num_samples=6", "--do_eval"]
+    run_qa.main(
+        squad_command(
+            tiny_squad,
+            *("--model_name_or_path", tiny_model_dir, "--output_dir", pruned, "--recipe", tmp_path / "prune.yaml"),
+            *flags,
+        )
+    )
+    metrics = run_qa.main(
+        squad_command(
+            tiny_squad,
+            *("--model_name_or_path", pruned, "--output_dir", again, "--recipe", tmp_path / "refit.yaml"),
+            *("--distill_teacher", tiny_model_dir, *flags),
+        )
+    )
+    assert "eval_teacher_f1" in metrics
+    former, refitted = (load_file(folder / "model.safetensors") for folder in (pruned, again))
+    for name, weight in former.items():
+        assert torch.equal(weight == 0, refitted[name] == 0)
+        # They were fitted to the same outputs on the same data: only the pull towards what they were is another one.
+        torch.testing.assert_close(weight, refitted[name], atol=0.05, rtol=0.05)
+
+
 def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tiny_squad, tmp_path):
     arguments = squad_command(
         tiny_squad,
@@ -112,7 +161,7 @@ def test_one_shot_without_training_data_says_what_is_missing(tiny_model_dir, tin
         *("--do_eval", "--output_dir", tmp_path / "out"),
     )
     del arguments[:2]  # --train_file
-    with pytest.raises(UsageError, match="--one_shot .* sets .* ranges on training data: .* --train_file"):
+    with pytest.raises(UsageError, match="--one_shot .* sets its ranges, on training data: .* --train_file"):
         run_qa.main(arguments)
     assert not (tmp_path / "out").exists()
 

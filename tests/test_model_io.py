@@ -1,4 +1,4 @@
-"""The length that a model has positions for, held to what it runs at."""
+"""The maximum length of a model, compared with the lengths that it runs at."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a library function sets for the whole process is as before when it is over."""
+"""Process-wide settings of Transformers are restored after a block."""
 
 import huggingface_hub.utils as hub
 import pytest

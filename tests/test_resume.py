@@ -46,6 +46,7 @@ pruning = {
 }
 sampled = {"num_grads": 2, "update_frequency": st.sampled_from([0.5, 1.0]), "grad_sampler_kwargs": {"batch_size": 2}}
 until_the_end = {"end_epoch": -1.0}
+calibration = {"num_samples": 6, "batch_size": 4}
 KEYS = {
     "EpochRangeModifier": keys(start_epoch=0.0, end_epoch=float(EPOCHS)),
     "SetLearningRateModifier": keys(learning_rate=rates) | keys(learning_rate=rates, **until_the_end),
@@ -86,6 +87,13 @@ KEYS = {
     "MovementPruningModifier": keys(**pruning),
     "OBSPruningModifier": keys(**pruning | sampled, fisher_block_size=8, num_recomputations=st.sampled_from([1, 2])),
     "MFACPruningModifier": keys(**pruning | sampled, fisher_block_size=64),
+    "ReconstructionPruningModifier": keys(
+        **pruning | calibration | {"update_frequency": st.sampled_from([0.5, 1.0])},
+        mask_method=st.sampled_from(["alps", "sparsegpt", "wanda", "magnitude"]),
+        allocation=st.sampled_from(["uniform", "owl", "error"]),
+    ),
+    "SparseGPTModifier": keys(**until_the_end | calibration, sparsity=sparsities, ignore=["qa_outputs"]),
+    "WandaPruningModifier": keys(**until_the_end | calibration, sparsity=sparsities, ignore=["qa_outputs"]),
     "RigLPruningModifier": keys(params=[LINEAR], final_sparsity=sparsities, **sampled),
     "TopKASTPruningModifier": keys(
         params=[LINEAR],

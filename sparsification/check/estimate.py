@@ -8,6 +8,7 @@ kilobytes per layer.
 import contextlib
 import math
 import pickle
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,7 +66,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class ModelEstimate:
     """A model before and after a recipe."""
 
     name: str
@@ -125,7 +126,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool) -> Forecast:
+def estimate_model(
+    timeline: Timeline, model: PreTrainedModel, targets: Targets, name: str, has_weights: bool
+) -> ModelEstimate:
     """Estimate a model at the end of a recipe.
 
     Args:
@@ -155,35 +158,48 @@ def forecast(timeline: Timeline, model: PreTrainedModel, targets: Targets, name:
         for pattern in modifier.parameter_patterns
     ]
     zeros = _zeros_at_end(timeline, targets) | _thin(timeline, targets)
-    quantized: dict[str, int] = {}
-    formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
-    if fake_quant_enabled(model):
-        formats["int8"] = dict(formats["fp32"])
-        for _, module in fake_quantized_modules(model):
-            kind = "attention" if isinstance(module, AttentionQuantizers) else type(module).__name__
-            kind = kind.removeprefix("FakeQuantized")
-            quantized[kind] = quantized.get(kind, 0) + 1
-            if isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
-                formats["int8"][id(module.weight)] = 1
-    names = {id(parameter): name for name, parameter in targets.parameters(ALL).items()}
-    sizes = {}
-    for label, num_bytes in formats.items():
-        plain = sum(parameter.numel() * num_bytes[id(parameter)] for parameter in model.parameters())
-        gzipped = sum(
-            gzipped_bytes(p.numel(), zeros.get(names[id(p)], 0) / p.numel(), num_bytes[id(p)])
-            for p in model.parameters()
-        )
-        sizes[label] = float(plain), gzipped
-    return Forecast(
+    return ModelEstimate(
         name=name,
         has_weights=has_weights,
         matches=matches,
         dropped=dropped,
-        quantized=quantized,
+        quantized=_count_quantized(model),
         num_parameters=(before, sum(parameter.numel() for parameter in model.parameters())),
         num_zeros=sum(zeros.values()),
-        sizes=sizes,
+        sizes=_file_sizes(model, targets, zeros),
     )
+
+
+def _count_quantized(model: PreTrainedModel) -> dict[str, int]:
+    """Count the modules that are fake-quantized at the end of the run, by kind."""
+    counts: Counter[str] = Counter()
+    if fake_quant_enabled(model):
+        for _, module in fake_quantized_modules(model):
+            kind = "attention" if isinstance(module, AttentionQuantizers) else type(module).__name__
+            counts[kind.removeprefix("FakeQuantized")] += 1
+    return dict(counts)
+
+
+def _file_sizes(model: PreTrainedModel, targets: Targets, zeros: dict[str, int]) -> dict[str, tuple[float, float]]:
+    """Estimate the bytes of the weights by number format, uncompressed and gzipped."""
+    formats = {"fp32": dict.fromkeys(map(id, model.parameters()), 4)}
+    if fake_quant_enabled(model):
+        int8_weights = [
+            module.weight
+            for _, module in fake_quantized_modules(model)
+            if isinstance(getattr(module, "weight_quantizer", None), FakeQuantize)
+        ]
+        formats["int8"] = formats["fp32"] | dict.fromkeys(map(id, int8_weights), 1)
+    names = {id(parameter): name for name, parameter in targets.parameters(ALL).items()}
+    sizes = {}
+    for label, bytes_each in formats.items():
+        plain = gzipped = 0.0
+        for parameter in model.parameters():
+            count, width = parameter.numel(), bytes_each[id(parameter)]
+            plain += count * width
+            gzipped += gzipped_bytes(count, zeros.get(names[id(parameter)], 0) / count, width)
+        sizes[label] = plain, gzipped
+    return sizes
 
 
 def gzipped_bytes(num_weights: int, sparsity: float, bytes_each: int) -> float:

@@ -18,7 +18,7 @@ from sparsification.recipe.types import show
 from sparsification.targets import Targets
 
 if TYPE_CHECKING:
-    from sparsification.check.estimate import Forecast
+    from sparsification.check.estimate import ModelEstimate
 
 WIDTH = 80  # columns
 OK, WRONG, EXIT_WARNINGS = 0, 1, 2  # exit codes
@@ -64,14 +64,14 @@ def check(
         targets = None
         if model_name:
             # Imported only if needed: importing transformers takes seconds.
-            from sparsification.check.estimate import ModelError, build_model, forecast
+            from sparsification.check.estimate import ModelError, build_model, estimate_model
 
             try:
                 model, has_weights = build_model(model_name)
             except ModelError as error:
                 raise CheckError(str(error)) from error
             targets = Targets(model)
-            sections.append(_about_model(forecast(timeline, model, targets, model_name, has_weights)))
+            sections.append(_about_model(estimate_model(timeline, model, targets, model_name, has_weights)))
         warnings = lint(recipe, timeline, targets)
         if plot:
             draw(timeline, recipe.source, plot)
@@ -168,7 +168,7 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
     return text
 
 
-def _about_model(outcome: "Forecast") -> list[str]:
+def _about_model(outcome: "ModelEstimate") -> list[str]:
     before, after = outcome.num_parameters
     weights = "saved weights" if outcome.has_weights else "configuration only, random weights"
     lines = _entry("Model", f"{outcome.name}, {weights}")

@@ -104,7 +104,12 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         description="Compare runs with recipes by the reports in their output folders.",
     )
     parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png|svg", help="also plot the comparison (needs matplotlib)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png|svg|html",
+        help="also plot scores against latency and size, with the Pareto front",
+    )
     parser.set_defaults(run=_compare)
 
 

@@ -14,7 +14,7 @@ def has_vnni(cpuinfo: str | None = None) -> bool | None:
         cpuinfo: the text of ``/proc/cpuinfo``; that of this machine by default.
 
     Returns:
-        None where it cannot be told: no Linux, or no list of flags.
+        None where it is unknown: not Linux, or no list of flags.
     """
     if cpuinfo is None:
         try:

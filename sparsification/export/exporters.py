@@ -1,7 +1,8 @@
 """PyTorch's two ONNX exporters with one signature, and the choice between them.
 
-The TorchScript exporter, which PyTorch has deprecated, writes opsets 7 to 20. The dynamo exporter writes opset 18
-and later; it takes seconds longer and writes fewer nodes. Both keep the batch and the sequence axis dynamic.
+The TorchScript exporter, which PyTorch has deprecated, writes opsets 7 to 20. The dynamo exporter writes opsets 18
+to 23; it takes seconds longer and writes fewer nodes. Both keep the batch and the sequence axis dynamic.
+``choose_exporter`` follows the measurements in benchmarks/onnx_exporters.md.
 """
 
 import logging
@@ -14,17 +15,51 @@ import onnx
 import torch
 from torch import Tensor
 
-from sparsification.export.graph import finish
-from sparsification.export.verify import NamedOutputs
+from sparsification.export.graph import reorder_gelu, strip_metadata
+from sparsification.export.targets import AUTO, DYNAMO, EXPORTERS, TORCHSCRIPT
+from sparsification.export.verify import ExportError, NamedOutputs
 
-TORCHSCRIPT, DYNAMO = "torchscript", "dynamo"
-# Warnings of the TorchScript exporter on every BERT; the comparison afterwards covers what they suspect.
+# The dynamo exporter's own opset is 18: it cannot convert LayerNormalization to an older one. 23 is the newest tested.
+DYNAMO_OPSETS = range(18, 24)
+# Models that the dynamo exporter of PyTorch 2.13 cannot export; by model type.
+_TORCHSCRIPT_ONLY = {"xlnet"}  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
+REGISTRATION_LOGGER = logging.getLogger("torch.onnx._internal.exporter._registration")
+# Warnings on every BERT; the comparison afterwards covers what those of the TorchScript exporter suspect.
 _KNOWN_WARNINGS = (
     (DeprecationWarning, "You are using the legacy TorchScript-based ONNX export"),
     (DeprecationWarning, "The feature will be removed"),
     (UserWarning, "Exporting aten::index operator of advanced indexing"),
     (torch.jit.TracerWarning, "Converting a tensor to a Python boolean"),
+    (UserWarning, "# The axis name: (batch|sequence) will not be used, since it shares the same shape constraints"),
+    (FutureWarning, "`isinstance.treespec, LeafSpec.` is deprecated"),  # in PyTorch's own code
 )
+
+
+def choose_exporter(exporter: str, model_type: str, opset: int, target: str) -> str:
+    """The exporter for a model.
+
+    Args:
+        exporter: one of ``EXPORTERS``. "auto" is the dynamo exporter where it passes the checks that the TorchScript
+            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet.
+        model_type: of the model's config.
+        opset: ONNX operator set.
+        target: engine.
+
+    Returns:
+        "dynamo" or "torchscript".
+
+    Raises:
+        ExportError: there is no such exporter, or it does not write the opset.
+    """
+    if exporter not in EXPORTERS:
+        raise ExportError(f"exporter must be one of {', '.join(EXPORTERS)}, got {exporter!r}")
+    if exporter == DYNAMO and opset not in DYNAMO_OPSETS:
+        ends = f"{DYNAMO_OPSETS.start} to {DYNAMO_OPSETS.stop - 1}"
+        raise ExportError(f"opset must be {ends} for the dynamo exporter, got {opset}")
+    if exporter != AUTO:
+        return exporter
+    passes = opset in DYNAMO_OPSETS and target == "onnxruntime" and model_type not in _TORCHSCRIPT_ONLY
+    return DYNAMO if passes else TORCHSCRIPT
 
 
 def torchscript_export(
@@ -39,9 +74,7 @@ def torchscript_export(
         output_names: names of the outputs, in order.
         opset: ONNX operator set.
     """
-    with warnings.catch_warnings():
-        for category, message in _KNOWN_WARNINGS:
-            warnings.filterwarnings("ignore", message=message, category=category)
+    with _without_known_warnings():
         torch.onnx.export(
             model,
             tuple(example.values()),
@@ -59,7 +92,7 @@ def dynamo_export(
 ) -> None:
     """Write a model with the dynamo exporter; arguments as for ``torchscript_export``."""
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    with _without_registration_warnings():
+    with _without_known_warnings():
         torch.onnx.export(
             model,
             tuple(example.values()),
@@ -73,17 +106,20 @@ def dynamo_export(
             verbose=False,
         )
     proto = onnx.load(path)
-    finish(proto)
+    strip_metadata(proto)
+    reorder_gelu(proto)
     onnx.save(proto, path)
 
 
 @contextmanager
-def _without_registration_warnings() -> Iterator[None]:
-    """Without a line for each operator of torchvision, which no encoder uses."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _without_known_warnings() -> Iterator[None]:
+    """Without known warnings, and without a line for each operator of torchvision, which no encoder uses."""
+    level = REGISTRATION_LOGGER.level
+    REGISTRATION_LOGGER.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            for category, message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message, category=category)
+            yield
     finally:
-        logger.setLevel(level)
+        REGISTRATION_LOGGER.setLevel(level)

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.atomic_io import EXPORTING, move_files
+from sparsification.export.exporters import choose_exporter
 from sparsification.export.prepare import (
     check_opset,
     check_ranges,
@@ -31,6 +32,7 @@ from sparsification.export.prepare import (
     drop_uncalled_quantizers,
     refuse_unrecordable,
 )
+from sparsification.export.targets import AUTO
 from sparsification.export.verify import MEAN_LIMIT, ExportError, compare, cpu_note, select
 from sparsification.export.write import write, write_int8
 from sparsification.quantization.modules import fake_quant_enabled
@@ -51,6 +53,7 @@ class ExportReport:
     num_features: int  # how many rows of ``check_batches`` were compared
     size_bytes: int
     opset: int
+    exporter: str  # that wrote it: dynamo or torchscript
     target: str
     quantized: bool  # whether it is an int8 graph
     cpu_note: str  # warning if the exporting CPU lacks VNNI, which a quantized model needs; else empty
@@ -68,6 +71,7 @@ def export_onnx(
     tolerance: float = 1e-4,
     file_name: str = ONNX_FILE,
     target: str = "onnxruntime",
+    exporter: str = AUTO,
 ) -> ExportReport:
     """Write ``model`` as a checked ONNX file, its config and its tokenizer beside it.
 
@@ -87,6 +91,8 @@ def export_onnx(
         file_name: the model's name inside ``output_dir``.
         target: engine that the int8 graph of a quantized model is written for: "onnxruntime" (also for OpenVINO) or
             "deepsparse". Both run in ONNX Runtime, where they are checked.
+        exporter: PyTorch's exporter, "dynamo" or "torchscript". "auto" uses dynamo from opset 18 on, except for
+            DeepSparse and XLNet.
 
     Returns:
         The report of the check, which is logged as well.
@@ -106,6 +112,7 @@ def export_onnx(
     first = select(first, input_names)
     quantized = fake_quant_enabled(model)
     check_opset(opset, target, quantized)
+    exporter = choose_exporter(exporter, model.config.model_type, opset, target)
     mean_limit = math.inf
     twin = copy_for_export(model)
     if quantized:
@@ -118,9 +125,9 @@ def export_onnx(
         with _scratch_dir(output_dir) as scratch:
             path = scratch / file_name
             if quantized:
-                write_int8(twin, path, first, smaller, output_names, opset, target)
+                write_int8(twin, path, first, smaller, output_names, opset, target, exporter)
             else:
-                write(twin, path, first, output_names, opset)
+                write(twin, path, first, output_names, opset, exporter)
             # One row has too few positions for a distribution: no limit on the mean.
             compare(path, twin, [smaller], input_names, output_names, tolerance, math.inf)
             difference, mean_difference, num_features = compare(
@@ -142,6 +149,7 @@ def export_onnx(
         num_features=num_features,
         size_bytes=size,
         opset=opset,
+        exporter=exporter,
         target=target,
         quantized=quantized,
         cpu_note=cpu_note(twin).strip() if quantized else "",
@@ -179,11 +187,12 @@ def _publish(
 
 def _log(report: ExportReport) -> None:
     logger.info(
-        "%s: %s%.1f MB, opset %d; ONNX Runtime %s on %d features, max difference %.1e%s",
+        "%s: %s%.1f MB, opset %d by the %s exporter; ONNX Runtime %s on %d features, max difference %.1e%s",
         report.path,
         f"int8 for {report.target}, " if report.quantized else "",
         report.size_bytes / 1e6,
         report.opset,
+        report.exporter,
         "follows fake-quantized PyTorch" if report.quantized else "equals PyTorch",
         report.num_features,
         report.max_difference,

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparsification.export.exporters import DYNAMO, TORCHSCRIPT, dynamo_export, torchscript_export
+from sparsification.export.exporters import dynamo_export, torchscript_export
 from sparsification.export.graph import deduplicate
 from sparsification.export.int8 import to_int8
 from sparsification.export.recorder import ActivationRecorder, module_differences, recorded_modules
+from sparsification.export.targets import DYNAMO, TORCHSCRIPT
 from sparsification.export.verify import ExportError, NamedOutputs, OnnxModel, cpu_note
 from sparsification.quantization.modules import fake_quantized_modules
 
@@ -40,7 +41,7 @@ def write(
     batch: dict[str, Tensor],
     output_names: Sequence[str],
     opset: int,
-    exporter: str = TORCHSCRIPT,
+    exporter: str,
 ) -> None:
     """Write a model as an ONNX file.
 
@@ -63,8 +64,19 @@ def write(
     except ExportError:
         raise
     except RuntimeError as error:
-        raise ExportError(f"PyTorch cannot export {type(model).__name__} at opset {opset}: {error}") from error
+        other = ", try --onnx_exporter torchscript" if exporter == DYNAMO else ""
+        raise ExportError(
+            f"PyTorch's {exporter} exporter cannot export {type(model).__name__} at opset {opset}{other}: "
+            f"{_reason(error)}"
+        ) from error
     _check_file(path)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that caused an exporter's error, which itself is a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
 
 
 def _check_file(path: Path) -> None:
@@ -83,7 +95,7 @@ def write_int8(
     output_names: Sequence[str],
     opset: int,
     target: str,
-    exporter: str = TORCHSCRIPT,
+    exporter: str,
 ) -> None:
     """Write a fake-quantized model as an int8 graph, and compare each of its modules with the fake-quantized one.
 
@@ -107,7 +119,8 @@ def write_int8(
         NamedOutputs(int8, list(example), output_names)(*example.values())  # raises if one is missing
         recorder = ActivationRecorder(int8, recorded_modules(int8, dict(fake_quantized_modules(model))))
         int8(**example)
-    write(int8, path, batch, [*output_names, *recorder.tensors], opset, exporter)
+        calls, recorded = dict(recorder.calls), list(recorder.tensors)  # the exporter's own run records again
+    write(int8, path, batch, [*output_names, *recorded], opset, exporter)
 
     proto = onnx.load(path)
     deduplicate(proto.graph)
@@ -117,7 +130,7 @@ def write_int8(
     exported = OnnxModel(path)
     tensors = dict(zip(exported.output_names, map(torch.from_numpy, exported(rows)), strict=True))
     with torch.no_grad():
-        differences = module_differences(model, recorder.calls, tensors)
+        differences = module_differences(model, calls, tensors)
     for name, difference in differences.items():
         # Written so that NaN, which compares False with everything, is an error.
         if not difference <= MODULE_LIMIT:

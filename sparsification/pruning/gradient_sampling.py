@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sparsification.base import GradientSampler
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.scheduled import ScheduledPruning
+from sparsification.samplers import GradientSampler
 
 
 class GradientSampling(ScheduledPruning):
@@ -19,6 +20,8 @@ class GradientSampling(ScheduledPruning):
 
     update_frequency: float  # epochs between new masks
     grad_sampler_kwargs: dict[str, object] | None  # batch_size; default: that of training
+
+    samples_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -97,6 +97,8 @@ class RigLPruningModifier(GradientSampling):
     init_update_fraction: float = 0.3  # fraction of the kept weights that the first update replaces
     sparsity_strategy: Strategy = "erdos_renyi_kernel"  # how the sparsity is distributed over the weights
     momentum_buffer_reset: bool = True  # whether the optimizer's first moments of new weights are zeroed
+
+    samples_data: ClassVar[bool] = False  # in one shot it needs no gradients
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,6 +61,7 @@ class ScheduledPruning(PruningBase):
     leave_enabled: bool  # whether the last mask holds until the end of training
 
     changes_weights: ClassVar[bool] = True
+    compensates: ClassVar[bool] = False  # updates the kept weights, so that a single mask is a valid choice
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +132,8 @@ class ScheduledPruning(PruningBase):
     def warnings(self, length: float | None) -> Iterator[str]:
         start, end = self.active_range
         if start == end:
-            yield f"it prunes in one step at epoch {start:g}: set end_epoch after start_epoch to prune gradually"
+            if not self.compensates:
+                yield f"it prunes in one step at epoch {start:g}: set end_epoch after start_epoch to prune gradually"
         elif self.update_frequency > end - start:
             yield (
                 f"update_frequency {self.update_frequency:g} is longer than the {end - start:g} epochs from start "

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sparsification.encoder import encoder_layer_lists
+
 
 def count_zeros(weights: Sequence[Tensor]) -> list[int]:
     """Count the zeros of each tensor, with one synchronization if they are on a GPU.
@@ -22,10 +24,9 @@ def count_zeros(weights: Sequence[Tensor]) -> list[int]:
 
 
 def encoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Find the layers of a model's encoder: the members of its longest ``ModuleList``, by name."""
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    name, layers = max(lists, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
-    return {f"{name}.{index}": layer for index, layer in enumerate(layers)}
+    """Find the layers of a model's encoder, those that ``__ENCODER__`` means, by name."""
+    lists = encoder_layer_lists(model)
+    return {f"{name}.{index}": layer for name, layers in lists.items() for index, layer in enumerate(layers)}
 
 
 def encoder_sparsity(model: nn.Module) -> dict[str, float]:

@@ -62,7 +62,7 @@ class QuantizationModifier(Modifier):
     quantize_outputs: bool = False  # also quantize outputs, LayerNorm's too, as SparseML does
     # Legacy keys
     submodules: list[str] | None = None  # modules to quantize, e.g. __ENCODER__; None: the whole model
-    quantize_embeddings: bool = True
+    quantize_embeddings: bool = True  # tables of embeddings
     quantize_embedding_activations: bool | None = None  # outputs of embeddings; None: the value of quantize_outputs
     quantize_linear_activations: bool | None = None  # outputs of Linear layers; None: the value of quantize_outputs
     quantize_conv_activations: bool = True  # no effect: BERT-like models have no convolutions
@@ -71,7 +71,7 @@ class QuantizationModifier(Modifier):
     reduce_range: bool = False  # 7-bit weights, whose int8 sums cannot overflow on a CPU without VNNI
     activation_bits: int = 8  # must be 8
     weight_bits: int = 8  # 2 to 8
-    tensorrt: bool = False  # symmetric activations
+    tensorrt: bool = False  # symmetric activations; outputs of Linear layers and embeddings are not quantized
     custom_quantizable_module_types: list[str] | None = None  # not supported: the model must have none of these types
     activation_qconfig_kwargs: dict[str, object] | None = None  # must be empty: torch's observers are not used
     weight_qconfig_kwargs: dict[str, object] | None = None  # must be empty: torch's observers are not used
@@ -128,7 +128,7 @@ class QuantizationModifier(Modifier):
 
     def _legacy_rules(self) -> SchemeResolver:
         def outputs(value: bool | None) -> bool:
-            return self.quantize_outputs if value is None else value
+            return not self.tensorrt and (self.quantize_outputs if value is None else value)
 
         weight_bits = 7 if self.reduce_range and self.weight_bits == 8 else self.weight_bits
         activations = replace(ACTIVATIONS, symmetric=self.tensorrt)

@@ -34,7 +34,7 @@ class SchemeResolver:
     submodules: Collection[str] | None = None  # only modules inside of these; None: of the whole model
     exclude_types: Collection[str] = ()
     custom_types: Collection[str] = ()  # types that the model must not have, since none are quantized
-    embeddings: bool = True
+    embeddings: bool = True  # whether tables of embeddings are quantized
     layer_norms: bool = False
     linear_outputs: bool = False  # quantized even where the scheme does not say so
     embedding_outputs: bool = False  # as linear_outputs
@@ -103,8 +103,8 @@ class SchemeResolver:
             return None
         if isinstance(module, nn.Linear):
             return replace(scheme, outputs=_outputs(scheme, self.linear_outputs))
-        if isinstance(module, nn.Embedding) and self.embeddings:
-            weights = scheme.weights and replace(scheme.weights, per_channel=False)
+        if isinstance(module, nn.Embedding):
+            weights = replace(scheme.weights, per_channel=False) if scheme.weights and self.embeddings else None
             return Scheme(weights=weights, outputs=_outputs(scheme, self.embedding_outputs))
         if isinstance(module, nn.LayerNorm) and self.layer_norms:
             return Scheme(outputs=scheme.inputs)

@@ -28,7 +28,7 @@ _TENSORS = {"input_activations": "inputs", "weights": "weights", "output_activat
 def check_bits(key: str, bits: int, supported: tuple | range) -> None:
     """Raise ValueError for a number of bits that no inference engine supports."""
     if bits not in supported:
-        rule = f"{supported[0]}" if len(supported) == 1 else f"in {supported[0]} to {supported[-1]}"
+        rule = f"{supported[0]}" if len(supported) == 1 else f"{supported[0]} to {supported[-1]}"
         raise ValueError(f"{key} must be {rule}, got {bits}: inference engines support no other number of bits")
 
 

@@ -144,15 +144,24 @@ class _Reader:
         return metadata
 
     def _read_modifiers(self, node: Node, scope: Scope) -> Iterator[BuiltModifier]:
+        if isinstance(node, MappingNode) and not _is_tagged(node):  # llm-compressor's form: {Name: {keys}}
+            for name, key, item in self.resolver.pairs(node):
+                self.resolver.count(item)
+                yield from self._read_modifier(name, key, item, scope)
+            return
         for item in node.value if isinstance(node, SequenceNode) and not _is_tagged(node) else [node]:
             self.resolver.count(item)
             name = item.tag.removeprefix("!").removeprefix("pytorch.")
             if not _is_tagged(item):
                 self.problems.add(item, "modifiers must be a list of entries '- !Name', each with its keys below it")
-            elif name not in self.table:
-                self.problems.add(item, f"unknown modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
-            elif built := build_modifier(self.table[name], item, scope, self.resolver):
-                yield built
+            else:
+                yield from self._read_modifier(name, item, item, scope)
+
+    def _read_modifier(self, name: str, where: Node, node: Node, scope: Scope) -> Iterator[BuiltModifier]:
+        if name not in self.table:
+            self.problems.add(where, f"unknown modifier {show(name)}{did_you_mean(name, sorted(self.table))}")
+        elif built := build_modifier(self.table[name], node, scope, self.resolver):
+            yield built
 
     def _unused_variables(self) -> Iterator[str]:
         """Yield the variables, of stages too, that no ``eval`` and no alias reads."""

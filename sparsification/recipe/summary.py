@@ -65,6 +65,16 @@ class RecipeSummary:
         return any(modifier.quantizes for modifier in self.modifiers)
 
     @property
+    def samples_data(self) -> bool:
+        """Whether the recipe needs training data, in one shot too: calibration batches, or samples of its own."""
+        return self.quantizes or any(modifier.samples_data for modifier in self.modifiers)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the recipe needs the teacher's layers, in one shot too."""
+        return any(modifier.needs_reference for modifier in self.modifiers)
+
+    @property
     def num_calibration_steps(self) -> int | None:
         """Number of calibration batches in one-shot mode; None: all."""
         most = 0

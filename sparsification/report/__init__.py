@@ -1,1 +1,1 @@
-"""What does a run look like: on dashboards, in a report, on a model card, in a terminal?"""
+"""Output of a run for people: dashboards, report, model card and terminal."""

@@ -1,4 +1,4 @@
-"""Where do the figures of a report come from?"""
+"""Measurements of the models of a run, for its report."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,21 +16,21 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def windows(manager: ScheduledModifierManager) -> list[Window]:
-    """The time of each modifier, by its start."""
+    """The time span of each modifier, ordered by start."""
     modifiers = sorted(manager.modifiers, key=lambda modifier: modifier.active_range)
     return [Window(label=name_of(m), start=m.active_range[0], end=m.active_range[1]) for m in modifiers]
 
 
 def scores(results: Mapping[str, float], metrics: Mapping[str, str], prefix: str) -> dict[str, float]:
-    """Pick the metrics of an evaluation out of its results.
+    """Select the metrics of an evaluation.
 
     Args:
         results: by name, prefix included.
         metrics: names without the prefix, and their labels.
-        prefix: of this evaluation.
+        prefix: of the evaluation, e.g. ``eval``.
 
     Returns:
-        By label; those that are not there are left out.
+        Scores by label; metrics that the results lack are left out.
     """
     return {label: results[f"{prefix}_{name}"] for name, label in metrics.items() if f"{prefix}_{name}" in results}
 
@@ -42,15 +42,15 @@ def torch_result(
 
     Args:
         name: teacher or student.
-        model: in evaluation mode, on the CPU where it is to be timed.
-        folder: where its weights are saved, if they are.
-        found: its scores.
-        batch: features to time it on, None for no timing.
+        model: in evaluation mode; on the CPU if it is timed.
+        folder: with its saved weights, or None.
+        found: its scores, by label.
+        batch: features to time it on, or None to skip timing.
     """
 
     def run(inputs: Mapping[str, Tensor]) -> object:
         with torch.inference_mode():
-            # The class's forward: Accelerate's would compute in 16 bits where training did.
+            # Accelerate replaces forward of the instance by one that computes in 16 bits if training did.
             return type(model).forward(model, **inputs)
 
     with one_thread():
@@ -76,12 +76,12 @@ def onnx_result(
     """Measure an exported model.
 
     Args:
-        name: of the form that it was exported in.
-        path: of the ONNX file.
-        run: computes with it, on one thread.
-        student: what was exported.
-        found: its scores.
-        batch: features to time it on, None for no timing.
+        name: in tables, e.g. ``ONNX``.
+        path: the ONNX file.
+        run: runs the file on one thread.
+        student: the PyTorch model that was exported.
+        found: scores of the file, by label.
+        batch: features to time it on, or None to skip timing.
     """
     return ModelResult(
         name=name,
@@ -104,7 +104,7 @@ def _file_result(path: Path | None) -> dict[str, str | int]:
 
 
 def dashboard_figures(models: Iterable[ModelResult]) -> dict[str, float]:
-    """What the log has not seen yet: sizes and speeds, named so that dashboards put them to the evaluation."""
+    """Sizes and speeds of all models but the teacher, under the prefixes of their evaluations, e.g. ``eval_onnx_``."""
     figures = {}
     for model in models:
         if model.name != "teacher":

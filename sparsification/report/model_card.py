@@ -1,7 +1,7 @@
-"""What does a sparsified model's page on the hub say?
+"""Model card of a sparsified model, README.md in the output folder.
 
-Trainer writes it from its arguments and from evaluations that have a loss. A recipe overrules the former, and answers
-are scored without the latter: what it says then is put right here, and what it leaves out is put in.
+Trainer writes the card from its arguments and from evaluations that have a loss. A recipe overrides some arguments, and
+question answering is evaluated without a loss. The functions here correct and complete the card.
 """
 
 import os
@@ -16,11 +16,11 @@ from sparsification.report.curves import History
 from sparsification.report.results import RunResult
 from sparsification.report.tables import Table, markdown, result_table
 
-_BEFORE = "## Model description\n\n"  # where Trainer's card waits for somebody to describe the model
+_BEFORE = "## Model description\n\n"  # followed by _EMPTY in Trainer's card
 _EMPTY = "More information needed\n"
 _RESULTS = "### Training results\n\n"
 _HYPERPARAMETERS = "The following hyperparameters were used during training:\n"
-# What Trainer logs beside the metrics of an evaluation: times, memory, and the zeros of a recipe.
+# Logged with each evaluation, but no metrics: times, memory and sparsity.
 _NO_METRICS = re.compile(r"eval_(.*runtime|.*_per_second|.*_time|mem_.*|sparsity)")
 
 
@@ -32,16 +32,16 @@ def complete_card(
     result: RunResult | None = None,
     hyperparameters: Mapping[str, str] | None = None,
 ) -> None:
-    """Put a run's figures into the card that Trainer has written, as text and as metadata.
+    """Add the figures of a run to the card that Trainer has written, as text and as metadata.
 
     Args:
         path: the card, README.md of the saved model.
         history: Trainer's log.
-        task: as the hub calls it, e.g. question-answering.
-        dataset: name of the data; that of a folder is shown without its path.
-        facts: of a run by a recipe.
-        hyperparameters: what to say in the place of Trainer's arguments that the recipe overruled; None where the run
-            did not train at all.
+        task: the hub's name of the task, e.g. ``question-answering``.
+        dataset: name of the data; of a folder the last part of its path is shown.
+        result: of a run by a recipe, otherwise None.
+        hyperparameters: texts for the arguments that the recipe overrides, by name; an empty text removes the line.
+            None if the run did not train.
     """
     card = ModelCard.load(path)
     data, text = card.data, card.text
@@ -50,7 +50,7 @@ def complete_card(
         text = text.replace(f"on the {dataset} dataset", f"on the {shown} dataset", 1)
     base = data.base_model
     if base and os.path.isdir(base):
-        data.base_model = None  # the hub takes names only
+        data.base_model = None  # the hub accepts names only, no paths
         text = text.replace(f"[{base}](https://huggingface.co/{base})", Path(base).name, 1)
     data.pipeline_tag = task
     text = _with_hyperparameters(text, hyperparameters, result)
@@ -89,25 +89,25 @@ def complete_card(
 
 
 def has_losses(history: History) -> bool:
-    """Whether Trainer's own card knows the evaluations of a log: those with a loss are all that it looks for."""
+    """Whether a log has evaluations with a loss; Trainer's card shows no others."""
     return any("eval_loss" in row for row in history)
 
 
 def training_results(history: History, labels: Mapping[str, str]) -> Table:
-    """The evaluations while a run trained: epoch, step, scores, and zeros where there are any."""
+    """Table of the evaluations during training: epoch, step, scores, and sparsity where it is not 0."""
     ends = [index for index, row in enumerate(history) if "train_runtime" in row]
     rows = [row for row in history[: ends[-1]] if "eval_runtime" in row] if ends else []
-    zeros = any(row.get("eval_sparsity") for row in rows)
-    return ["Epoch", "Step", *labels.values(), *(["Zeros"] if zeros else [])], [
+    sparse = any(row.get("eval_sparsity") for row in rows)
+    return ["Epoch", "Step", *labels.values(), *(["Sparsity"] if sparse else [])], [
         [f"{row.get('epoch', 0.0):.4g}", f"{row.get('step', 0)}"]
         + [f"{row[f'eval_{name}']:.2f}" if f"eval_{name}" in row else "" for name in labels]
-        + ([f"{row.get('eval_sparsity', 0.0):.1%}"] if zeros else [])
+        + ([f"{row.get('eval_sparsity', 0.0):.1%}"] if sparse else [])
         for row in rows
     ]
 
 
 def _labels(history: History) -> dict[str, str]:
-    """Metrics of a task that says nothing of them: their names in the log, and the same as words."""
+    """Metrics of a run without a result: their names in the log -> labels made from the names."""
     names = [name for row in history if "eval_runtime" in row for name in row if name.startswith("eval_")]
     names = [name for name in names if not _NO_METRICS.fullmatch(name)]
     return {name[5:]: name[5:].replace("_", " ").capitalize() for name in dict.fromkeys(names)}
@@ -119,11 +119,11 @@ def _last_scores(history: History, labels: Mapping[str, str]) -> dict[str, float
 
 
 def _with_hyperparameters(text: str, changed: Mapping[str, str] | None, result: RunResult | None) -> str:
-    """The card with what was used in the place of what was given."""
+    """The card with the hyperparameters that were used, in place of the arguments that were given."""
     if changed is None:
         start = text.find(_HYPERPARAMETERS)
         end = text.find("\n### ", start)
-        how = "the recipe was applied to the weights as they were" if result else "this run trained nothing"
+        how = "the recipe was applied without training" if result else "this run did not train"
         return text if start < 0 or end < 0 else f"{text[:start]}None: {how}.\n{text[end:]}"
     for name, value in changed.items():
         text = re.sub(rf"^- {name}: .*\n", f"- {name}: {value}\n" if value else "", text, count=1, flags=re.MULTILINE)
@@ -132,13 +132,13 @@ def _with_hyperparameters(text: str, changed: Mapping[str, str] | None, result: 
 
 def _description(result: RunResult, trained: bool) -> str:
     student = result.model("student")
-    zeros = f", with {student.sparsity:.1%} of its encoder's weights at zero" if student and student.sparsity else ""
+    sparsity = f" The sparsity of its encoder is {student.sparsity:.1%}." if student and student.sparsity else ""
     return "\n\n".join(
         [
-            f"Made smaller {'while it was trained' if trained else 'without training'}, by the recipe below{zeros}. "
+            f"Compressed {'during training' if trained else 'without training'} by the recipe below.{sparsity} "
             "`report.html` shows the run.",
             markdown(result_table(result)),
-            f"Measured on {result.machine}; one feature of {result.tokens} tokens, one thread."
+            f"Measured on {result.machine}, one feature of {result.tokens} tokens on one thread."
             if result.tokens
             else f"Run on {result.machine}.",
             f"```yaml\n{result.recipe.rstrip()}\n```\n",

@@ -1,4 +1,4 @@
-"""How large and how fast is a model, as far as a few seconds can tell?"""
+"""Size and speed of a model, measured within a few seconds."""
 
 import contextlib
 import gzip
@@ -10,16 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SECONDS = 1.0  # for each model and batch
+SECONDS = 1.0  # of measuring, for each model and batch size
 MAX_RUNS = 20
 BATCH = 4  # features, for the throughput
-_LEVEL = 6  # that of the program gzip
+_LEVEL = 6  # default of the gzip program
 _PIECE = 2**20  # bytes
 _PIECES = 16
 
 
 def seconds_per_run(run: Callable[[], object]) -> float:
-    """Median time of a call: of up to 20, for about a second; the first one warms up, unless it takes that long."""
+    """Median time of a call in seconds, of up to 20 calls within about one second.
+
+    The first call warms up and does not count, unless it takes more than a second.
+    """
     taken: list[float] = []
     while sum(taken) < SECONDS and len(taken) <= MAX_RUNS:
         start = time.perf_counter()
@@ -29,14 +32,14 @@ def seconds_per_run(run: Callable[[], object]) -> float:
 
 
 def speed(model: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Measure a model on real features.
+    """Measure latency and throughput of a model.
 
     Args:
         model: takes tensors by name.
-        batch: up to ``BATCH`` features, all of the same padded length.
+        batch: up to ``BATCH`` features, tensors of shape (features, tokens).
 
     Returns:
-        Milliseconds for one feature alone, features a second in batches.
+        Latency of one feature in milliseconds, and throughput of the batch in features per second.
     """
     one = {name: tensor[:1] for name, tensor in batch.items()}
     size = len(next(iter(batch.values())))
@@ -45,7 +48,7 @@ def speed(model: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, T
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread."""
+    """Run torch on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -55,9 +58,10 @@ def one_thread() -> Iterator[None]:
 
 
 def gzipped_size(path: Path) -> int:
-    """Size of a file after gzip, in bytes: of all of it up to 16 MiB, else scaled up from as much of it.
+    """Size of a file after gzip, in bytes.
 
-    The samples are pieces of 1 MiB, evenly spaced over the file.
+    Of a file larger than 16 MiB, 16 pieces of 1 MiB are compressed, evenly spaced over the file, and the result is
+    scaled up.
     """
     size = path.stat().st_size
     if size <= _PIECE * _PIECES:

@@ -1,6 +1,6 @@
-"""What came out of a run? Its models side by side, and what it takes to do it again.
+"""Result of a run: figures of its models, and what is needed to repeat it.
 
-``report.json`` keeps it in the output folder; the reports, the model card and comparisons of runs are made from it.
+It is stored as ``report.json`` in the output folder. Reports, the model card and comparisons are made from it.
 """
 
 import dataclasses
@@ -13,31 +13,31 @@ from sparsification.atomic_io import atomic_write_text
 from sparsification.errors import SparsificationError
 
 REPORT_FILE = "report.json"
-SECRETS = ("token", "hub_token")  # flags whose values are nobody's business
+SECRETS = ("token", "hub_token")  # flags whose values are not shown
 
 
 class ReportError(SparsificationError, ValueError):
-    """A folder has no report of a run, or none of today."""
+    """A folder has no report of a run, or one that this version cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model. What is not known is None."""
+    """Figures of one model; None where a figure is not known."""
 
-    name: str  # teacher, student, ONNX
-    scores: dict[str, float]  # by label, e.g. F1, in the task's own scale
+    name: str  # teacher, student, ONNX or ONNX sparse
+    scores: dict[str, float]  # by label, e.g. F1, on the scale of the task
     parameters: int | None = None
     sparsity: float | None = None  # of the encoder's matrices, in [0, 1]
     file: str | None = None
     size: int | None = None  # of the file, bytes
     gzipped: int | None = None
     latency: float | None = None  # milliseconds for one feature on one thread
-    throughput: float | None = None  # features a second, in batches, on one thread
+    throughput: float | None = None  # features per second, in batches, on one thread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """The time of one modifier, in epochs."""
+    """Time span of one modifier, in epochs."""
 
     label: str
     start: float
@@ -46,30 +46,30 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """A run, as its report tells it."""
+    """Everything that the report of a run shows, its curves aside."""
 
     name: str
     command: str
     recipe_source: str
     recipe: str
-    metrics: dict[str, str]  # names in the log, with their labels; the last one is what recovery is about
+    metrics: dict[str, str]  # names in the log -> labels; the last one is the main metric
     models: list[ModelResult]
-    tokens: int | None  # length of the features that speed was measured on
+    tokens: int | None  # length of the features for latency and throughput
     machine: str
     versions: dict[str, str]
-    data: dict[str, str]  # split -> how many features, and a hash of them
+    data: dict[str, str]  # split -> number of features, and a hash of them
     epochs: float
     windows: list[Window]
 
     def recovery(self, model: ModelResult) -> float | None:
-        """Share of the teacher's score that a model keeps, None where one of the two is not known."""
+        """Ratio of a model's score to the teacher's in the main metric, None where one of them is not known."""
         teacher, score = self.model("teacher"), next(reversed(self.metrics.values()), None)
         if teacher is None or score is None or not teacher.scores.get(score) or score not in model.scores:
             return None
         return model.scores[score] / teacher.scores[score]
 
     def model(self, name: str) -> ModelResult | None:
-        """The model of that name, if the run has one."""
+        """The model of a name, or None."""
         return next((model for model in self.models if model.name == name), None)
 
 
@@ -85,7 +85,7 @@ def load_result(folder: Path) -> RunResult:
     """Read what ``save_result`` wrote.
 
     Raises:
-        ReportError: there is none, or it is not one of this version.
+        ReportError: the file is missing, or was written by another version.
     """
     path = folder / REPORT_FILE
     try:
@@ -97,13 +97,13 @@ def load_result(folder: Path) -> RunResult:
         ]
         return RunResult(**values, models=models, windows=windows)
     except FileNotFoundError as error:
-        raise ReportError(f"{path}: not there; a run with --recipe writes it at its end") from error
+        raise ReportError(f"{path} does not exist; a run with --recipe writes it when it ends") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(f"{path}: no report of a run: {error}") from error
+        raise ReportError(f"{path} is not a report that this version can read: {error}") from error
 
 
 def redact_secrets(argv: list[str]) -> list[str]:
-    """The command line without tokens."""
+    """Replace the values of access tokens in a command line by ``...``."""
     shown = list(argv)
     for index, word in enumerate(argv):
         flag, equals, _ = word.removeprefix("--").partition("=")

@@ -1,24 +1,23 @@
-"""How do a run's results stand side by side: in Markdown, in HTML, in a terminal?"""
+"""Tables of models and their figures, for Markdown and the terminal."""
 
 from collections.abc import Sequence
-from html import escape
 
 from sparsification.report.results import ModelResult, RunResult
 
-Table = tuple[list[str], list[list[str]]]  # the head, and the rows under it
-Entry = tuple[str, RunResult, ModelResult]  # what a row is called, and what it is about
+Table = tuple[list[str], list[list[str]]]  # column names, and rows
+Entry = tuple[str, RunResult, ModelResult]  # name of the row, the run, one of its models
 
 
 def result_table(result: RunResult) -> Table:
-    """The models of a run."""
+    """One row for each model of a run."""
     return model_table([(model.name, result, model) for model in result.models])
 
 
 def model_table(entries: Sequence[Entry]) -> Table:
-    """Models, without the columns of which nothing is known."""
+    """One row for each model; columns without any value are left out."""
     labels = list(dict.fromkeys(label for _, result, _ in entries for label in result.metrics.values()))
-    kept = f"{labels[-1]} kept" if labels else "kept"  # of no score: the column is left out
-    head = ["", *labels, kept, "parameters", "zeros", "file", "gzipped", "latency", "throughput"]
+    kept = f"{labels[-1]} kept" if labels else "kept"  # without a score the column is empty
+    head = ["", *labels, kept, "parameters", "sparsity", "file", "gzipped", "latency", "throughput"]
     return _known(head, [_row(*entry, labels) for entry in entries])
 
 
@@ -46,22 +45,21 @@ def _known(head: list[str], rows: list[list[str]]) -> Table:
 
 
 def markdown(table: Table) -> str:
-    """A table of Markdown; numbers stand to the right."""
+    """The table as Markdown, numbers aligned to the right."""
     head, rows = table
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows])
 
 
-def html(table: Table) -> str:
-    """A table of HTML."""
-    head, rows = table
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+def transpose(table: Table) -> Table:
+    """A table with its rows as columns; a few models side by side fit on a phone this way."""
+    (corner, *names), rows = table
+    head = [corner, *(row[0] for row in rows)]
+    return head, [[name, *(row[column] for row in rows)] for column, name in enumerate(names, start=1)]
 
 
 def plain(table: Table) -> str:
-    """A table for a terminal."""
+    """The table as text for a terminal."""
     head, rows = table
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     return "\n".join(_line(row, widths) for row in [head, *rows])

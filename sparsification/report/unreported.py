@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sparsification.report.profiling import gzipped_size
 from sparsification.report.results import REPORT_FILE, ModelResult, ReportError, RunResult, load_result
 
 RESULTS_FILE = "all_results.json"  # Trainer's
@@ -58,6 +59,7 @@ def _load_unreported(folder: Path, like: RunResult) -> RunResult:
             parameters=sum(weight.numel() for weight in weights.values()) or None,
             sparsity=_encoder_sparsity(weights),
             size=(folder / file).stat().st_size if (folder / file).is_file() else None,
+            gzipped=gzipped_size(folder / file) if (folder / file).is_file() else None,
         )
         for prefix, (name, file) in MODELS.items()
         if scores[prefix]

@@ -176,14 +176,14 @@ class TaskRun:
             ExportError: the arguments ask for an export, which cannot record such a model.
             DataError: a split that the arguments need is missing.
         """
-        calibrates = self.sparse.one_shot and self.manager.quantizes
+        calibrates = self.sparse.one_shot and self.manager.samples_data
         needed = {"train": self.training.do_train or calibrates, "validation": self.training.do_eval}
         for split, is_needed in needed.items():
             if is_needed and split not in splits:
                 raise DataError(f"no {split} data: give --{split}_file, or a --dataset_name that has it")
         if self.sparse.onnx_export_path is not None:
             refuse_unrecordable(model)
-        distilling = self.manager.recipe.source if self.manager.distills else None
+        distilling = self.manager.recipe.source if self.manager.distills or self.manager.needs_reference else None
         settings = self.task.hub_settings
         teacher = load_teacher(self.sparse.distill_teacher, auto_class, model, tokenizer, distilling, **settings)
         return SparseTrainer(
@@ -223,7 +223,9 @@ class TaskRun:
             if self.training.do_eval and trainer.teacher is not None:
                 results |= save(trainer, "eval_teacher", trainer.evaluate_teacher())
             if export_path is not None:
-                trainer.export_onnx(export_path, self.sparse.onnx_target, self.sparse.onnx_opset)
+                trainer.export_onnx(
+                    export_path, self.sparse.onnx_target, self.sparse.onnx_opset, self.sparse.onnx_exporter
+                )
                 if self.training.do_eval:
                     results |= save(trainer, "eval_onnx", trainer.evaluate_onnx(export_path))
             if self.manager.recipe is not None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from sparsification.export.onnx import ONNX_FILE, ExportReport, export_onnx
 from sparsification.export.sparse import export_sparse
-from sparsification.export.targets import ALL_TARGETS, SPARSE_TARGET, TARGETS
+from sparsification.export.targets import ALL_TARGETS, AUTO, SPARSE_TARGET, TARGETS
 from sparsification.export.verify import OnnxModel
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.runtime.build import BuildError
@@ -30,7 +30,9 @@ class EvaluationMixin:
     _onnx_model: OnnxModel | None = None  # set while an exported file is evaluated in place of the model
     _evaluated_teacher: PreTrainedModel | None = None  # set while the teacher is evaluated in place of the model
 
-    def export_onnx(self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14) -> ExportReport | None:
+    def export_onnx(
+        self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14, exporter: str = AUTO
+    ) -> ExportReport | None:
         """Write the model as an ONNX file, checked against it on evaluation (else training) features.
 
         Args:
@@ -38,6 +40,7 @@ class EvaluationMixin:
             target: engine that a quantized model is written for. ``onnxruntime-sparse`` also writes
                 ``model.sparse.onnx``; ``all`` writes DeepSparse's file, too, in a folder of its own.
             opset: ONNX operator set.
+            exporter: PyTorch's exporter, as for ``sparsification.export_onnx``.
 
         Returns:
             The report on the first file; None on all processes but the first, which exports.
@@ -72,6 +75,7 @@ class EvaluationMixin:
                     check_batches=batches,
                     target=engine,
                     opset=opset,
+                    exporter=exporter,
                     file_name=ONNX_FILE,
                 )
                 reports.append(report)
@@ -116,6 +120,11 @@ class EvaluationMixin:
             self._evaluated_teacher = None
 
     def evaluation_loop(self, *args, **kwargs):
+        if self.is_in_train and self.manager.modifiers:
+            # A DataLoader draws a number each time it starts. Put the generator back: how often a run by a recipe
+            # evaluates must not change the order of its training data.
+            with torch.random.fork_rng(devices=[]):
+                return super().evaluation_loop(*args, **kwargs)
         if self.is_in_train:
             return super().evaluation_loop(*args, **kwargs)
         with full_eval(self.accelerator.unwrap_model(self.model), self.args):

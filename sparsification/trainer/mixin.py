@@ -10,8 +10,7 @@ import inspect
 import itertools
 import logging
 import math
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -20,20 +19,20 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
-from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.errors import SparsificationError
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.model_io import forward_names
 from sparsification.modifiers import TrainingStep
 from sparsification.quantization.checkpoint import load_quantization
-from sparsification.report.dashboards import DashboardCallback
-from sparsification.report.progress import TerminalCallback
+from sparsification.report.dashboards import add_dashboards
+from sparsification.report.progress import LogIntervalCallback, TerminalCallback
 from sparsification.trainer.atomic_checkpoints import AtomicCheckpointMixin
 from sparsification.trainer.distilling import DistillationMixin
 from sparsification.trainer.epoch_length import EpochLength
 from sparsification.trainer.evaluation import EvaluationMixin
 from sparsification.trainer.reporting import ReportMixin
 from sparsification.trainer.resuming import ResumeMixin
+from sparsification.trainer.sampling import SamplingMixin
 from sparsification.trainer.split_weights import split_weights_error
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,9 @@ class _ManagerCallback(TrainerCallback):
         self._trainer.manager.finalize()
 
 
-class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, AtomicCheckpointMixin, ReportMixin):
+class SparseTrainerMixin(
+    DistillationMixin, EvaluationMixin, ResumeMixin, SamplingMixin, AtomicCheckpointMixin, ReportMixin
+):
     """Trains by a recipe: ``class MyTrainer(SparseTrainerMixin, Trainer)``.
 
     Args:
@@ -114,6 +115,7 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         self._refuse_split_weights()
         self.manager.initialize(self.model)
         self.manager.set_gradient_sampler(self._sample_gradients)
+        self.manager.set_calibration_sampler(self._sample_inputs)
         self._student_inputs = frozenset(forward_names(self.model)) | set(self.label_names)
         taken = () if teacher is None else teacher_inputs or forward_names(teacher)
         self._teacher_inputs = frozenset(taken) - set(self.label_names)
@@ -137,7 +139,8 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
         )
         if self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
-            self.add_callback(DashboardCallback(self.manager.recipe, self.callback_handler.callbacks))
+            add_dashboards(self, self.manager.recipe)
+            self.add_callback(LogIntervalCallback)
             self._apply_recipe_overrides()
 
     @property
@@ -237,35 +240,6 @@ class SparseTrainerMixin(DistillationMixin, EvaluationMixin, ResumeMixin, Atomic
             dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
             kept = [name for name in self._signature_columns if name not in dropped]
             self._signature_columns = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
-
-    def _sample_gradients(
-        self, parameters: Sequence[torch.nn.Parameter], count: int, batch_size: int | None, moment: tuple[int, int]
-    ) -> Iterator[Sequence[torch.Tensor]]:
-        """Yield gradients of the task loss on ``count`` random training batches, in evaluation mode; see the manager.
-
-        Every process takes the same batches, which depend on the seed and on ``moment``. ``grad`` of the parameters and
-        the random numbers of training are not changed.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        dataset, collate = self.train_dataset, self.data_collator
-        if isinstance(dataset, datasets.Dataset):
-            dataset = self._remove_unused_columns(dataset, description="training")
-        size = batch_size or self.args.per_device_train_batch_size
-        chance = random.Random(f"gradients {self.args.seed} {moment}")
-        order = itertools.chain.from_iterable(
-            chance.sample(range(len(dataset)), len(dataset)) for _ in itertools.count()
-        )
-        was_training = model.training
-        model.eval()
-        for _ in range(count):
-            batch = self._prepare_inputs(collate([dataset[index] for index in itertools.islice(order, size)]))
-            batch.pop(SAMPLE_INDEX, None)
-            batch = self._for_student(batch)
-            with torch.enable_grad():
-                # The class's forward, without Accelerate's autocast: small gradients would underflow in 16 bits.
-                loss = type(model).forward(model, **batch).loss
-            yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        model.train(was_training)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

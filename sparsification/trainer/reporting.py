@@ -1,4 +1,4 @@
-"""How does a Trainer report what came of its run?"""
+"""Report, model card and dashboard results at the end of a Trainer's run."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from sparsification.model_io import input_names
 from sparsification.modifiers import TrainingStep
 from sparsification.recipe.model import RECIPE_FILE
 from sparsification.report import collect
-from sparsification.report.dashboards import log_files
+from sparsification.report.dashboards import log_files, log_results
 from sparsification.report.environment import machine_text, versions
 from sparsification.report.model_card import complete_card, has_losses
 from sparsification.report.profiling import BATCH
 from sparsification.report.render import write_documents
 from sparsification.report.results import RunResult, redact_secrets
+from sparsification.report.tables import result_table
 from sparsification.runtime.rewrite import SPARSE_FILE
 
 EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
 
 
 class ReportMixin:
-    """What a Trainer with a ``manager`` and a ``teacher`` says of its run when it is over."""
+    """Reports the run of a Trainer that has a ``manager`` and a ``teacher``."""
 
-    result: RunResult | None = None  # what write_report has found
+    result: RunResult | None = None  # set by write_report
 
     def write_report(
         self,
@@ -42,15 +43,15 @@ class ReportMixin:
         teacher_folder: str | Path | None = None,
         onnx_folder: str | Path | None = None,
     ) -> None:
-        """Write the report of a run by a recipe into its output folder, and give its figures to the dashboards.
+        """Write the report of a run by a recipe into its output folder, and send its results to the dashboards.
 
         Args:
-            command: what was run; values of tokens are left out.
-            metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
-            results: of the run's evaluations: ``eval_`` the model's, ``eval_teacher_`` the teacher's,
-                ``eval_onnx_`` and ``eval_onnx_sparse_`` those of exported files.
-            teacher_folder: where the teacher's weights may lie.
-            onnx_folder: where ``export_onnx`` has put the exported model, if it has.
+            command: the command line; values of access tokens are not shown.
+            metrics: names of the task's metrics, without prefix -> labels; the last one is the main metric.
+            results: of the run's evaluations: ``eval_`` of the model, ``eval_teacher_`` of the teacher,
+                ``eval_onnx_`` and ``eval_onnx_sparse_`` of exported files.
+            teacher_folder: folder with the teacher's weights, if there is one.
+            onnx_folder: folder that ``export_onnx`` has written, if it has.
         """
         if not self.is_world_process_zero():
             return
@@ -88,11 +89,12 @@ class ReportMixin:
         )
         self.log(collect.dashboard_figures(models))
         write_documents(self.result, self.state.log_history, folder)
+        log_results(self, result_table(self.result))
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}
         log_files(self.args.report_to, files)
 
     def _timing_batch(self) -> dict[str, torch.Tensor]:
-        """A few features to time models on, if there are any."""
+        """A batch of features for latency and throughput; empty if there are no data."""
         dataset = self._sample_dataset()
         if dataset is None:
             return {}
@@ -102,18 +104,18 @@ class ReportMixin:
         return self._prepare_inputs(self.data_collator(features))
 
     def _sample_dataset(self) -> Dataset | None:
-        """The evaluation's features, of several data sets those of the first; where there are none the training's."""
+        """The evaluation data, of several data sets the first; without them the training data."""
         dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
 
     def _graph_inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What of a batch the model computes its outputs from: no labels, nothing that is there for the teacher."""
+        """The part of a batch that the model needs for its outputs, without labels and columns for the teacher."""
         model = self.accelerator.unwrap_model(self.model)
         names = input_names(model, self.processing_class, self.label_names)
         return {name: batch[name] for name in names if name in batch}
 
     def _data_texts(self) -> dict[str, str]:
-        """How many features there were, and a hash of what the model sees of them."""
+        """Number of features of each split, and a hash of the columns that the model uses."""
         self._set_signature_columns_if_needed()
         texts = {}
         for split, dataset in (("training", self.train_dataset), ("evaluation", self.eval_dataset)):
@@ -125,14 +127,14 @@ class ReportMixin:
         return texts
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Write Trainer's card of the model, with what was used and found; one that a training wrote stays."""
+        """Write the model card, completed with the run's results. An evaluation alone keeps the card of a training."""
         path = Path(self.args.output_dir, "README.md")
         trained = self.state.global_step > 0
         if not self.is_world_process_zero() or (not trained and self.result is None and path.is_file()):
             return
         task, dataset = (_first(kwargs.get(name)) for name in ("tasks", "dataset_tags"))
         if not has_losses(self.state.log_history):
-            # Trainer would look for scores where there are none, and print what it drops for the lack of them.
+            # Without a loss Trainer finds no results, and prints that it drops the task and the data for lack of them.
             kwargs |= {"tasks": [], "dataset_tags": []}
         super().create_model_card(*args, **kwargs)
         if path.is_file():
@@ -141,7 +143,7 @@ class ReportMixin:
             complete_card(path, self.state.log_history, task, dataset, self.result, changed)
 
     def _overruled(self) -> dict[str, str]:
-        """What the card is to say of arguments that the recipe overruled; those without words are left out."""
+        """Texts of the card for the arguments that the recipe overrides; an empty text removes the line."""
         if not self.manager.sets_learning_rate:
             return {}
         steps = self._steps_per_epoch
@@ -156,17 +158,17 @@ class ReportMixin:
 
 
 def _first(value: str | Sequence[str] | None) -> str | None:
-    """One of what Trainer takes alone or as a list."""
+    """The value itself, or the first one of a list."""
     return value if isinstance(value, str) or value is None else next(iter(value), None)
 
 
 def _task_of(model: torch.nn.Module) -> str | None:
-    """The hub's name of what a model's class is for, as Trainer finds it."""
+    """The hub's name of the task of a model's class."""
     return next((task for task, names in TASK_MAPPING.items() if type(model).__name__ in names.values()), None)
 
 
 def _exported(folder: str | Path | None) -> dict[str, tuple[str, Path]]:
-    """The exported files that there are: their evaluations' prefix -> their name in a table, and their path."""
+    """The exported files that exist: prefix of their evaluation -> name in tables, and path."""
     if folder is None:
         return {}
     paths = {prefix: (name, Path(folder, file)) for prefix, (name, file) in EXPORTED.items()}

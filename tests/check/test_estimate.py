@@ -24,7 +24,7 @@ from sparsification.recipe.loader import load_recipe
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7, 0.8, 0.9, 0.95])
 @pytest.mark.parametrize(("bytes_each", "tolerance"), [(4, 0.05), (1, 0.1)])
-def test_gzip_makes_of_random_weights_what_is_estimated(sparsity, bytes_each, tolerance):
+def test_estimated_gzip_size_is_that_of_random_weights(sparsity, bytes_each, tolerance):
     generator = np.random.default_rng(0)
     weights = generator.normal(0, 0.04, 200_000).astype(np.float32)
     if bytes_each == 1:
@@ -46,7 +46,7 @@ def entry(report: str, label: str) -> str:
     return re.search(rf"^{label} +(.*(?:\n {{16}}.*)*)", report, re.MULTILINE)[1]
 
 
-def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
+def test_report_has_the_final_sizes_of_a_model(tmp_path, model_dir):
     drop = "  - !LayerPruningModifier {layers: [bert.encoder.layer.1, bert.encoder.layer.3]}\n"
     report, _ = check(write(tmp_path, SOUND + drop), model_name=model_dir)
     model = AutoModelForQuestionAnswering.from_pretrained(model_dir)
@@ -71,7 +71,7 @@ def test_report_tells_what_is_left_of_a_model(tmp_path, model_dir):
     assert entry(report, "ONNX, int8").startswith(f"about {int8 / 1e6:.3g} MB; gzipped about ")
 
 
-def test_report_tells_what_is_left_of_a_thinned_model(model_dir):
+def test_report_has_the_final_sizes_of_a_thinned_model(model_dir):
     report, warnings = check(str(ROOT / "recipes" / "bert-base-12layers_ffn50.md"), model_name=model_dir)
     config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
     after = BertForQuestionAnswering(config).num_parameters()

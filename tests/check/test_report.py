@@ -1,4 +1,4 @@
-"""Does the check tell what training will do, and does it doubt what is doubtful and nothing else?
+"""The report of ``check``: schedules, sizes and warnings, and exit codes.
 
 Schedules are compared with closed forms written down here, sizes with files that are really compressed, and what a
 model becomes with what the manager makes of it.
@@ -39,7 +39,7 @@ OLD = [name for name in GOLDEN if name.startswith("old/")]
 # What is shipped, and what is old
 
 
-def test_shipped_recipe_raises_no_doubts(subtests):
+def test_shipped_recipe_has_no_warnings(subtests):
     for path in RECIPES:
         with subtests.test(path.name):
             report, warnings = check(str(path))
@@ -47,7 +47,7 @@ def test_shipped_recipe_raises_no_doubts(subtests):
             assert "No warnings." in report
 
 
-def test_recipe_that_training_writes_raises_no_doubts(tmp_path, subtests):
+def test_recipe_that_training_writes_has_no_warnings(tmp_path, subtests):
     for path in RECIPES:
         with subtests.test(path.name):
             recipe = load_recipe(path)
@@ -56,7 +56,7 @@ def test_recipe_that_training_writes_raises_no_doubts(tmp_path, subtests):
     assert main(["check", "--strict", str(tmp_path / "recipe.yaml")]) == 0
 
 
-def test_recipe_of_2021_is_doubted_for_its_dots_alone(subtests, tmp_path):
+def test_legacy_recipe_has_warnings_about_its_dots_only(subtests, tmp_path):
     for name in OLD:
         with subtests.test(name):
             path = tmp_path / "old.yaml"
@@ -67,7 +67,7 @@ def test_recipe_of_2021_is_doubted_for_its_dots_alone(subtests, tmp_path):
             assert max(map(len, report.split("\n\nwarning")[0].splitlines())) <= 100
 
 
-def test_sound_recipe_raises_no_doubts_with_a_model_either(tmp_path, model_dir):
+def test_sound_recipe_has_no_warnings_with_and_without_a_model(tmp_path, model_dir):
     assert warnings_of(tmp_path, SOUND) == []
     assert warnings_of(tmp_path, SOUND, model_name=model_dir) == []
 
@@ -145,7 +145,7 @@ def test_model_has_the_head_that_its_configuration_names(kind, expected, with_we
     assert status == (0 if has_classifier else 1), capsys.readouterr().err
 
 
-def test_family_without_question_answering_is_checked_as_what_it_is(tmp_path):
+def test_model_without_a_question_answering_head_keeps_its_own(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
     ViTForImageClassification(config).save_pretrained(tmp_path)
     assert type(build_model(str(tmp_path))[0]) is ViTForImageClassification

@@ -51,7 +51,7 @@ from sparsification.check.report import check
         ),
     ],
 )
-def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
+def test_warning_names_its_line(modifiers, line, words, tmp_path):
     warnings = warnings_of(tmp_path, modifiers)
     told = [doubt for doubt in warnings if words in doubt]
     assert len(told) == 1, warnings
@@ -59,17 +59,17 @@ def test_doubt_is_told_with_its_line(modifiers, line, words, tmp_path):
     assert "\n" not in told[0]
 
 
-def test_learning_rate_that_rises_again_lets_pruned_weights_recover(tmp_path):
+def test_pruning_before_a_rise_of_the_learning_rate_has_no_warning(tmp_path):
     twice = DECAY % 6.0 + (DECAY % 10.0).replace("start_epoch: 0.0", "start_epoch: 6.0")
     assert warnings_of(tmp_path, RUN + PRUNING + twice) == []
 
 
-def test_zeros_that_another_modifier_takes_over_are_not_doubted(tmp_path):
+def test_zeros_that_another_modifier_keeps_have_no_warning(tmp_path):
     holds = r"  - !ConstantPruningModifier {params: ['re:.*(query|key)\.weight'], start_epoch: 6.0}" + "\n"
     assert warnings_of(tmp_path, RUN + PRUNING + "    leave_enabled: false\n" + holds) == []
 
 
-def test_variable_that_nothing_reads_is_doubted(tmp_path):
+def test_unused_variable_has_a_warning(tmp_path):
     head = "used: 10.0\nfirst: 1.0\nanchor: &a 2.0\nthrough: eval(first)\nidle: 3\ncopy: *a\n"
     modifiers = "  - !EpochRangeModifier {end_epoch: eval(used)}\n  - !SetWeightDecayModifier {weight_decay: *a}\n"
     warnings = warnings_of(tmp_path, modifiers, head)
@@ -78,7 +78,7 @@ def test_variable_that_nothing_reads_is_doubted(tmp_path):
     assert warnings_of(tmp_path, modifiers, head, recipe_args="anchor=0.1,idle=7") == warnings
 
 
-def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
+def test_unused_variable_of_a_stage_has_a_warning(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("stage:\n  a: 1.0\n  b: 2.0\n  modifiers:\n    - !EpochRangeModifier {end_epoch: eval(a)}\n")
     assert [doubt.split(": ")[1] for doubt in check(str(path))[1]] == ["unused variable b"]
@@ -111,6 +111,6 @@ def test_variable_of_a_stage_that_nothing_reads_is_doubted(tmp_path):
         ),
     ],
 )
-def test_doubt_that_needs_a_model_is_told(modifiers, words, tmp_path, model_dir):
+def test_warning_that_needs_a_model_is_reported(modifiers, words, tmp_path, model_dir):
     warnings = warnings_of(tmp_path, modifiers, model_name=model_dir)
     assert any(words in doubt for doubt in warnings), warnings

@@ -26,14 +26,14 @@ from sparsification.cli.main import main
         (SOUND, ["--model", "no/such/model/here"], 1),
     ],
 )
-def test_exit_code_tells_right_doubtful_and_wrong(modifiers, options, code, tmp_path, capsys):
+def test_exit_code_is_that_of_success_warnings_or_error(modifiers, options, code, tmp_path, capsys):
     assert main(["check", write(tmp_path, modifiers), *options]) == code
     out, err = capsys.readouterr()
     assert bool(err) == (code == 1)
     assert bool(out) == (code != 1)
 
 
-def test_all_mistakes_are_told_one_line_each(tmp_path, capsys):
+def test_all_errors_are_reported_one_line_each(tmp_path, capsys):
     path = write(tmp_path, "  - !EpochRangeModifer {}\n  - !GMPruningModifier {final: 1}\n")
     assert main(["check", path]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -56,9 +56,7 @@ def test_pattern_without_a_match_is_the_managers_error(tmp_path, capsys, model_d
         (False, 10**12, "the model is too large ("),
     ],
 )
-def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
-    weights, vocab_size, reason, model_dir, tmp_path, capsys
-):
+def test_configuration_that_does_not_fit_is_a_one_line_error(weights, vocab_size, reason, model_dir, tmp_path, capsys):
     for file in Path(model_dir).iterdir():
         if weights or file.suffix == ".json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -70,7 +68,7 @@ def test_model_whose_configuration_claims_sizes_it_has_not_is_one_line(
 
 
 @pytest.mark.parametrize("options", [["--batch_size", "4"], ["--batch_size", "0", "--num_examples", "8"]])
-def test_command_line_that_makes_no_sense_exits_with_2(options, tmp_path):
+def test_invalid_command_line_exits_with_2(options, tmp_path):
     with pytest.raises(SystemExit) as caught:
         main(["check", write(tmp_path, SOUND), *options])
     assert caught.value.code == 2

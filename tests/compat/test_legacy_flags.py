@@ -1,4 +1,4 @@
-"""A command line of 2021 means today what it meant then, or is refused."""
+"""Legacy flags keep their meaning, or are refused."""
 
 import os
 import shlex
@@ -153,7 +153,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("old", "meant"), TRANSLATED, ids=[old for old, _ in TRANSLATED])
-def test_old_flag_means_today_what_it_meant(old, meant):
+def test_legacy_flag_keeps_its_meaning(old, meant):
     argv, warnings = translate_flags([*shlex.split(old), "--output_dir", "out"])
     script, training = _parse(argv)
     values = vars(script) | {name: getattr(training, name) for name in meant.keys() - vars(script).keys()}
@@ -163,7 +163,7 @@ def test_old_flag_means_today_what_it_meant(old, meant):
 
 
 @pytest.mark.parametrize(("old", "sentence"), REFUSED, ids=[old for old, _ in REFUSED])
-def test_flag_without_an_equal_is_refused(old, sentence):
+def test_flag_without_an_equivalent_is_refused(old, sentence):
     with pytest.raises(FlagError) as caught:
         translate_flags(shlex.split(old))
     assert sentence in str(caught.value)
@@ -231,7 +231,7 @@ def test_precision_flags_on_a_cpu():
     assert translate_flags(["--bf16", "--use_cpu"]) == (["--bf16", "--use_cpu"], [])
 
 
-def test_what_is_unknown_passes_untouched():
+def test_unknown_flags_are_not_changed():
     argv = ["conf.json", "--frobnicate", "-1", "--seed=3", "--report_to", "wandb", "tensorboard", "--a-b", "--", "x"]
     argv += ["--overwrite_output_dir", "--optim", "sgd", "--warmup_steps", "10"]
     assert translate_flags(argv) == (argv, [])

@@ -1,4 +1,4 @@
-"""Directories that SparseML 1.8.0 saved (tests/golden/saved), as plain checkpoints that mean the same."""
+"""Conversion of a directory that SparseML 1.8.0 saved (tests/golden/saved) into a plain checkpoint."""
 
 import json
 import pickle
@@ -126,7 +126,7 @@ def test_ranges_that_are_there_twice_or_of_another_model_are_refused(copied, tmp
         convert_checkpoint(tmp_path / "ours", tmp_path / "out")
 
 
-def test_recipe_that_is_refused_here_is_copied_and_told_of(copied, tmp_path):
+def test_recipe_that_is_not_valid_here_is_copied_and_reported(copied, tmp_path):
     (copied / "recipe.yaml").write_text("modifiers:\n  - !UnheardOfModifier\n      start_epoch: 0.0\n")
     said = convert_checkpoint(copied, tmp_path / "out")
     assert "copied unchanged" in said[0] and "UnheardOfModifier" in said[1]
@@ -215,7 +215,7 @@ def lose_a_layer(state: dict) -> None:
         ),
     ],
 )
-def test_what_cannot_be_converted_is_refused_and_nothing_is_left(copied, tmp_path, monkeypatch, spoil, message):
+def test_invalid_directory_is_refused_and_nothing_is_left(copied, tmp_path, monkeypatch, spoil, message):
     monkeypatch.chdir(tmp_path)
     spoil(copied)
     with pytest.raises(SparseMLFormatError, match=message):
@@ -223,7 +223,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(copied, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]  # nor has anything been executed
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+def test_target_that_is_not_empty_is_not_changed(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     assert main(["convert", str(SAVED), str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path} must not exist, or be an empty folder\n"

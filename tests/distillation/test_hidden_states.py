@@ -266,7 +266,7 @@ def test_feature_loss_of_equal_and_of_zero_features():
     assert feature_loss(ones, torch.zeros(2, 3), epsilon=0.5).item() == pytest.approx(2.0)
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_values_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(RecipeError, match="epsilon must be at least 0, got -1"):
         ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n    epsilon: -1.0\n")
     with pytest.raises(ManagerError, match="no module matches 'bert.encoder.layer.7'; did you mean"):

@@ -1,4 +1,4 @@
-"""The int8 graph computes what the fake-quantized PyTorch model computes, or it is not there."""
+"""An exported int8 graph equals the fake-quantized PyTorch model; otherwise no file is written."""
 
 import functools
 import logging
@@ -424,7 +424,7 @@ def test_vnni_is_read_from_cpuinfo(cpuinfo, expected):
     assert has_vnni(cpuinfo) is expected
 
 
-def test_cpu_without_vnni_is_told_of_reduce_range(monkeypatch, tmp_path, caplog):
+def test_cpu_without_vnni_is_warned_about_with_reduce_range(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(export_check, "has_vnni", lambda: False)
     model, reduced = _quantize(_bert(1)), _quantize(_bert(1), **CASES["reduce_range"])
     with caplog.at_level(logging.WARNING, logger="sparsification.export.onnx"):

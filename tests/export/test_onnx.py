@@ -1,4 +1,4 @@
-"""The ONNX file equals the PyTorch model, or it is not there."""
+"""An exported ONNX file equals the PyTorch model; otherwise no file is written."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""The sparse file is the checked int8 file in other words, or it is not there; from the command line, too."""
+"""A sparse file equals the int8 file that it is made from; otherwise no file is written. From the command line, too."""
 
 import json
 
@@ -127,7 +127,7 @@ def test_new_int8_file_takes_the_sparse_one_of_the_old_away(tmp_path):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, tiny_squad):
-    """A BERT that knows its data, made sparse and int8 at one stroke: the saved folder, that of its files, metrics."""
+    """A trained BERT, pruned and quantized in one shot: output directory, export directory, metrics."""
     folder = tmp_path_factory.mktemp("sparse")
     save_model(folder / "bert", layers=2, hidden_size=32, intermediate_size=64)
     (folder / "recipe.yaml").write_text(PRUNE_BLOCKS_QUANTIZE, encoding="utf-8")
@@ -206,7 +206,7 @@ def _without_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
-def test_missing_compiler_is_told_before_anything_is_done(tmp_path, monkeypatch):
+def test_missing_compiler_is_an_error_before_anything_is_done(tmp_path, monkeypatch):
     _without_compiler(monkeypatch, tmp_path)
     with pytest.raises(BuildError, match="install g.. or clang, or set CXX"):
         run_qa.main(

@@ -268,6 +268,11 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
         refused("--onnx_opset 9", "expected 11 or more"),
         refused(RECIPE + "--onnx_export_path {out}/onnx --onnx_opset 12", "it needs 13 or more"),
     ),
+    "onnx_exporter": (
+        Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter dynamo"),
+        Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter torchscript"),
+        refused("--onnx_export_path {out}/onnx --onnx_exporter dynamo", "opset must be 18 to 23"),
+    ),
     "best_model_after_epoch": (
         Case(BEST + "--best_model_after_epoch 0.1"),
         Case("--best_model_after_epoch 0.1", "no effect", "it is for --load_best_model_at_end"),

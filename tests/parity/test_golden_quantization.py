@@ -5,19 +5,19 @@ import pytest
 import torch
 from golden_run import GOLDEN, Replay, load_case, load_masks, load_model
 from safetensors.torch import load_file
+from same_quantizers import assert_same_quantizer
 
 from sparsification.compat.sparseml_quantization import our_name
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import ConstantPruningModifier
-from sparsification.quantization.fake_quantize import FakeQuantize
 from sparsification.quantization.modules import fake_quant_enabled, quantizers
 
-# Rounding turns a difference in the last bit into one of a whole step of the grid, here and there: two runs of ours on
-# one thread and on two differ so, too. So losses and deep layers' ranges are compared loosely, what stands before the
-# first product of two rounded tensors exactly.
+# Rounding can turn a difference in the last bit into one of a whole integer; runs on one thread and on two differ in
+# the same way. Losses and ranges of deep layers are therefore compared loosely, and what is computed before the first
+# product of two rounded tensors exactly.
 LOSS = {"rel": 2e-2, "abs": 4e-2}
 FIRST = ("embeddings", "layer.0.attention.self.query", "layer.0.attention.self.key", "layer.0.attention.self.value")
-OUTPUTS = "\n      quantize_outputs: True\n"  # SparseML had them always
+OUTPUTS = "\n      quantize_outputs: True\n"  # SparseML always quantizes them
 CASES = {
     "quant/qat_legacy": OUTPUTS,
     "quant/qat_legacy_obsoff": OUTPUTS,
@@ -42,7 +42,9 @@ def test_quantizers_follow_sparseml_step_by_step(name):
         assert set(ours) == {our_name(theirs["name"]) for theirs in snapshot}
         assert fake_quant_enabled(replay.model)
         for theirs in snapshot:
-            assert_same_quantizer(ours[our_name(theirs["name"])], theirs, record["step"])
+            exact = record["step"] == 0 and any(first in theirs["name"] for first in FIRST)
+            steps = 1e-2 if exact else 0.1 if "weight" in theirs["name"] else 8.0
+            assert_same_quantizer(ours[our_name(theirs["name"])], theirs, f"at step {record['step']}", steps)
     recorded = case["eval_batch0"]
     logits = replay.logits()
     for end in ("start", "end"):
@@ -64,26 +66,7 @@ def test_quantized_training_ends_where_sparseml_ended():
             assert (param - final[name]).norm() < 0.5 * way, name
 
 
-def assert_same_quantizer(ours: FakeQuantize, theirs: dict, step: int) -> None:
-    name = theirs["name"]
-    assert ours.qargs.quant_max - ours.qargs.quant_min == theirs["qmax"] - theirs["qmin"], name
-    assert ours.qargs.symmetric == ("symmetric" in theirs["qscheme"]), name
-    assert ours.qargs.per_channel == ("channel" in theirs["qscheme"]), name
-    if theirs["obs_enabled"] and not ours.observer_enabled:
-        assert "qa_outputs" in name  # SparseML forgot these three when it switched the observers off
-        return
-    assert ours.observer_enabled == bool(theirs["obs_enabled"]), name
-    exact = step == 0 and any(first in name for first in FIRST)
-    steps = 1e-2 if exact else 0.1 if "weight" in name else 8.0  # of 255: how far the ends of a range may be apart
-    for mine, end in ((ours.min_val, "min_val"), (ours.max_val, "max_val")):
-        difference = (mine - torch.tensor(theirs[end])).abs()
-        assert (difference <= steps * torch.tensor(theirs["scale"])).all(), f"{name}: {end} at step {step}"
-    # The offset between their signed and our unsigned integers changes no number.
-    offset = ours.qargs.quant_min - theirs["qmin"]
-    assert (ours.zero_point - torch.tensor(theirs["zero_point"]) - offset).abs().max() <= steps, name
-
-
-def test_masks_live_on_under_quantization_as_in_sparseml():
+def test_masks_are_kept_under_quantization_as_in_sparseml():
     case = load_case("quant/constant_then_qat")
     replay = Replay(case | {"recipe": case["recipe"].rstrip() + OUTPUTS}, "gmp/gmp_cubic_f0.5.final")
     masks = load_masks("quant/constant_then_qat")

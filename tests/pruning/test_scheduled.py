@@ -9,7 +9,7 @@ import torch
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import MODIFIERS, GradualPruning, ScheduledPruning, TrainingStep
 from sparsification.pruning.masks import unstructured_mask
-from sparsification.recipe.loader import RecipeError
+from sparsification.recipe.document import RecipeError
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from sparsification.quantization.fake_quantize import FakeQuantize, Quantization
 @pytest.mark.parametrize(
     "qargs", [QuantizationArgs(symmetric=True), QuantizationArgs(symmetric=False), QuantizationArgs(bits=4)]
 )
-def test_grid_covers_the_range_and_holds_zero(low, high, qargs):
+def test_integers_cover_the_range_and_represent_zero(low, high, qargs):
     scale, zero_point = calculate_qparams(torch.tensor(low), torch.tensor(high), qargs)
     assert scale > 0
     assert qargs.quant_min <= zero_point <= qargs.quant_max
@@ -30,7 +30,7 @@ def test_grid_covers_the_range_and_holds_zero(low, high, qargs):
         QuantizationArgs(bits=7),
     ],
 )
-def test_integers_are_what_rounding_rounds_to(qargs):
+def test_quantized_integers_are_those_of_fake_quantization(qargs):
     x = torch.randn(6, 50)
     quantizer = FakeQuantize(qargs, 6)
     quantizer.observe(x * 0.8)

@@ -1,4 +1,4 @@
-"""Quantization-aware training on its own terms; tests/parity has it against SparseML."""
+"""Quantization-aware training; tests/parity compares it with SparseML."""
 
 import copy
 
@@ -46,13 +46,40 @@ def quantized_model(recipe: str = RECIPE.format(start=0, frozen=1), batches: int
     return model.eval(), manager
 
 
-def test_only_inputs_and_weights_are_quantized_unless_outputs_are_asked_for():
+def test_only_inputs_and_weights_are_quantized_by_default():
     model, _ = quantized_model()
     kinds = {name.rsplit(".", 1)[1] for name in quantizers(model)}
     assert kinds == {"weight_quantizer", "input_quantizer", "query", "key", "probabilities", "value"}
     asked, _ = quantized_model(RECIPE.format(start=0, frozen=1) + "      quantize_linear_activations: True\n")
     assert "qa_outputs.output_quantizer" in quantizers(asked)
     assert not any("embeddings" in name for name in set(quantizers(asked)) - set(quantizers(model)))
+
+
+def quantized_tensors(keys: str) -> set[str]:
+    """Names of the fake quantizers that a recipe inserts into BERT."""
+    model = load_model("model_student")
+    ScheduledModifierManager.from_yaml(f"modifiers:\n  - !QuantizationModifier {{{keys}}}\n").initialize(model)
+    return set(quantizers(model))
+
+
+def test_embeddings_outside_of_submodules_are_not_quantized():
+    assert not any("embeddings" in name for name in quantized_tensors("submodules: [bert.encoder]"))
+    assert "bert.embeddings.word_embeddings.weight_quantizer" in quantized_tensors("submodules: [bert.embeddings]")
+
+
+def test_tensorrt_quantizes_no_outputs_of_linear_layers_and_embeddings_as_in_sparseml():
+    outputs = {
+        name
+        for name in quantized_tensors("tensorrt: True, quantize_outputs: True, quantize_linear_activations: True")
+        if name.endswith("output_quantizer")
+    }
+    assert outputs and all("LayerNorm" in name for name in outputs)
+
+
+def test_outputs_of_embeddings_are_quantized_without_their_tables_as_in_sparseml():
+    names = quantized_tensors("quantize_outputs: True, quantize_embeddings: False, submodules: [bert.embeddings]")
+    kinds = {name.rpartition(".")[2] for name in names if "word_embeddings" in name}
+    assert kinds == {"output_quantizer"}
 
 
 def test_before_its_start_the_model_is_the_plain_one_bit_by_bit():
@@ -94,7 +121,7 @@ def test_at_least_one_step_is_observed_however_short_the_run(frozen):
     assert seen == [step == 6 for step in range(10)]
 
 
-def test_ranges_stand_still_in_evaluation_and_once_frozen():
+def test_ranges_are_constant_in_evaluation_and_after_freezing():
     model, manager = quantized_model()
     ranges = copy.deepcopy(manager.state_dict())
     assert ranges
@@ -103,7 +130,7 @@ def test_ranges_stand_still_in_evaluation_and_once_frozen():
         assert all(torch.equal(ranges[name], tensor) for name, tensor in manager.state_dict().items())
 
 
-def test_autocast_does_not_reach_what_is_fake_quantized():
+def test_autocast_does_not_affect_fake_quantized_modules():
     model, _ = quantized_model()
     layer = model.bert.encoder.layer[0].intermediate.dense
     x = torch.randn(2, 3, 32)
@@ -132,7 +159,7 @@ def test_series_for_dashboards():
             "num_calibration_steps: 0",
             "num_calibration_steps must be at least 1, got 0: the observers would see no data",
         ),
-        ("weight_bits: 16", "weight_bits must be in 2 to 8, got 16"),
+        ("weight_bits: 16", "weight_bits must be 2 to 8, got 16"),
         ("activation_bits: 4", "activation_bits must be 8, got 4"),
         ("scheme: fastest", "scheme must be default, deepsparse, tensorrt or a mapping, got 'fastest'"),
         ("scheme: {weigths: {num_bits: 8}}", "scheme has no key 'weigths'"),
@@ -164,7 +191,7 @@ def test_recipes_that_do_not_fit_the_model_are_refused_before_training(keys, mes
 
 
 @pytest.mark.parametrize("nothing", ["null", "None", "'null'"])
-def test_what_sparseml_writes_for_a_tensor_that_is_left_alone(nothing):
+def test_sparsemls_spelling_of_a_tensor_that_is_not_quantized_is_read(nothing):
     """``str(manager)`` of 1.8.0 has {'input_activations': None, ...}, which YAML reads as the word."""
     left = f"{{'input_activations': {nothing}, 'weights': {nothing}, 'output_activations': {nothing}, "
     left += f"'target_hardware': {nothing}}}"

@@ -1,4 +1,4 @@
-"""Modules that a quantized module cannot stand for: used by their weight, never run, subclasses; and shared ones."""
+"""Modules that cannot be fake-quantized: never called, or subclasses with their own forward; and shared modules."""
 
 import logging
 

@@ -42,7 +42,7 @@ def stepping(start: float, end: float) -> str:
         (setting(-1) + setting(0), True),
     ],
 )
-def test_two_modifiers_at_one_learning_rate_are_told(lines, fights):
+def test_two_modifiers_that_set_one_learning_rate_are_refused(lines, fights):
     if fights:
         problem = problem_of("modifiers:\n" + lines)
         assert problem.startswith("<recipe>, line 3: ")
@@ -52,5 +52,5 @@ def test_two_modifiers_at_one_learning_rate_are_told(lines, fights):
         assert len(load("modifiers:\n" + lines).modifiers) == 2
 
 
-def test_two_ranges_are_no_fight():
+def test_two_epoch_ranges_do_not_conflict():
     assert len(load(RANGE + "  - !EpochRangeModifier\n    end_epoch: 9.0\n").modifiers) == 2

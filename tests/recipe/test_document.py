@@ -69,7 +69,7 @@ def test_lines_are_counted_from_the_top_of_the_file(tmp_path):
         ("x.yaml", "a: 1\nb: \x01\n", "line 2: a character that YAML does not allow"),
     ],
 )
-def test_file_that_holds_no_recipe_is_told(tmp_path, name, content, message):
+def test_file_without_a_recipe_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     problem = problem_of(path)
@@ -78,7 +78,7 @@ def test_file_that_holds_no_recipe_is_told(tmp_path, name, content, message):
     assert problem.count("\n") == 0
 
 
-def test_missing_file_and_directory_are_told(tmp_path):
+def test_missing_file_and_directory_are_refused(tmp_path):
     (tmp_path / "prune80.md").write_text("")
     assert problem_of(tmp_path) == f"{tmp_path}: is not a file"
     assert problem_of(tmp_path / "prune8.md").endswith("no such file; did you mean 'prune80.md'?")
@@ -87,7 +87,7 @@ def test_missing_file_and_directory_are_told(tmp_path):
         problem_of(name)
 
 
-def test_raw_text_over_the_limit_is_told():
+def test_raw_text_over_the_limit_is_refused():
     assert "at most 1000000 characters" in problem_of("#\n" * 600_000)
 
 

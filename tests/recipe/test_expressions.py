@@ -87,7 +87,7 @@ def test_arithmetic_is_python_s(expression, value):
         "\ud800",
     ],
 )
-def test_what_is_no_arithmetic_is_refused(expression):
+def test_expression_that_is_not_arithmetic_is_refused(expression):
     with pytest.raises((ExpressionError, KeyError)):
         evaluate(expression, {"a": 1}.__getitem__)
     # JSON is how a text with any character gets into YAML.

@@ -1,4 +1,4 @@
-"""Is a recipe read as it is meant, and a wrong or hostile one told from a right one? tests/parity asks SparseML."""
+"""Reading of valid, invalid and hostile recipes; tests/parity compares with SparseML."""
 
 import pytest
 
@@ -28,26 +28,26 @@ def test_modifiers_keep_the_order_of_the_file_whatever_their_keys():
 @pytest.mark.parametrize(
     "text", ["- !AnyModifier\n  whole: 1", "!AnyModifier\nwhole: 1", "- !pytorch.AnyModifier {whole: 1}"]
 )
-def test_modifiers_may_stand_without_a_key(text):
+def test_modifiers_need_no_key(text):
     assert [modifier.whole for modifier in load(text).modifiers] == [1]
 
 
 @pytest.mark.parametrize("text", ["a: 1\na: 2\nmodifiers: []\n", "modifiers: []\nmodifiers: []\n"])
-def test_key_twice_is_told(text):
+def test_duplicate_key_is_refused(text):
     assert "duplicate key" in problem_of(text)
 
 
 @pytest.mark.parametrize(
     "value", ["bert.encoder.layer.11'", "'bert.encoder.layer.11\"'", '"\'bert.encoder.layer.11"', "re:.*weight'"]
 )
-def test_name_with_a_quote_at_one_end_is_told(value):
+def test_name_with_a_quote_at_one_end_is_refused(value):
     """As in the tutorial's own fragment for LayerPruningModifier."""
     for text in (f"layers: [bert.encoder.layer.1, {value}]", f"layers:\n      - {value}", "layers: eval(names)"):
         recipe = f"names: [{value}]\nmodifiers:\n  - !LayerPruningModifier\n    {text}\n"
         assert "has a quote at one end only" in problems_of(recipe)[0]
 
 
-def test_text_that_is_no_name_may_end_in_a_quote():
+def test_metadata_may_end_in_a_quote():
     assert load('__metadata__: {note: "the layers\'"}\n' + RANGE).metadata == {"note": "the layers'"}
 
 
@@ -60,7 +60,7 @@ def test_text_that_is_no_name_may_end_in_a_quote():
         ("update_frequency: -2", "update_frequency must be at least -1 (every step), got -2"),
     ],
 )
-def test_times_before_the_run_are_told(times, message):
+def test_times_before_the_run_are_refused(times, message):
     assert message in problem_of(f"modifiers:\n  - !AnyModifier {{{times}}}\n")
 
 

@@ -10,7 +10,7 @@ from helpers.loading import ALL, AnyModifier, load
 from sparsification.recipe.loader import Recipe, load_recipe
 
 
-def test_what_is_written_is_resolved_and_holds_what_was_given():
+def test_written_recipe_is_resolved_and_has_the_explicit_keys():
     text = "__metadata__: {a: 1}\nn: &n 30\nm: eval(n * 2)\nmodifiers:\n"
     text += "  - !AnyModifier {whole: 0, number: *n, names: &l [a, '2:4', 1e5x], free: {x: *l, y: *l}, text: 2:4}\n"
     assert load(text, "n=3").to_yaml() == (

@@ -68,5 +68,5 @@ def test_override_reaches_the_variables_of_stages():
         ("epochs=eval(nope)", "recipe_args: 'eval(nope)': unknown variable 'nope'"),
     ],
 )
-def test_wrong_override_is_told(arguments, message):
+def test_invalid_override_is_refused(arguments, message):
     assert any(message in problem for problem in problems_of(OVERRIDABLE, arguments))

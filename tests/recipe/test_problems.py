@@ -8,7 +8,7 @@ from helpers.loading import load, problem_of, problems_of
 from sparsification.recipe.loader import RecipeError
 
 
-def test_every_problem_is_told_at_once_in_the_order_of_lines():
+def test_all_problems_are_reported_at_once_in_the_order_of_lines():
     text = """a: eval(b)
 training_modifiers:
   - !EpochRangeModifier
@@ -29,7 +29,7 @@ pruning_modifiers:
     start_epoch: 5
     end_epoch: 2
   - !AnyModifier 3
-more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
+more_modifiers: {EpochRangeModifier: {end_epoch: -2.0}}
 """
     problems = [problem.removeprefix("<recipe>, line ") for problem in problems_of(text, "c=1")]
     expected = [
@@ -44,14 +44,14 @@ more_modifiers: {EpochRangeModifier: {end_epoch: 1.0}}
         "15: TrainableParamsModifier requires params and trainable",
         "17: EpochRangeModifier: end_epoch must be at least start_epoch, got 2 and 5",
         "20: AnyModifier must be followed by its keys",
-        "21: modifiers must be a list of entries",
+        "21: EpochRangeModifier: end_epoch must be at least -1",
     ]
     assert len(problems) == len(expected)
     for problem, start in zip(problems, expected, strict=True):
         assert problem.startswith(start)
 
 
-def test_problem_of_a_node_behind_an_alias_is_told_once():
+def test_problem_of_a_node_behind_an_alias_is_reported_once():
     assert "line 1" in problem_of("a: &a eval(x)\nmodifiers:\n  - &m !AnyModifier {free: [*a, *a]}\n  - *m\n")
 
 

@@ -36,7 +36,7 @@ def test_variable_alone_may_be_text_list_or_mapping():
         ("<<: {a: 1}", "line 1: merge keys"),
     ],
 )
-def test_wrong_variable_is_told_once_however_often_it_is_used(head, message):
+def test_invalid_variable_is_reported_once(head, message):
     text = f"{head}\nmodifiers:\n  - !AnyModifier\n    free: [eval(a), eval(a)]\n    number: eval(a)\n"
     assert message in (problem_of(text) if "[a]" not in head and "<<" not in head else problems_of(text)[0])
 

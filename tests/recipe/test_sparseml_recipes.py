@@ -1,4 +1,4 @@
-"""Does every key that SparseML 1.8.0 knew load, in recipes as its users wrote them?"""
+"""Every key of SparseML 1.8.0 loads, in recipes as its users wrote them."""
 
 import pytest
 import yaml
@@ -162,8 +162,12 @@ def block(label: str) -> str:
     return "\n".join([f"  - !{name}", *lines]) + "\n"
 
 
+# Not SparseML's, or not of its recipes for training.
+OURS = {"ReconstructionPruningModifier", "SparseGPTModifier", "WandaPruningModifier"}
+
+
 def test_every_modifier_is_here():
-    assert {label.partition(",")[0] for label in KEYS} == set(MODIFIERS)
+    assert {label.partition(",")[0] for label in KEYS} == set(MODIFIERS) - OURS
 
 
 @pytest.mark.parametrize("label", KEYS)
@@ -263,6 +267,6 @@ def test_a_staged_recipe_with_anchors_prefixes_and_numbers_for_switches_loads(tm
         ("QuantizationModifier", "weight_qconfig_kwargs: {}", "weight_qconfig_kwargs: {observer: x}", "observers"),
     ],
 )
-def test_what_sparseml_refused_or_we_cannot_do_is_said(label, old, new, message):
+def test_recipes_that_sparseml_or_this_package_does_not_support_are_refused(label, old, new, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(HEAD + block(label).replace(old, new))

@@ -56,7 +56,7 @@ def test_plain_text_becomes_value(text, value):
         ("groups", "{0.7: [a], 1: []}", {0.7: ["a"], 1.0: []}),
     ],
 )
-def test_value_is_converted_to_what_its_field_asks_for(key, text, value):
+def test_value_is_converted_to_the_type_of_its_field(key, text, value):
     read = field_of(text, key)
     assert (read, type(read)) == (value, type(value))
 
@@ -91,7 +91,7 @@ def test_value_is_converted_to_what_its_field_asks_for(key, text, value):
         ("free", "!!str [a]", "the tag '!!str' is not allowed here"),
     ],
 )
-def test_value_that_does_not_fit_is_told_with_its_line(key, text, message):
+def test_value_of_a_wrong_type_is_refused_with_its_line(key, text, message):
     problem = problem_of(f"modifiers:\n  - !AnyModifier\n    start_epoch: 1\n    {key}: {text}\n")
     assert problem.startswith("<recipe>, line 4: ")
     assert message in problem

@@ -1,4 +1,4 @@
-"""What dashboards are given, read back from what they wrote."""
+"""Series, results and files of a run on dashboards, read back from the files that the dashboards wrote."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 import run_qa
+from sparsification.report.dashboards import split_logs
 
 RECIPE = """
 sparsity: 0.8
@@ -93,8 +94,8 @@ def read_records(data: bytes) -> Iterator[bytes]:
 
 
 def read_wandb(path: Path) -> dict[str, list]:
-    """The records of an offline run's file that a test asks about, by type."""
-    records: dict[str, list] = {"history": [], "config": [], "summary": [], "artifact": [], "run": []}
+    """The records of an offline run's file, by type."""
+    records: dict[str, list] = {"history": [], "config": [], "summary": [], "artifact": [], "run": [], "metric": []}
     for data in read_records(path.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
@@ -155,6 +156,27 @@ def test_wandb_gets_every_series_in_one_run_with_its_zeros(wandb_run):
     evaluations = [row for row in rows if "eval/f1" in row]
     assert len(evaluations) == 3  # after each epoch, and at the end
     assert evaluations[-1]["eval/sparsity"] == zeros[-1]
+
+
+def test_wandb_gets_results_in_the_summary_and_not_as_series(wandb_run):
+    _, records = wandb_run
+    series = {name for row in records["history"] for name in values(row.item) if name.startswith("eval/")}
+    speed = {"eval/runtime", "eval/samples_per_second", "eval/steps_per_second"}
+    assert series == {"eval/exact_match", "eval/f1", "eval/sparsity"} | speed
+    summary = {name for record in records["summary"] for name in values(record.update)}
+    assert {"eval/teacher_f1", "eval/onnx_f1", "eval/latency_ms", "eval/onnx_latency_ms", "eval/parameters"} <= summary
+    hidden = {metric.name for metric in records["metric"] if metric.options.hidden}
+    assert speed <= hidden and not {"eval/f1", "eval/sparsity"} & hidden
+
+
+def test_only_results_that_a_run_has_once_leave_the_series():
+    entry = {"eval_f1": 80.0, "eval_sparsity": 0.5, "eval_runtime": 2.0, "epoch": 1.0}
+    assert split_logs(entry) == (entry, {})
+    entry = {"eval_onnx_sparse_f1": 80.0, "eval_teacher_f1": 81.0, "eval_latency_ms": 2.0, "epoch": 1.0}
+    assert split_logs(entry) == ({}, {"eval/onnx_sparse_f1": 80.0, "eval/teacher_f1": 81.0, "eval/latency_ms": 2.0})
+    entry = {"loss": 0.5, "sparsity/encoder": 0.0, "epoch": 1.0}
+    assert split_logs(entry) == (entry, {})
+    assert split_logs({"eval_mixed": 1.0, "eval_throughput": 2.0}) == ({"eval_mixed": 1.0}, {"eval/throughput": 2.0})
 
 
 def test_wandb_gets_recipe_files_and_final_figures(wandb_run):

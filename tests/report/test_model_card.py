@@ -1,4 +1,4 @@
-"""The model card says what was used and what came out, whatever Trainer's own card makes of the arguments."""
+"""The model card has the hyperparameters that were used and the results, whatever the arguments of Trainer were."""
 
 import json
 import logging
@@ -107,15 +107,15 @@ def test_run_without_an_evaluation_in_it_says_so(runs):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("one_shot", "None: the recipe was applied to the weights as they were."),
-        ("evaluated", "this run trained nothing"),
+        ("one_shot", "None: the recipe was applied without training."),
+        ("evaluated", "this run did not train"),
     ],
 )
 def test_card_of_a_run_that_did_not_train_names_no_hyperparameters(runs, name, words):
     text = ModelCard.load(runs / name / "README.md").text
     assert words in section(text, "Training hyperparameters")
     assert "learning_rate" not in text and "Framework versions" in text
-    assert "while it was trained" not in text
+    assert "during training by the recipe" not in text
 
 
 def test_evaluation_in_the_folder_of_a_training_leaves_its_card(runs, tiny_squad):

@@ -1,4 +1,4 @@
-"""Does a run say what is worth saying, on a terminal and into a file?"""
+"""Progress of a run, on a terminal and in a file."""
 
 import io
 import sys
@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import run_qa
-from sparsification.report.progress import TerminalCallback, format_log_line
+from sparsification.report.progress import LogIntervalCallback, TerminalCallback, format_log_line
 
 RECIPE = """
 modifiers:
@@ -24,8 +24,8 @@ TRAINING = {"loss": 2.5, "learning_rate": 3e-5, "sparsity/encoder": 0.5, "epoch"
 EVALUATION = {"eval_f1": 67.25, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, "epoch": 2.0}
 
 
-def test_log_entries_are_told_in_short():
-    assert format_log_line(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, zeros 50.0%"
+def test_log_entry_is_one_short_line():
+    assert format_log_line(TRAINING) == "epoch 1.25, loss 2.5, rate 3e-05, sparsity 50.0%"
     assert format_log_line(EVALUATION) == "epoch 2.00, eval_f1 67.25"
     assert (
         format_log_line({"train_runtime": 5.0, "train_loss": 2.0})
@@ -52,6 +52,28 @@ def test_terminal_gets_a_bar_on_the_first_process_alone(tmp_path, monkeypatch, c
     callback.on_train_end(args, state, control)
     assert ("1/4" in sys.stderr.getvalue()) == ("epoch 1.25, loss 2.5" in sys.stderr.getvalue()) == bool(bars)
     assert capsys.readouterr().out.count("epoch 2.00, eval_f1 67.25\n") == bars
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "given", "entries"),
+    [
+        (429, {}, 53),  # every 8 steps
+        (3, {}, 3),
+        (25_000, {}, 50),
+        (30_000, {}, 60),  # every 500 steps, the default
+        (429, {"logging_steps": 100}, 0),
+        (429, {"logging_strategy": "no"}, 0),
+        (429, {"logging_strategy": "epoch"}, 0),
+    ],
+)
+def test_default_interval_of_a_short_run_gives_fifty_log_entries(tmp_path, max_steps, given, entries):
+    args = TrainingArguments(output_dir=str(tmp_path), report_to="none", **given)
+    callback, count = LogIntervalCallback(), 0
+    for step in range(1, max_steps + 1):
+        control = TrainerControl()
+        callback.on_step_end(args, TrainerState(max_steps=max_steps, global_step=step), control)
+        count += control.should_log
+    assert count == entries
 
 
 def test_file_gets_lines_without_control_characters_and_one_table(tiny_model_dir, tiny_squad, tmp_path, capsys):

@@ -1,9 +1,10 @@
-"""Does the report of a run say what the run's files say, and can it be read without a network?"""
+"""The report of a run: its figures are those of the run's files, and its page needs no network."""
 
 import dataclasses
 import gzip
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,8 +16,11 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 import run_qa
-from sparsification.report.results import RunResult, load_result, save_result
-from sparsification.report.tables import markdown, plain, result_table
+from sparsification.report.curves import panels
+from sparsification.report.plots import draw_panel
+from sparsification.report.render import headline, report_html
+from sparsification.report.results import ModelResult, RunResult, load_result, save_result
+from sparsification.report.tables import markdown, plain, result_table, transpose
 
 RECIPE = """
 modifiers:
@@ -32,6 +36,7 @@ modifiers:
   - !DistillationModifier
     hardness: 0.5
 """
+SVG = "{http://www.w3.org/2000/svg}"
 COMMON = "--use_cpu --max_seq_length 64 --doc_stride 16 --per_device_train_batch_size 4 --logging_steps 1"
 
 
@@ -86,22 +91,36 @@ def test_table_says_what_the_results_and_the_weights_say(out, result):
 
 def test_report_needs_nothing_beside_it_and_shows_every_plot(out):
     html = page(out / "report.html")
-    assert not [e for e in html.iter() if {"src", "href"} & set(e.attrib) or e.tag in ("script", "link", "img")]
-    titles = [element.text for element in html.iter("h2")]
-    assert titles == [
-        "Scores and zeros in the encoder, percent",
-        "Zeros in each layer, percent",
-        "Losses",
-        "Teacher agreement, percent of the features",
+    links = [value for e in html.iter() for name, value in e.attrib.items() if name.endswith(("src", "href"))]
+    assert all(link.startswith("#") for link in links)  # within the page
+    assert not [e for e in html.iter() if e.tag.rpartition("}")[2] in ("script", "link", "img", "image")]
+    assert [element.text for element in html.iter("figcaption")] == [
+        "EM and F1 on the evaluation data",
+        "Encoder sparsity, %",
+        "Training loss",
         "Learning rate",
-        "The recipe's modifiers and their time",
-        "The run",
-        "The recipe",
+        "Sparsity of each encoder layer, %",
+        "Predictions equal to the teacher's, % of the features",
+        "Schedule of the recipe",
     ]
-    drawings = list(html.iter("{http://www.w3.org/2000/svg}svg"))
-    assert len(drawings) == 6
-    assert len(list(drawings[-1].iter("{http://www.w3.org/2000/svg}rect"))) == 3  # one for each modifier
-    assert len(list(drawings[0].iter("{http://www.w3.org/2000/svg}polyline"))) == 4  # EM, F1, zeros, their goal
+    assert len(list(html.iter(f"{SVG}svg"))) == 7
+    identifiers = [e.attrib["id"] for drawing in html.iter(f"{SVG}svg") for e in drawing.iter() if "id" in e.attrib]
+    assert not [name for name in identifiers if name.startswith(("figure", "axes", "text"))]  # same in each drawing
+
+
+def test_each_plot_has_the_curves_of_the_log(out, result):
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    scores, sparsity, loss, rate, layers, agreement = panels(result, history)
+    assert [line.label for line in scores.lines[:2]] == ["F1", "EM"]
+    for line, name in zip(scores.lines, ("eval_f1", "eval_exact_match"), strict=False):
+        assert line.points == [(row["epoch"], row[name]) for row in history if name in row]
+    assert [line.label for line in sparsity.lines] == ["encoder", "target"]
+    assert sparsity.lines[0].points[-1][1] == pytest.approx(75, abs=0.1)
+    assert sparsity.lines[1].points[-1] == (2.0, 75.0)
+    assert [line.label for line in loss.lines] == ["total loss", "task loss", "distillation loss"]
+    assert [point[1] for point in rate.lines[0].points] == [row["learning_rate"] for row in history if "loss" in row]
+    assert [line.label for line in layers.lines] == ["layer 0", "layer 1"]
+    assert all(0 <= share <= 100 for _, share in agreement.lines[0].points)
 
 
 def test_both_reports_tell_how_to_do_it_again_without_secrets(out, result):
@@ -125,7 +144,7 @@ def test_resumed_run_reports_the_whole_curve(out, tiny_model_dir, tiny_squad, tm
         f"--distill_teacher {out.parent}/teacher".split()
     )
     first, second = (
-        [e.attrib["points"] for e in page(folder / "report.html").iter("{http://www.w3.org/2000/svg}polyline")]
+        [ElementTree.tostring(drawing) for drawing in page(folder / "report.html").iter(f"{SVG}svg")]
         for folder in (out, tmp_path / "out")
     )
     assert second == first
@@ -143,14 +162,19 @@ def test_model_card_has_the_figures_in_the_hubs_format(out, result):
     assert str(out.parent.parent) not in card.text.partition("## Model description")[0]
 
 
-def test_reported_run_ends_with_the_weights_of_a_silent_one(tiny_model_dir, tiny_squad, tmp_path, monkeypatch):
+def test_run_that_logs_and_evaluates_ends_with_the_weights_of_a_silent_one(
+    tiny_model_dir, tiny_squad, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    runs = {"silent": "--logging_strategy no --report_to none", "loud": f"{COMMON} --report_to tensorboard"}
+    runs = {
+        "silent": "--logging_strategy no --report_to none",
+        "loud": "--report_to tensorboard --eval_strategy steps --eval_steps 1",
+    }
     for name, flags in runs.items():
         run_qa.main(
-            f"--model_name_or_path {tiny_model_dir} --do_train --output_dir {tmp_path}/{name} {COMMON} {flags} "
-            f"--dataset_name {tiny_squad} --recipe {tmp_path}/recipe.yaml --distill_teacher self".split()
+            f"--model_name_or_path {tiny_model_dir} --do_train --do_eval --output_dir {tmp_path}/{name} {COMMON} "
+            f"{flags} --dataset_name {tiny_squad} --recipe {tmp_path}/recipe.yaml --distill_teacher self".split()
         )
     silent, loud = (load_file(tmp_path / name / "model.safetensors") for name in runs)
     assert all(torch.equal(silent[name], loud[name]) for name in silent)
@@ -165,5 +189,62 @@ def test_facts_are_read_as_they_were_written(result, tmp_path):
 def test_table_leaves_out_what_is_not_known(result):
     bare = [dataclasses.replace(model, scores={}, latency=None, throughput=None) for model in result.models]
     head, rows = result_table(dataclasses.replace(result, models=bare))
-    assert head == ["", "parameters", "zeros", "file", "gzipped"]
+    assert head == ["", "parameters", "sparsity", "file", "gzipped"]
     assert len({len(line) for line in plain((head, rows)).splitlines()}) == 1
+
+
+def test_low_score_fills_its_axis_where_sparsity_has_an_axis_of_its_own(result):
+    history = [{"epoch": e, "eval_f1": 2.0 + e, "eval_exact_match": 1.0, "eval_sparsity": e / 4} for e in (1.0, 2.0)]
+    bare = dataclasses.replace(result, models=[])
+    scores, sparsity = panels(bare, history)
+    low, high = draw_panel(scores, 2.0).axes[0].get_ylim()
+    assert 0 < low < 1.0 and 4.0 < high < 5.0
+    assert draw_panel(sparsity, 2.0).axes[0].get_ylim()[1] > 100
+
+
+def test_teacher_is_drawn_beside_the_score_that_counts(result):
+    teacher = ModelResult(name="teacher", scores={"EM": 10.0, "F1": 20.0})
+    scores = panels(dataclasses.replace(result, models=[teacher]), [{"epoch": 1.0, "eval_f1": 9.0}])[0]
+    (own, line) = draw_panel(scores, 2.0).axes[0].lines
+    assert (line.get_label(), set(line.get_ydata())) == ("F1 of the teacher", {20.0})
+    assert own.get_label() == "F1"
+
+
+def test_curve_that_another_one_covers_is_left_out(result):
+    losses = {"DistillationModifier/total_loss": 3.0, "DistillationModifier/distillation_loss": 3.0}
+    history = [{"epoch": 1.0, "learning_rate": 0.1, "DistillationModifier/task_loss": 1.0, **losses}]
+    loss = next(panel for panel in panels(result, history) if panel.title == "Training loss")
+    assert [line.label for line in loss.lines] == ["task loss", "distillation loss"]
+
+
+def test_run_that_prunes_nothing_has_no_plot_of_sparsity(result):
+    history = [{"epoch": 1.0, "loss": 1.0, "sparsity/encoder": 0.0, "eval_f1": 3.0}]
+    assert not [panel for panel in panels(result, history) if "sparsity" in panel.title]
+
+
+def test_headline_is_of_the_exported_model(result):
+    exported, teacher = result.model("ONNX"), result.model("teacher")
+    tiles = {name: (value, note) for name, value, note in headline(result)}
+    assert tiles["F1"] == (f"{exported.scores['F1']:.1f}", f"teacher: {teacher.scores['F1']:.1f}")
+    assert tiles["Encoder sparsity"][0] == "75.0%"
+    assert tiles["Latency"][1] == "ONNX, one thread"
+    bare = dataclasses.replace(result, models=[ModelResult(name="student", scores={})])
+    assert headline(bare) == []
+
+
+def test_command_has_a_flag_a_line_and_is_still_the_same_command(result):
+    command = "python run_qa.py --do_train --recipe 'my recipe.yaml' --recipe_args '{\"a\": 1}'"
+    html = ElementTree.fromstring(
+        report_html(dataclasses.replace(result, command=command), []).removeprefix("<!DOCTYPE html>")
+    )
+    shown = next(html.iter("pre")).text
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command)
+    assert shown.count("\n") == 3
+
+
+def test_transposed_table_has_a_column_for_each_model(result):
+    head, rows = result_table(result)
+    turned_head, turned_rows = transpose((head, rows))
+    assert turned_head == ["", "teacher", "student", "ONNX"]
+    assert [row[0] for row in turned_rows] == head[1:]
+    assert transpose((turned_head, turned_rows)) == (head, rows)

@@ -57,7 +57,7 @@ def test_environment_chooses_the_instruction_set(name):
         assert "SPARSIFICATION_CPU=no_such_cpu: here there are only " in result.stderr
 
 
-def test_missing_compiler_is_told_in_one_line(tmp_path):
+def test_missing_compiler_is_an_error_of_one_line(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
     command = [sys.executable, "-m", "sparsification.runtime.build"]
     result = subprocess.run(

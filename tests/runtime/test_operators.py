@@ -140,8 +140,8 @@ def test_linear_equals_numpy_to_the_last_bit(library, case):
     numbers, integers = _linear_session(case), _linear_session(case, quantized=True)
     for _ in _each_instruction_set(library):
         np.testing.assert_array_equal(numbers.run(None, {"x": case["x"]})[0], expected)
-        grid = case["output_scale"], case["output_zero_point"]
-        np.testing.assert_array_equal(integers.run(None, {"x": case["x"]})[0], _quantized(expected, *grid))
+        params = case["output_scale"], case["output_zero_point"]
+        np.testing.assert_array_equal(integers.run(None, {"x": case["x"]})[0], _quantized(expected, *params))
 
 
 @needs_compiler
@@ -155,8 +155,8 @@ def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(library, case):
         for _ in _each_instruction_set(library)
     ]
     np.testing.assert_allclose(results[0][0], expected, rtol=1e-6, atol=1e-6)
-    grid = case["output_scale"], case["output_zero_point"]
-    np.testing.assert_array_equal(results[0][1], _quantized(results[0][0], *grid))
+    params = case["output_scale"], case["output_zero_point"]
+    np.testing.assert_array_equal(results[0][1], _quantized(results[0][0], *params))
     for others in results[1:]:
         for one, other in zip(results[0], others, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -174,7 +174,7 @@ def test_extreme_sums_do_not_saturate(library):
 
 
 @needs_compiler
-def test_outputs_beyond_all_grids_are_their_ends(library):
+def test_outputs_out_of_range_saturate(library):
     case = _linear_case(3, 4, 4, 0.0, 0)
     case["bias"] = np.array([np.inf, -np.inf, 3e38, -3e38], np.float32)
     session = _linear_session(case, quantized=True)

@@ -36,7 +36,7 @@ def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: i
 
 @needs_compiler
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
+def test_sparse_file_equals_the_int8_file(family, tmp_path):
     make, names, pad = FAMILIES[family]
     _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
     report = rewrite_sparse(tmp_path / "model.onnx")
@@ -52,7 +52,7 @@ def test_sparse_file_is_the_int8_file_in_other_words(family, tmp_path):
         assert _compare(tmp_path, rows, length, names, pad) < 0.02
 
 
-# The opset changes patterns, not grids.
+# The opset changes patterns, not quantization parameters.
 RECIPES = [(name, 14) for name in CASES if "only" not in name and name != "attention alone"]
 RECIPES += [("per channel", 17), ("per channel", 20)]
 
@@ -66,7 +66,7 @@ def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
             rewrite_sparse(tmp_path / "model.onnx")
         return
     report = rewrite_sparse(tmp_path / "model.onnx")
-    if case != "asymmetric 3-bit weights":  # of these some grids have no zero point
+    if case != "asymmetric 3-bit weights":  # some of these have no zero point
         assert len(report.sparse) == 6
     assert _compare(tmp_path) < 0.02
     if case in ("per tensor", "per channel"):

@@ -1,4 +1,4 @@
-"""Learning rates against closed forms and torch's own schedulers."""
+"""Learning rates, compared with closed forms and torch's schedulers."""
 
 import math
 import time
@@ -177,7 +177,7 @@ def test_groups_of_parameters_have_learning_rates_of_their_own():
         "lr_class: StepLR, lr_kwargs: {step_size: 1}, end_epoch: 1e12",
     ],
 )
-def test_what_a_scheduler_of_torch_would_stumble_over_is_told_when_the_recipe_is_read(keys):
+def test_settings_that_are_invalid_for_a_scheduler_of_torch_are_refused(keys):
     with pytest.raises(RecipeError, match="line 2: LearningRateModifier: "):
         ScheduledModifierManager.from_yaml(f"modifiers:\n  - !LearningRateModifier {{init_lr: 0.1, {keys}}}")
 

@@ -1,4 +1,4 @@
-"""Parameters that are set, against what a plain loop over the epochs would set."""
+"""Parameters that are set, compared with a plain loop over the epochs."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_a_vector_gets_a_number_each_and_one_shot_the_last_ones():
     assert module.bias.tolist() == [5.0, -5.0]
 
 
-def test_what_does_not_fit_is_said():
+def test_values_that_do_not_fit_are_refused():
     manager = ScheduledModifierManager.from_yaml(SET.replace("0.25", "[1.0, 2.0, 3.0]"))
     with pytest.raises(ManagerError, match=r"bias has shape \(2,\), got 3 values"):
         manager.initialize(torch.nn.Linear(2, 2))

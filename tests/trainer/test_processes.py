@@ -13,6 +13,8 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 
 from helpers import ROOT
+from helpers.trainers import make_model
+from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 
 LEARNING_RATE = (
@@ -44,6 +46,37 @@ def test_ranges_are_those_of_all_processes_batches(tmp_path):
                 (one.min_val, one.max_val, one.scale), torch.load(tmp_path / f"{rank}-{per_channel}"), strict=True
             ):
                 assert torch.equal(mine, theirs)
+
+
+RECONSTRUCT = (
+    "modifiers:\n  - !ReconstructionPruningModifier {params: ['re:.*layer.*dense.weight'], final_sparsity: 0.5, "
+    "start_epoch: 0.0, end_epoch: 0.0}\n"
+)
+
+
+def reconstruct(rank: int, folder: str, world_size: int) -> None:
+    """One process of several: prune with calibration data that no other process has, and save the weights."""
+    if world_size > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = make_model()
+    generator = torch.Generator().manual_seed(rank)
+    batches = [{"input_ids": torch.randint(0, 50, (4, 8), generator=generator)} for _ in range(2)]
+    manager = ScheduledModifierManager.from_yaml(RECONSTRUCT)
+    manager.initialize(model)
+    manager.set_calibration_sampler(lambda *_: batches)
+    manager.apply_one_shot()
+    torch.save(model.state_dict(), f"{folder}/{world_size}-{rank}")
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_have_the_masks_and_weights_that_the_first_one_reconstructs(tmp_path):
+    torch.multiprocessing.spawn(reconstruct, (str(tmp_path), 2), nprocs=2)
+    reconstruct(0, str(tmp_path), 1)
+    first, second, alone = (torch.load(tmp_path / name) for name in ("2-0", "2-1", "1-0"))
+    for name, weight in alone.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], weight, rtol=1e-4, atol=1e-5)
 
 
 def launch(launcher: str, folder: Path, name: str, batch_size: int, more: str = "") -> str:

@@ -45,8 +45,9 @@ def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model:
     Both tokenizers make the same tokens, see ``load_teacher``; one of them may also make token_type_ids.
     """
     settings = hub_settings(flags.model)
-    name = flags.sparse.distill_teacher if flags.training.do_train and not flags.sparse.one_shot else "disable"
-    recipe = flags.manager.recipe.source if flags.manager.distills else None
+    asked = flags.manager.needs_reference if flags.sparse.one_shot else flags.training.do_train
+    name = flags.sparse.distill_teacher if asked else "disable"
+    recipe = flags.manager.recipe.source if flags.manager.distills or flags.manager.needs_reference else None
     teacher = load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, recipe, **settings)
     if teacher is None:
         return Models(tokenizer, model, None, None, tokenizer)

@@ -110,7 +110,8 @@ def _run(
     if flags.sparse.onnx_export_path is not None:
         # The weights are not pruned yet, so the sparse operators cannot be tried.
         target = "onnxruntime" if flags.sparse.onnx_target == SPARSE_TARGET else flags.sparse.onnx_target
-        trainer.export_onnx(Path(args.output_dir) / "onnx", target, flags.sparse.onnx_opset)
+        folder = Path(args.output_dir) / "onnx"
+        trainer.export_onnx(folder, target, flags.sparse.onnx_opset, flags.sparse.onnx_exporter)
 
 
 @contextlib.contextmanager
