@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test browser-test lint newwiki newwiki-one-shot bench-onnx bench-exporters bench-step bench-scale \
+.PHONY: help quickstart test test-matrix browser-test lint newwiki newwiki-one-shot bench-onnx bench-exporters bench-step bench-scale \
 	bench-padding bench-qa runtime bench-break-even bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
@@ -28,13 +28,22 @@ quickstart: $(VENV)/installed  ## a teacher, a pruned and distilled student, its
 test: $(VENV)/tests-installed lint  ## all tests
 	$(VENV)/bin/python -m pytest -q tests
 
+test-matrix:  ## all tests on each Python from 3.11 on that this machine has, in an environment each
+	@pythons="$$(sh tests/find_pythons.sh)"; echo "found:" $$pythons; test -n "$$pythons"; failed=; \
+	for python in $$pythons; do \
+		version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+		$(MAKE) test PYTHON=$$python VENV=.venv-python$$version || failed="$$failed $$version"; \
+	done; \
+	test -z "$$failed" || { echo "failed on:$$failed" >&2; exit 1; }
+
 browser-test: $(VENV)/installed  ## a minute: a run's curves on a local dashboard and in its report, seen by Chromium
 	$(VENV)/bin/python -m pip install --quiet --requirement tests/browser/requirements.txt
 	$(VENV)/bin/python tests/browser/check.py
 
-lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell
+lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell, and the types of the package
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 NEWWIKI ?= newwiki
 
@@ -143,5 +152,5 @@ encoders: $(VENV)/tests-installed runtime  ## minutes: docs/encoders.md, what wo
 	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
 
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
+	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
 		benchmarks/out/onnx_engines benchmarks/out/sparse_runtime sparsification/runtime/build

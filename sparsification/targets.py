@@ -21,7 +21,7 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import regex
@@ -152,7 +152,7 @@ class Targets:
             chosen |= {name: self._modules[name] for name in matched}
         return chosen
 
-    def modules_of(self, *kinds: type) -> dict[str, nn.Module]:
+    def modules_of(self, *kinds: type[nn.Module]) -> dict[str, nn.Module]:
         """All modules of some classes by name, in the order of the model, without those of dropped layers."""
         present = {id(module) for module in self.model.modules()}
         return {
@@ -199,7 +199,7 @@ class Targets:
 
 
 def match_names(
-    pattern: str, names: Sequence[str], how: Literal["match", "fullmatch", "search"] = "match"
+    pattern: str, names: Collection[str], how: Literal["match", "fullmatch", "search"] = "match"
 ) -> list[str]:
     """Find the names that are equal to a pattern or, after ``re:``, match it.
 

@@ -74,3 +74,18 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_bert")
     save_tiny_bert(folder, hidden_size=32, positions=128)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a BERT of four layers, half of the weights of layer 0's query at zero."""
+    import torch
+    from transformers import BertConfig, BertForQuestionAnswering
+
+    folder = tmp_path_factory.mktemp("bert")
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32)
+    model = BertForQuestionAnswering(config)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].attention.self.query.weight[:8] = 0.0
+    model.save_pretrained(folder)
+    return str(folder)

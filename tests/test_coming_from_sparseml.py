@@ -8,7 +8,6 @@ import dataclasses
 import json
 import re
 
-import pytest
 from golden_run import GOLDEN
 
 from helpers import ROOT
@@ -58,38 +57,43 @@ def test_there_is_a_row_for_each_modifier_of_sparseml_and_each_of_ours():
     assert set(ROWS) == {*SPARSEML["modifiers"], *MODIFIERS}
 
 
-@pytest.mark.parametrize("name", SPARSEML["modifiers"])
-def test_a_modifier_is_not_here_where_it_is_not_and_nowhere_else(name):
-    verdict = ROWS[name][1]
-    if name in MODIFIERS:
-        assert verdict.startswith(("same", "different: ")), f"{name} is in MODIFIERS now: make its row 'same'"
-    else:
-        assert verdict.startswith("not here: "), f"{name} is not in MODIFIERS"
+def test_a_modifier_is_not_here_where_it_is_not_and_nowhere_else(subtests):
+    for name in SPARSEML["modifiers"]:
+        with subtests.test(name):
+            verdict = ROWS[name][1]
+            if name in MODIFIERS:
+                assert verdict.startswith(("same", "different: ")), f"{name} is in MODIFIERS now: make its row 'same'"
+            else:
+                assert verdict.startswith("not here: "), f"{name} is not in MODIFIERS"
 
 
-@pytest.mark.parametrize("name", SPARSEML["modifiers"])
-def test_a_row_has_every_field_of_sparseml_and_every_one_of_ours(name):
-    theirs = SPARSEML["modifiers"][name]
-    assert code(ROWS[name][2]) == list(theirs)
-    new = set(fields(name)) - set(theirs) - SHARED if name in MODIFIERS else set()
-    assert sorted(code(ROWS[name][3])) == sorted(new), f"{name}: the last column is for what SparseML does not have"
+def test_a_row_has_every_field_of_sparseml_and_every_one_of_ours(subtests):
+    for name in SPARSEML["modifiers"]:
+        with subtests.test(name):
+            theirs = SPARSEML["modifiers"][name]
+            assert code(ROWS[name][2]) == list(theirs)
+            new = set(fields(name)) - set(theirs) - SHARED if name in MODIFIERS else set()
+            assert sorted(code(ROWS[name][3])) == sorted(new), (
+                f"{name}: the last column is for what SparseML does not have"
+            )
 
 
-@pytest.mark.parametrize("name", [name for name in SPARSEML["modifiers"] if name in MODIFIERS])
-def test_fields_that_are_missing_here_or_have_another_default_are_told_of(name):
-    ours = fields(name)
-    for field, default in SPARSEML["modifiers"][name].items():
-        row = FIELD_ROWS.get(f"{name}.{field}", "")
-        if field not in ours:
-            assert row.startswith("not here: "), f"{name}.{field} is missing here, and the page does not say so"
-        else:
-            assert not row.startswith("not here"), f"{name}.{field} is here"
-            if default is not None and field not in ("start_epoch", "end_epoch"):  # whose -1 and 0 are one
-                own = ours[field].default
-                if own is dataclasses.MISSING:
-                    own = ours[field].default_factory() or None
-                theirs = ast.literal_eval(default) if default != "{}" else None
-                assert theirs in (own, None) or row, f"{name}.{field}: another default"
+def test_fields_that_are_missing_here_or_have_another_default_are_told_of(subtests):
+    for name in [name for name in SPARSEML["modifiers"] if name in MODIFIERS]:
+        with subtests.test(name):
+            ours = fields(name)
+            for field, default in SPARSEML["modifiers"][name].items():
+                row = FIELD_ROWS.get(f"{name}.{field}", "")
+                if field not in ours:
+                    assert row.startswith("not here: "), f"{name}.{field} is missing here, and the page does not say so"
+                else:
+                    assert not row.startswith("not here"), f"{name}.{field} is here"
+                    if default is not None and field not in ("start_epoch", "end_epoch"):  # whose -1 and 0 are one
+                        own = ours[field].default
+                        if own is dataclasses.MISSING:
+                            own = ours[field].default_factory() or None
+                        theirs = ast.literal_eval(default) if default != "{}" else None
+                        assert theirs in (own, None) or row, f"{name}.{field}: another default"
 
 
 def test_rows_about_fields_are_about_fields():

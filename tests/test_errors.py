@@ -4,8 +4,6 @@ import ast
 import importlib
 from pathlib import Path
 
-import pytest
-
 from helpers import ROOT
 from sparsification.errors import SparsificationError
 
@@ -27,15 +25,16 @@ def error_classes() -> list[tuple[Path, ast.ClassDef]]:
 ERRORS = [(path, node.name) for path, node in error_classes() if not node.name.startswith("_")]
 
 
-@pytest.mark.parametrize(("path", "name"), ERRORS, ids=[name for _, name in ERRORS])
-def test_error_is_of_the_one_tree_and_on_the_page(path, name):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    kind = getattr(importlib.import_module(module), name)
-    if name in INTERNAL:
-        assert not issubclass(kind, SparsificationError)
-    else:
-        assert issubclass(kind, SparsificationError)
-        assert f"- `{module}.{name}`" in (ROOT / "docs" / "errors.md").read_text()
+def test_error_is_of_the_one_tree_and_on_the_page(subtests):
+    for path, name in ERRORS:
+        with subtests.test(name):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            kind = getattr(importlib.import_module(module), name)
+            if name in INTERNAL:
+                assert not issubclass(kind, SparsificationError)
+            else:
+                assert issubclass(kind, SparsificationError)
+                assert f"- `{module}.{name}`" in (ROOT / "docs" / "errors.md").read_text()
 
 
 def test_no_two_errors_share_a_name():

@@ -83,11 +83,21 @@ def student_run(folder, teacher_run):
     return shell(STUDENT, folder)
 
 
-def error_line(done: subprocess.CompletedProcess) -> str:
+@pytest.fixture
+def run_here(folder, monkeypatch):
+    """Run a command line in ``folder`` and in this process, which has imported everything: its exit code."""
+
+    def run(command: str) -> int:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", command.split()[1:])
+        return run_qa.cli()
+
+    return run
+
+
+def error_line(capsys) -> str:
     """The one message of a command that failed as it should."""
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("run_qa.py: error: ")]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: error: ")]
     return line
 
 
@@ -133,11 +143,10 @@ def test_export_of_2021_needs_no_recipe(folder, student_run):
         assert exported[name] == trained[name]
 
 
-def test_layers_are_dropped_for_good(folder, teacher_run):
-    command = STUDENT.rstrip().replace("12layers_prune80", "6layers_prune80") + " --recipe_args num_epochs=3"
-    done = shell(command, folder)
-    assert done.returncode == 0, done.stderr
-    assert "--num_train_epochs 30 is not used" in done.stdout + done.stderr
+def test_layers_are_dropped_for_good(folder, teacher_run, run_here, caplog):
+    command = STUDENT.replace("12layers_prune80", "6layers_prune80") + " --recipe_args num_epochs=3"
+    assert run_here(command) == 0
+    assert "--num_train_epochs 30 is not used" in caplog.text
     out = folder / "MODELS_DIR/bert-base-6layers_prune80"
     model, info = AutoModelForQuestionAnswering.from_pretrained(out, output_loading_info=True)
     assert model.config.num_hidden_layers == len(model.bert.encoder.layer) == 6
@@ -172,13 +181,10 @@ PRUNE = "--recipe recipes/bert-base-12layers_prune80.md --recipe_args num_epochs
         ("--max_seq_length 64 --doc_stride 64", "--doc_stride 64 has to be less than the 61 tokens"),
     ],
 )
-def test_bad_input_is_one_clear_message(folder, flags, message, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_one_clear_message(folder, flags, message, tmp_path, run_here, capsys):
     prepare_bad_input(folder)
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", f"{QUICK} --output_dir {tmp_path}/out {flags}".split()[1:])
-    assert run_qa.run() == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: error: ")]
-    assert message in line
+    assert run_here(f"{QUICK} --output_dir {tmp_path}/out {flags}") == 1
+    assert message in error_line(capsys)
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
@@ -199,30 +205,29 @@ def prepare_bad_input(folder: Path) -> None:
     save_model(folder / "six", layers=6)
 
 
-def test_one_shot_prunes_without_training(folder, tmp_path):
+def test_one_shot_prunes_without_training(folder, tmp_path, run_here, capsys):
     command = f"{QUICK} --do_eval {PRUNE} --one_shot --output_dir {tmp_path}/out --onnx_export_path {tmp_path}/onnx"
-    done = shell(command, folder)
-    assert done.returncode == 0, done.stderr
+    assert run_here(command) == 0
     dense = load_file(folder / "bert-base-uncased" / "model.safetensors")
     for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
         if "encoder" in name and weight.dim() == 2:
             assert int((weight == 0).sum()) == round(0.8 * weight.numel()), name
             assert torch.equal(weight[weight != 0], dense[name][weight != 0])
     assert (tmp_path / "onnx" / "model.onnx").exists()
-    assert "is not empty" in error_line(shell(command, folder))  # and would overwrite nothing
+    assert run_here(command) == 1 and "is not empty" in error_line(capsys)  # and would overwrite nothing
 
 
-def test_full_output_folder_keeps_what_is_there(folder, tmp_path):
+def test_full_output_folder_keeps_what_is_there(tmp_path, run_here, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.safetensors").write_text("precious")
-    done = shell(f"{QUICK} --output_dir {tmp_path}/out", folder)
-    assert "is not empty and has no complete checkpoint to go on from" in error_line(done)
+    assert run_here(f"{QUICK} --output_dir {tmp_path}/out") == 1
+    assert "is not empty and has no complete checkpoint to go on from" in error_line(capsys)
     assert (tmp_path / "out" / "model.safetensors").read_text() == "precious"
 
 
-def test_full_disk_is_one_message_and_keeps_the_checkpoints(folder, tmp_path):
+def test_full_disk_is_one_message_and_keeps_the_checkpoints(folder, tmp_path, run_here):
     command = f"{QUICK} --output_dir {tmp_path}/out --save_strategy epoch --num_train_epochs"
-    assert shell(f"{command} 1", folder).returncode == 0
+    assert run_here(f"{command} 1") == 0
     kept = tmp_path / "out" / "checkpoint-3" / "model.safetensors"
     before = kept.read_bytes()
     for name in ("model.safetensors", "config.json"):
@@ -232,10 +237,10 @@ def test_full_disk_is_one_message_and_keeps_the_checkpoints(folder, tmp_path):
     assert done.returncode not in (0, 130)
     assert "Traceback" not in done.stderr or "File too large" in done.stderr
     assert kept.read_bytes() == before
-    assert shell(f"{command} 2", folder).returncode == 0
+    assert run_here(f"{command} 2") == 0
 
 
-def test_interrupted_run_keeps_its_checkpoint_and_goes_on(folder, tmp_path):
+def test_interrupted_run_keeps_its_checkpoint_and_goes_on(folder, tmp_path, run_here):
     out = tmp_path / "out"
     command = f"{QUICK} --output_dir {out} --num_train_epochs 200 --save_strategy steps --save_steps 10 {PRUNE}"
     command = command.replace("num_epochs=1", "num_epochs=200") + "--distill_teacher self"
@@ -255,29 +260,25 @@ def test_interrupted_run_keeps_its_checkpoint_and_goes_on(folder, tmp_path):
     last = steps[-1]
     state = json.loads((out / f"checkpoint-{last}" / "trainer_state.json").read_text())
     assert state["global_step"] == last
-    going_on = shell(f"{command} --max_steps {last + 4}", folder)
-    assert going_on.returncode == 0, going_on.stderr
+    assert run_here(f"{command} --max_steps {last + 4}") == 0
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == last + 4
 
 
-def test_not_enough_memory_is_one_message(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", f"{QUICK} --output_dir {tmp_path}/out".split()[1:])
+def test_not_enough_memory_is_one_message(tmp_path, monkeypatch, run_here, capsys):
     # More than any machine can address: the real error of torch's allocator, in the middle of a step.
     trainer = sparse_trainer.SparseQuestionAnsweringTrainer
     monkeypatch.setattr(trainer, "training_step", lambda *args: torch.empty(2**50))
-    assert run_qa.run() == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: error: ")]
+    assert run_here(f"{QUICK} --output_dir {tmp_path}/out") == 1
+    line = error_line(capsys)
     assert "not enough memory" in line and "--per_device_train_batch_size" in line
 
 
-def test_two_processes_train_on_one_schedule_with_the_same_masks(folder, tmp_path):
+def test_two_processes_train_on_one_schedule_with_the_same_masks(folder, tmp_path, run_here):
     """Two processes with batches of 3 do what one with batches of 6 does; dropout aside, which each draws by itself."""
     save_model(tmp_path / "model", layers=12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     flags = f"{QUICK} --model_name_or_path {tmp_path}/model {PRUNE} --distill_teacher self --logging_steps 1 --seed 1 "
     flags = flags.replace("num_epochs=1", "num_epochs=4")
-    one = shell(f"{flags} --output_dir {tmp_path}/one --per_device_train_batch_size 6", folder)
-    assert one.returncode == 0, one.stderr
+    assert run_here(f"{flags} --output_dir {tmp_path}/one --per_device_train_batch_size 6") == 0
     torchrun = flags.replace("python ", "python -m torch.distributed.run --nproc_per_node 2 ")
     two = shell(f"{torchrun} --output_dir {tmp_path}/two --per_device_train_batch_size 3", folder)
     assert two.returncode == 0, two.stderr

@@ -47,7 +47,7 @@ PRETRAINED = (
 # set the scale, so that most integers are small.
 VALUE_BITS = {4: 29.7, 1: 6.8}
 # Cost of the positions of zeros in deflate, as a multiple of their entropy. Measured on normal weights with zeros at
-# random positions; tests/check/test_report.py repeats the measurement.
+# random positions; tests/check/test_estimate.py repeats the measurement.
 POSITION_BITS = {4: 3.0, 1: 1.9}
 
 
@@ -145,7 +145,7 @@ def estimate_model(
     before = sum(parameter.numel() for parameter in model.parameters())
     end = timeline.training_step(timeline.length or timeline.shown + 1)
     last_step = TrainingStep(end.step - 1, end.steps_per_epoch)
-    dropped = {}
+    dropped: dict[str, list[int]] = {}
     for modifier in timeline.modifiers:
         if modifier.layer_patterns and modifier.is_active(last_step):
             with contextlib.suppress(TargetError):  # the manager raises it below

@@ -60,7 +60,9 @@ def _unused_variables(ctx: LintContext) -> Iterator[LintWarning]:
 
 def _outside_the_run(ctx: LintContext) -> Iterator[LintWarning]:
     length = ctx.timeline.length
-    for modifier in ctx.timeline.modifiers if length else ():
+    if not length:
+        return
+    for modifier in ctx.timeline.modifiers:
         if modifier.run_length:
             continue
         start, end = modifier.active_range

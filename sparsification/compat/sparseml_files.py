@@ -52,7 +52,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     files = sorted(source.glob("model*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
     if not files:
         raise SparseMLFormatError(f"{source} has neither model.safetensors nor pytorch_model.bin")
-    state = {}
+    state: dict[str, Tensor] = {}
     for file in files:
         try:
             part = (

@@ -17,7 +17,9 @@ def deduplicate(graph: onnx.GraphProto) -> None:
     initializer already.
     """
     outputs = {output.name for output in graph.output}
-    other_name, quantized, nodes = {}, {}, []
+    other_name: dict[str, str] = {}
+    quantized: dict[tuple[str, ...], str] = {}
+    nodes = []
     for node in graph.node:
         node.input[:] = [other_name.get(name, name) for name in node.input]
         if node.op_type == "Identity" and node.output[0] not in outputs:

@@ -32,8 +32,7 @@ def dequantize_linear(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Te
     """
     if torch.compiler.is_exporting():
         inputs = (integers, scale, zero_point)
-        attributes = {"axis": 1}
-        return torch.onnx.ops.symbolic("DequantizeLinear", inputs, attributes, dtype=scale.dtype, shape=integers.shape)
+        return torch.onnx.ops.symbolic("DequantizeLinear", inputs, {"axis": 1}, dtype=scale.dtype, shape=integers.shape)
     return _DequantizeLinear.apply(integers, scale, zero_point)
 
 

@@ -88,7 +88,7 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
 
 def _worst(source: Path, differences: Mapping[str, float], limit: float) -> float:
     """The largest difference; ExportError if it is above the limit."""
-    name = max(differences, key=differences.get)
+    name = max(differences, key=lambda name: differences[name])
     # Written so that NaN, which compares False with everything, is an error.
     if not all(difference <= limit for difference in differences.values()):
         raise ExportError(

@@ -118,7 +118,7 @@ def compare(
             largest = max(largest, largest_difference(name, ours, theirs, mask, tolerance))
             sums[name] += difference_sums(at_tokens(ours, mask), at_tokens(theirs, mask))
     means = {name: mean_difference(*values) for name, values in sums.items()}
-    worst = max(means, key=means.get)
+    worst = max(means, key=lambda name: means[name])
     if not means[worst] <= mean_limit:
         raise ExportError(
             f"ONNX Runtime's {worst} differ from the fake-quantized model's by {means[worst]:.2f} of their standard "

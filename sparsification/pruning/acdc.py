@@ -68,6 +68,6 @@ class ACDCPruningModifier(RankedPruning):
         return self.masks_by_score(self.magnitude, targets)
 
 
-def _is_dense(phase: int, phases: float) -> bool:
+def _is_dense(phase: float, phases: float) -> bool:
     """Whether phase ``phase`` (from 0) of ``phases`` is dense; the last phase may be shorter."""
     return phase % 2 == 0 and phase + 1 < phases

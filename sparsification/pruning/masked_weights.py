@@ -60,9 +60,14 @@ class MaskedWeights:
 
     def mask_gradients(self) -> None:
         """Zero the gradients of pruned weights, so that they count neither in clipping nor in momentum."""
-        masked = [name for name in self._masks if self.weights[name].grad is not None]
-        if masked:
-            torch._foreach_mul_([self.weights[name].grad for name in masked], [self._masks[name] for name in masked])
+        gradients, masks = [], []
+        for name, mask in self._masks.items():
+            gradient = self.weights[name].grad
+            if gradient is not None:
+                gradients.append(gradient)
+                masks.append(mask)
+        if gradients:
+            torch._foreach_mul_(gradients, masks)
 
     def mask_weights(self) -> None:
         """Zero pruned weights, which momentum and weight decay move too."""

@@ -69,7 +69,8 @@ class PowerpropagationModifier(Modifier):
     def after_backward(self) -> None:
         if self._active:
             for weight in self._trained():
-                weight.grad.mul_(slope(weight.detach(), self.alpha))
+                if weight.grad is not None:
+                    weight.grad.mul_(slope(weight.detach(), self.alpha))
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         if self._active:

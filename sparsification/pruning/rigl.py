@@ -45,7 +45,7 @@ def allocate_sparsity(shapes: Mapping[str, torch.Size], sparsity: float, strateg
         sides = shape if strategy == "erdos_renyi_kernel" else shape[:2]
         density[name] = sum(sides) / math.prod(sides)
     budget = (1 - sparsity) * sum(map(math.prod, shapes.values()))
-    result = {}
+    result: dict[str, float] = {}
     while density:
         scale = budget / sum(density[name] * math.prod(shapes[name]) for name in density)
         full = [name for name in density if scale * density[name] > 1]

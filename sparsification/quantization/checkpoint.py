@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
@@ -51,7 +52,8 @@ def save_quantization(model: nn.Module, directory: str | Path) -> None:
     if not fake_quant_enabled(model):
         path.unlink(missing_ok=True)
         return
-    tensors, frozen = {}, True
+    tensors: dict[str, Tensor] = {}
+    frozen = True
     for name, quantizer in quantizers(model).items():
         frozen &= not quantizer.observer_enabled
         if quantizer.observed:

@@ -84,8 +84,8 @@ def read_text(source: str | Path) -> tuple[str, str]:
 def _front_matter(name: str, text: str, *, is_markdown: bool) -> str:
     """Return the YAML between two fences, after as many blank lines as there are above; without fences, the text."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    above = re.match(r"(?:\s+|<!--.*?-->)*", text, re.DOTALL).end()  # blank lines and comments, such as a licence
-    lines, first = text.split("\n"), text.count("\n", 0, above)
+    above = re.match(r"(?:\s+|<!--.*?-->)*", text, re.DOTALL)  # blank lines and comments, such as a licence
+    lines, first = text.split("\n"), text.count("\n", 0, above.end() if above else 0)
     fence = lines[first].rstrip()
     if fence in ("---", "+++"):
         for last in range(first + 1, len(lines)):

@@ -38,7 +38,7 @@ def read_overrides(recipe_args: str | Mapping[str, object] | None, resolver: Res
         return {name: node for name, _, node in resolver.pairs(root)}
     overrides: dict[str, Node] = {}
     for piece in text.split(",") if text else []:
-        name, separator, value = (part.strip() for part in re.match(r"([^=:]*)([=:]?)(.*)", piece, re.DOTALL).groups())
+        name, separator, value = (part.strip() for part in [*re.split("([=:])", piece, maxsplit=1), "", ""][:3])
         node = plain_scalar(ARGUMENTS, value)
         if not (name and separator):
             resolver.problems.add(node, f"{show(piece)} is not name=value; write lists as JSON: '{{\"name\": [1, 4]}}'")

@@ -6,7 +6,7 @@ once.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container
 
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -93,7 +93,7 @@ class Resolver:
                 found[key.value] = (key.value, key, value)
         return list(found.values())
 
-    def is_new(self, name: object, key: Node, found: Mapping[object, object]) -> bool:
+    def is_new(self, name: object, key: Node, found: Container[object]) -> bool:
         """Tell whether a key may be added to those found so far; if not, report the problem."""
         if key.value == "<<":
             self.problems.add(key, "merge keys (<<) are not supported; write the keys out")

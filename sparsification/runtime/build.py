@@ -119,7 +119,7 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
     Raises:
         BuildError: the compiler failed.
     """
-    variants = {"plain": []}
+    variants: dict[str, list[str]] = {"plain": []}
     for name, extra in VARIANTS.get(_MACHINES.get(platform.machine(), platform.machine()), {}).items():
         probe = [*compiler, *extra, "-x", "c++", "-E", os.devnull]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:

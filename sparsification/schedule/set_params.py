@@ -86,4 +86,4 @@ class GradualParamModifier(ParamBase):
 
     def _set(self, x: float) -> None:
         share = curves.SPARSITY_CURVES[self.inter_func](x)
-        self._fill(torch.lerp(*(torch.tensor(value) for value in (self.init_val, self.final_val)), share))
+        self._fill(torch.lerp(torch.tensor(self.init_val), torch.tensor(self.final_val), share))

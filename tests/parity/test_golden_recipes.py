@@ -82,18 +82,19 @@ def test_recipe_that_sparseml_refused_is_refused(name, tmp_path):
             load_recipe(source, case.get("recipe_args"))
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.json")), ids=lambda path: path.stem)
-def test_recorded_runs_have_no_two_modifiers_at_one_learning_rate(path):
-    case = json.loads(path.read_text())
-    if "recipe" in case:
-        root = yaml.compose(case["recipe"])
-        names = {item.tag[1:] for key, value in root.value if "modifiers" in key.value for item in value.value}
-        try:
-            recipe = load_recipe(case["recipe"], modifiers=dict.fromkeys(names, Modifier) | MODIFIERS)
-        except RecipeError as error:
-            assert "learning rate" not in str(error)
-        else:
-            assert not list(learning_rate_conflicts(recipe.modifiers))
+def test_recorded_runs_have_no_two_modifiers_at_one_learning_rate(subtests):
+    for path in sorted(FOLDER.glob("*/*.json")):
+        with subtests.test(path.stem):
+            case = json.loads(path.read_text())
+            if "recipe" in case:
+                root = yaml.compose(case["recipe"])
+                names = {item.tag[1:] for key, value in root.value if "modifiers" in key.value for item in value.value}
+                try:
+                    recipe = load_recipe(case["recipe"], modifiers=dict.fromkeys(names, Modifier) | MODIFIERS)
+                except RecipeError as error:
+                    assert "learning rate" not in str(error)
+                else:
+                    assert not list(learning_rate_conflicts(recipe.modifiers))
 
 
 @pytest.mark.parametrize("name", [name for name in GOLDEN if "error" not in GOLDEN[name] and "recipe" in GOLDEN[name]])

@@ -156,7 +156,7 @@ def test_each_group_of_weights_has_its_own_sparsity():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("final_sparsity: 0.75", "global_sparsity: True", "needs final_sparsity"),
+        ("final_sparsity: 0.75", "global_sparsity: True", "requires final_sparsity"),
         ("num_grads: 2", "global_sparsity: True", "global_sparsity must be false"),
         ("num_grads: 2", "mask_type: block4", "mask_type must be 'unstructured'"),
         ("num_grads: 2", "num_grads: 0", "num_grads must be at least 1, got 0"),

@@ -8,7 +8,6 @@ from torch import nn
 from sparsification.distillation.logits import agreement
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.pruning.masked_weights import MaskedWeights
 from sparsification.pruning.sparsity import count_zeros, encoder_layers, encoder_sparsity
 
 
@@ -38,19 +37,6 @@ def test_zeros_of_the_encoder_are_those_of_its_matrices():
 def test_negative_zeros_are_zeros():
     assert count_zeros([torch.tensor([0.0, -0.0, 1e-45]), torch.empty(0)]) == [2, 0]
     assert count_zeros([]) == []
-
-
-def test_changes_of_masks_are_counted_once():
-    weights = {name: nn.Parameter(torch.ones(8)) for name in ("a", "b")}
-    masked = MaskedWeights(weights)
-    assert masked.pop_change_ratio() == 0.0
-    keep = torch.tensor([True] * 6 + [False] * 2)
-    masked.set_mask("a", keep)  # two go
-    masked.set_mask("a", keep.flip(0))  # two come back, two go
-    assert masked.pop_change_ratio() == 6 / 16
-    assert masked.pop_change_ratio() == 0.0
-    masked.remove_masks()  # two come back
-    assert masked.pop_change_ratio() == 2 / 16
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 3, 5)])

@@ -1,97 +1,22 @@
 """Quantization-aware training; tests/parity compares it with SparseML."""
 
 import copy
-import json
 
 import pytest
 import torch
 from golden_run import load_model
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForQuestionAnswering, BertConfig, RobertaConfig
 
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
-from sparsification.quantization.checkpoint import QuantizationError, load_quantization, save_quantization
-from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs, calculate_qparams
 from sparsification.quantization.modules import (
-    enable_fake_quant,
     fake_quant_enabled,
     fake_quantized_modules,
     quantizers,
 )
 from sparsification.quantization.scheme import SCHEMES, Scheme
-from sparsification.recipe.document import RecipeError
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.3, 1.7), (0.2, 1.0), (-1.0, -0.5), (0.0, 0.0), (-7e-9, 3e-9)])
-@pytest.mark.parametrize(
-    "qargs", [QuantizationArgs(symmetric=True), QuantizationArgs(symmetric=False), QuantizationArgs(bits=4)]
-)
-def test_integers_cover_the_range_and_represent_zero(low, high, qargs):
-    scale, zero_point = calculate_qparams(torch.tensor(low), torch.tensor(high), qargs)
-    assert scale > 0
-    assert qargs.quant_min <= zero_point <= qargs.quant_max
-    for end in (low, high, 0.0):
-        nearest = torch.round(torch.tensor(end) / scale) + zero_point
-        inside = nearest.clamp(qargs.quant_min, qargs.quant_max)
-        assert abs(float((inside - zero_point) * scale) - end) <= float(scale)  # one step at the ends, 0 for 0
-    assert float((zero_point - zero_point) * scale) == 0.0
-
-
-@pytest.mark.parametrize(
-    "qargs",
-    [
-        QuantizationArgs(),
-        QuantizationArgs(symmetric=False),
-        QuantizationArgs(per_channel=True),
-        QuantizationArgs(bits=7),
-    ],
-)
-def test_quantized_integers_are_those_of_fake_quantization(qargs):
-    x = torch.randn(6, 50)
-    quantizer = FakeQuantize(qargs, 6)
-    quantizer.observe(x * 0.8)
-    shape = (6, 1) if qargs.per_channel else ()
-    integers = quantizer.quantize(x)
-    assert integers.dtype == (torch.int8 if qargs.symmetric else torch.uint8)
-    assert integers.float().max() <= qargs.quant_max and integers.float().min() >= qargs.quant_min
-    numbers = (integers.float() - quantizer.zero_point.reshape(shape)) * quantizer.scale.reshape(shape)
-    torch.testing.assert_close(numbers, quantizer.fake_quantize(x), rtol=0, atol=1e-6)
-    assert (numbers - x).abs()[x.abs() < 0.5].max() <= quantizer.scale.max() / 2 + 1e-6
-
-
-@pytest.mark.parametrize(
-    "qargs",
-    [
-        QuantizationArgs(),
-        QuantizationArgs(symmetric=False),
-        QuantizationArgs(per_channel=True),
-        QuantizationArgs(bits=4),
-    ],
-)
-@pytest.mark.parametrize("shape", [(6, 50), (6, 3, 4, 17)])
-def test_rounding_on_a_cpu_is_torchs_own_bit_by_bit(qargs, shape):
-    torch.manual_seed(0)
-    x = torch.randn(shape)
-    quantizer = FakeQuantize(qargs, 6)
-    quantizer.observe(x * 0.5)  # so that some of it lies outside
-    x.flatten()[:2] = torch.stack([quantizer.min_val.flatten()[0], quantizer.max_val.flatten()[0]])  # some on the edge
-    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    ends = qargs.quant_min, qargs.quant_max
-    if qargs.per_channel:
-        expected = torch.fake_quantize_per_channel_affine(theirs, quantizer.scale, quantizer.zero_point, 0, *ends)
-    else:
-        expected = torch.fake_quantize_per_tensor_affine(theirs, quantizer.scale, quantizer.zero_point, *ends)
-    rounded = quantizer(ours)
-    assert torch.equal(rounded, expected)
-    gradient = torch.randn(shape)
-    rounded.backward(gradient)
-    expected.backward(gradient)
-    assert torch.equal(ours.grad, theirs.grad)
-    assert 0 < int((ours.grad == 0).sum()) < x.numel() / 2
-
+from sparsification.recipe.loader import RecipeError
 
 RECIPE = """
 modifiers:
@@ -215,62 +140,6 @@ def test_autocast_does_not_affect_fake_quantized_modules():
     rounded = layer.input_quantizer.fake_quantize(x.bfloat16().float())
     expected = F.linear(rounded, layer.weight_quantizer.fake_quantize(layer.weight), layer.bias)
     assert torch.equal(output, expected)
-
-
-def test_gradients_pass_within_the_range_and_stop_outside():
-    quantizer = FakeQuantize(QuantizationArgs(symmetric=False))
-    quantizer.observe(torch.tensor([-1.0, 1.0]))
-    x = torch.tensor([-5.0, -0.5, 0.0, 0.7, 5.0], requires_grad=True)
-    quantizer(x).sum().backward()
-    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
-
-
-def test_saved_model_is_quantized_again_bit_by_bit_and_its_checkpoint_is_plain(tmp_path):
-    model, _ = quantized_model()
-    model.save_pretrained(tmp_path)
-    save_quantization(model, tmp_path)
-    loaded = type(model).from_pretrained(tmp_path).eval()
-    fp32 = loaded(**batch()).start_logits
-    enable_fake_quant(model, False)
-    assert torch.allclose(fp32, model(**batch()).start_logits, atol=1e-6)  # sdpa against eager
-    assert load_quantization(loaded, tmp_path)
-    enable_fake_quant(model, True)
-    assert torch.equal(loaded(**batch()).start_logits, model(**batch()).start_logits)
-    assert not torch.equal(fp32, loaded(**batch()).start_logits)
-
-
-def test_saving_a_model_that_does_not_quantize_leaves_no_ranges_behind(tmp_path):
-    model, _ = quantized_model()
-    save_quantization(model, tmp_path)
-    enable_fake_quant(model, False)
-    save_quantization(model, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert not load_quantization(load_model("model_student"), tmp_path)
-
-
-@pytest.mark.parametrize("bits", [10**12, 9, 1, -3, "8", 8.0, None, True])
-def test_number_of_bits_in_a_file_is_checked_before_it_is_a_power_of_2(bits, tmp_path):
-    save_quantization(quantized_model()[0], tmp_path)
-    path = tmp_path / "quantization.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    schemes = json.loads(metadata["schemes"])
-    next(qargs for scheme in schemes.values() for qargs in scheme.values() if qargs)["bits"] = bits
-    save_file(load_file(path), path, metadata | {"schemes": json.dumps(schemes)})
-    with pytest.raises(QuantizationError, match=r"bits must be 2 to 8, got "):
-        load_quantization(load_model("model_student"), tmp_path)
-
-
-def test_ranges_of_another_model_are_refused(tmp_path):
-    model, _ = quantized_model()
-    save_quantization(model, tmp_path)
-    other = load_model("model_student")
-    del other.bert.encoder.layer[2:]
-    with pytest.raises(QuantizationError, match="was not saved with this model"):
-        load_quantization(other, tmp_path)
-    (tmp_path / "quantization.safetensors").write_bytes(b"no such thing")
-    with pytest.raises(QuantizationError, match="is not a file of quantization ranges"):
-        load_quantization(load_model("model_student"), tmp_path)
 
 
 def test_series_for_dashboards():

@@ -4,7 +4,6 @@ import dataclasses
 import gzip
 import json
 import math
-import random
 import shlex
 import shutil
 from pathlib import Path
@@ -17,11 +16,10 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file
 
 import run_qa
-from sparsification.report.curves import MAX_POINTS, curve, panels
-from sparsification.report.plots import Line, Panel, draw_panel, draw_spans, to_svg
-from sparsification.report.profiling import gzipped_size
+from sparsification.report.curves import panels
+from sparsification.report.plots import draw_panel
 from sparsification.report.render import headline, report_html
-from sparsification.report.results import ModelResult, RunResult, load_result, redact_secrets, save_result
+from sparsification.report.results import ModelResult, RunResult, load_result, save_result
 from sparsification.report.tables import markdown, plain, result_table, transpose
 
 RECIPE = """
@@ -195,21 +193,6 @@ def test_table_leaves_out_what_is_not_known(result):
     assert len({len(line) for line in plain((head, rows)).splitlines()}) == 1
 
 
-def test_tokens_are_hidden_however_they_are_given():
-    argv = "--token abc --hub_token=def --hub-token ghi --do_train --token --push_to_hub".split()
-    assert (
-        redact_secrets(argv) == "--token ... --hub_token=... --hub-token ... --do_train --token --push_to_hub".split()
-    )
-
-
-def test_size_of_a_large_file_is_estimated_from_all_of_its_parts(tmp_path):
-    noise, size = random.Random(0), 20 * 2**20
-    (tmp_path / "half").write_bytes(noise.randbytes(size) + bytes(size))
-    assert gzipped_size(tmp_path / "half") == pytest.approx(size, rel=0.05)
-    (tmp_path / "small").write_bytes(b"a" * 1000)
-    assert gzipped_size(tmp_path / "small") == len(gzip.compress(b"a" * 1000, 6))
-
-
 def test_low_score_fills_its_axis_where_sparsity_has_an_axis_of_its_own(result):
     history = [{"epoch": e, "eval_f1": 2.0 + e, "eval_exact_match": 1.0, "eval_sparsity": e / 4} for e in (1.0, 2.0)]
     bare = dataclasses.replace(result, models=[])
@@ -265,43 +248,3 @@ def test_transposed_table_has_a_column_for_each_model(result):
     assert turned_head == ["", "teacher", "student", "ONNX"]
     assert [row[0] for row in turned_rows] == head[1:]
     assert transpose((turned_head, turned_rows)) == (head, rows)
-
-
-def test_lines_start_and_end_where_their_values_do():
-    figure = draw_panel(Panel("a < b", [Line('"a" < b', [(0.5, 1.0), (1.0, math.inf), (2.0, 10.0)])]), 4.0)
-    (line,) = figure.axes[0].lines
-    assert line.get_xydata().tolist()[::2] == [[0.5, 1.0], [2.0, 10.0]]
-    assert math.isnan(line.get_ydata()[1])
-    assert figure.axes[0].get_xlim() == (0.0, 4.0)
-    drawing = ElementTree.fromstring(to_svg(figure, '"a" < b'))
-    assert drawing.attrib["aria-label"] == '"a" < b'
-    assert '"a" < b' in [text.text for text in drawing.iter(f"{SVG}text")]
-
-
-def test_spans_have_the_length_of_their_time():
-    spans = [("always", 0.0, math.inf), ("half", 1.0, 3.0), ("moment", 4.0, 4.0), ("after the run", 9.0, 10.0)]
-    bars = draw_spans(spans, 4.0).axes[0].patches
-    assert [(bar.get_x(), bar.get_width()) for bar in bars[:2]] == [(0.0, 4.0), (1.0, 2.0)]
-    assert all(bar.get_width() > 0 and bar.get_x() + bar.get_width() <= 4.0 for bar in bars[2:])
-
-
-@pytest.mark.parametrize("end", [0.0, 1e-7, 0.3, 1.0, 30.0, 12345.0])
-@pytest.mark.filterwarnings("error")
-def test_every_length_of_run_can_be_drawn(end):
-    ElementTree.fromstring(to_svg(draw_spans([("always", 0.0, math.inf), ("late", 2 * end, 3 * end)], end), ""))
-    for panel in (Panel("", [Line("", [(end, 0.0)])], is_share=True), Panel("", [Line("a", [(end, end)])])):
-        ElementTree.fromstring(to_svg(draw_panel(panel, end), ""))
-
-
-def test_model_of_many_layers_has_a_color_for_each():
-    lines = [Line(f"layer {index}", [(0.0, 0.0), (1.0, float(index))]) for index in range(24)]
-    figure = draw_panel(Panel("", lines, is_share=True, by_layer=True), 1.0)
-    assert len({tuple(line.get_color()) for line in figure.axes[0].lines}) == 24
-    assert not figure.legends and figure.axes[1].get_ylabel() == "layer"
-
-
-def test_curve_of_many_points_is_thinned_out_but_ends_where_it_ends():
-    history = [{"epoch": step / 100, "loss": float(step)} for step in range(10 * MAX_POINTS + 3)]
-    points = curve(history, "loss")
-    assert len(points) <= MAX_POINTS + 1
-    assert (points[0][1], points[-1][1]) == (0.0, 10 * MAX_POINTS + 2)

@@ -13,9 +13,8 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 
 from helpers import ROOT
-from helpers.recipes import PRUNE
-from helpers.trainers import make_model, make_trainer
-from sparsification.manager import ManagerError, ScheduledModifierManager
+from helpers.trainers import make_model
+from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 
 LEARNING_RATE = (
@@ -149,13 +148,3 @@ def test_every_process_ends_with_the_weights_of_the_best_checkpoint(tmp_path):
     results = json.loads((tmp_path / "two" / "all_results.json").read_text())
     for stage in ("eval", "eval_onnx", "test"):  # each is half the second process's
         assert results[f"{stage}_f1"] == pytest.approx(best["best_metric"]), stage
-
-
-@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_launcher_that_splits_the_weights_is_refused_by_name(tmp_path, monkeypatch, name):
-    trainer = make_trainer(tmp_path, PRUNE)
-    monkeypatch.setattr(trainer, f"is_{name.lower()}_enabled", True)
-    with pytest.raises(
-        ManagerError, match=f"{name} splits the weights between processes, but a recipe needs whole weights"
-    ):
-        trainer._refuse_split_weights()

@@ -77,7 +77,7 @@ def entity_scores(
     """
     if [len(tags) for tags in predicted] != [len(tags) for tags in true]:
         raise ValueError("predicted and true tags must have the same number of sentences and of words in each")
-    counts = {"found": Counter(), "true": Counter(), "correct": Counter()}
+    counts: dict[str, Counter[str]] = {"found": Counter(), "true": Counter(), "correct": Counter()}
     for own, right in zip(predicted, true, strict=True):
         found, there = entities(own), entities(right)
         counts["found"].update(entity.kind for entity in found)

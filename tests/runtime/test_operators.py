@@ -2,11 +2,9 @@
 
 import ctypes
 import math
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,24 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers import ROOT
 from helpers.exports import (
-    CASES,
-    FAMILIES,
-    INPUTS,
-    NO_COMPILER,
-    OUTPUTS,
-    _batch,
-    _bert,
-    _export,
-    _initializers,
-    _prune,
-    _quantize,
     needs_compiler,
 )
-from sparsification import runtime
-from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
-from sparsification.runtime.rewrite import DOMAIN, SparseGraphError, rewrite_sparse
+from sparsification.runtime.build import build
+from sparsification.runtime.rewrite.linear import DOMAIN
 
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
@@ -477,195 +462,4 @@ def test_norm_is_that_of_numpy_and_the_same_everywhere(library, batch, length, s
 # Whole models
 
 
-def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:
-    """The mean difference of the sparse file from the int8 one at real tokens, in standard deviations."""
-    sessions = [runtime.load_session(folder / name, threads=1) for name in ("model.onnx", "model.sparse.onnx")]
-    batch = _batch(rows, length, names, pad, seed=5)
-    feed = {name: tensor.numpy() for name, tensor in batch.items()}
-    real = feed["attention_mask"] == 1
-    pairs = zip(*(session.run(OUTPUTS, feed) for session in sessions), strict=True)
-    return max(np.abs(one[real] - other[real]).mean() / one[real].std() for one, other in pairs)
-
-
-@needs_compiler
-@pytest.mark.parametrize("family", FAMILIES)
-def test_sparse_file_equals_the_int8_file(family, tmp_path):
-    make, names, pad = FAMILIES[family]
-    _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
-    report = rewrite_sparse(tmp_path / "model.onnx")
-    assert report.path == tmp_path / "model.sparse.onnx"
-    assert all(density < 0.2 for density in report.sparse.values())
-    assert "model.qa_outputs.weight" in report.dense
-    layers = 3 if family == "albert" else 2
-    assert report.fused["QuantizedAttention"] == layers
-    assert report.fused["AddNormQuantize"] >= 2 * layers
-    # Attention's output and the feed-forward one give numbers, the others integers.
-    assert report.fused["SparseLinear"] >= 2 * layers
-    for rows, length in ((1, 7), (3, 24), (2, 40)):
-        assert _compare(tmp_path, rows, length, names, pad) < 0.02
-
-
-# The opset changes patterns, not quantization parameters.
-RECIPES = [(name, 14) for name in CASES if "only" not in name and name != "attention alone"]
-RECIPES += [("per channel", 17), ("per channel", 20)]
-
-
-@needs_compiler
-@pytest.mark.parametrize(("case", "opset"), RECIPES)
-def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
-    _export(_quantize(_prune(_bert(1)), **CASES[case]), tmp_path, opset=opset)
-    if case == "asymmetric weights":  # no zero of such a weight is an integer of 0
-        with pytest.raises(SparseGraphError, match="no Linear layer in int8 with symmetric weights"):
-            rewrite_sparse(tmp_path / "model.onnx")
-        return
-    report = rewrite_sparse(tmp_path / "model.onnx")
-    if case != "asymmetric 3-bit weights":  # some of these have no zero point
-        assert len(report.sparse) == 6
-    assert _compare(tmp_path) < 0.02
-    if case in ("per tensor", "per channel"):
-        kinds = {"AddNormQuantize": 3, "QuantizedAttention": 1, "SparseLinear": 2, "SparseLinearQuantized": 2}
-        assert report.fused == kinds
-
-
-@needs_compiler
-def test_nothing_of_what_was_fused_is_left(tmp_path):
-    _export(_quantize(_prune(_bert())), tmp_path)
-    rewrite_sparse(tmp_path / "model.onnx")
-    model = onnx.load(tmp_path / "model.sparse.onnx")
-    kinds = {node.op_type for node in model.graph.node}
-    assert kinds.isdisjoint({"Erf", "Softmax", "ReduceMean", "Transpose", "Reshape", "QuantizeLinear", "Expand"})
-    arrays = _initializers(tmp_path / "model.sparse.onnx")
-    values = [array for name, array in arrays.items() if name.endswith(".values")]
-    assert all(block.any(-1).all() for block in values)
-    # Nor is a weight there twice.
-    assert not any(name.endswith("dense.weight") for name in arrays)
-
-
-@needs_compiler
-def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
-    model = _bert()
-    dense = [model.bert.encoder.layer[0].attention.self.key, model.bert.encoder.layer[1].intermediate.dense]
-    kept = [module.weight.data.clone() for module in dense]
-    _prune(model)
-    for module, weight in zip(dense, kept, strict=True):
-        module.weight.data = weight
-    _export(_quantize(model), tmp_path)
-    report = rewrite_sparse(tmp_path / "model.onnx")
-    assert (len(report.sparse), len(report.dense)) == (10, 3)
-    assert report.fused["QuantizedAttention"] == 2
-    assert _compare(tmp_path) < 0.02
-
-
-@needs_compiler
-def test_unstructured_zeros_count_by_their_blocks(tmp_path):
-    _export(_quantize(_prune(_bert(), 0.9, block=1)), tmp_path)
-    report = rewrite_sparse(tmp_path / "model.onnx")
-    assert 0.3 < np.mean(list(report.sparse.values())) < 0.4  # 1 - 0.9 ** 4
-    assert _compare(tmp_path) < 0.02
-
-
-def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
-    _export(_quantize(_bert()), tmp_path)
-    with pytest.raises(SparseGraphError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
-        rewrite_sparse(tmp_path / "model.onnx")
-    _export(_bert(), tmp_path)
-    with pytest.raises(SparseGraphError, match="has no Linear layer in int8 with symmetric weights: quantize"):
-        rewrite_sparse(tmp_path / "model.onnx")
-    assert not list(tmp_path.glob("*sparse*"))
-
-
-@needs_compiler
-def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_alone(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has neither model.sparse.onnx nor model.onnx"):
-        runtime.load_session(tmp_path)
-    _export(_quantize(_prune(_bert())), tmp_path)
-    feed = {name: tensor.numpy() for name, tensor in _batch(2, 9).items()}
-    dense = runtime.load_session(tmp_path).run(OUTPUTS, feed)
-    rewrite_sparse(tmp_path / "model.onnx")
-    sparse = runtime.load_session(tmp_path)
-    assert [node.name for node in sparse.get_outputs()] == OUTPUTS
-    for one, other in zip(dense, sparse.run(OUTPUTS, feed), strict=True):
-        assert np.abs(one - other).mean() < 0.02 * one.std()
-    two = runtime.load_session(tmp_path, threads=2)
-    for one, other in zip(sparse.run(OUTPUTS, feed), two.run(OUTPUTS, feed), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-@needs_compiler
-def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypatch):
-    _export(_quantize(_prune(_bert(1))), tmp_path)
-    rewrite_sparse(tmp_path / "model.onnx")
-    for name in ("CC", "CXX"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BuildError, match="install g.. or clang, or set CXX"):
-        runtime.load_session(tmp_path)
-    assert runtime.load_session(tmp_path / "model.onnx").get_outputs()
-    with pytest.raises(FileNotFoundError):
-        runtime.load_session(tmp_path / "nothing.onnx")
-
-
 # The library
-
-
-@needs_compiler
-def test_sanitizers_find_nothing(tmp_path):
-    flags = [flag for flag in FLAGS if flag != "-O3"]
-    flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    compiler = find_compiler()
-    made = compile_sources(compiler, tmp_path, flags, "weight.cpp", str(ROOT / "tests" / "runtime_driver.cpp"))
-    driver = tmp_path / "driver"
-    link = [*compiler, *flags, *map(str, made), "-o", str(driver), "-lstdc++", "-lm"]
-    subprocess.run(link, check=True, capture_output=True)
-    result = subprocess.run([str(driver)], capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    word, refused = result.stdout.split()
-    assert word == "ok"
-    assert int(refused) > 100
-
-
-@needs_compiler
-def test_library_is_built_once():
-    path = build()
-    before = path.stat().st_mtime_ns
-    command = [sys.executable, "-m", "sparsification.runtime.build"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert result.stdout.strip() == str(path)
-    assert path.stat().st_mtime_ns == before
-
-
-@needs_compiler
-@pytest.mark.parametrize("name", ["plain", "no_such_cpu"])
-def test_environment_chooses_the_instruction_set(name):
-    code = (
-        "import onnxruntime, sparsification.runtime.build as r; o = onnxruntime.SessionOptions(); "
-        "o.register_custom_ops_library(str(r.build())); print('registered')"
-    )
-    environment = os.environ | {"SPARSIFICATION_CPU": name}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
-    if name == "plain":
-        assert result.stdout.strip() == "registered"
-    else:
-        assert "SPARSIFICATION_CPU=no_such_cpu: here there are only " in result.stderr
-
-
-def test_missing_compiler_is_an_error_of_one_line(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
-    command = [sys.executable, "-m", "sparsification.runtime.build"]
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=environment | {"PATH": str(tmp_path)}, check=False
-    )
-    assert result.returncode == 1
-    assert result.stdout == ""
-    assert result.stderr == NO_COMPILER + ". Everything else works without it.\n"
-
-
-def test_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
-    fake = tmp_path / "c++"
-    fake.write_text("#!/bin/sh\necho 'error: it is broken' >&2\nexit 1\n", encoding="utf-8")
-    fake.chmod(0o755)
-    monkeypatch.setenv("CXX", str(fake))
-    with pytest.raises(BuildError, match="did not build: .*\n.*it is broken"):
-        build()

@@ -1,0 +1,77 @@
+"""The library of sparse operators: compiling, finding and checking it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from helpers import ROOT
+from helpers.exports import (
+    NO_COMPILER,
+    needs_compiler,
+)
+from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
+
+
+@needs_compiler
+def test_sanitizers_find_nothing(tmp_path):
+    flags = [flag for flag in FLAGS if flag != "-O3"]
+    flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compiler = find_compiler()
+    made = compile_sources(compiler, tmp_path, flags, "weight.cpp", str(ROOT / "tests" / "runtime_driver.cpp"))
+    driver = tmp_path / "driver"
+    link = [*compiler, *flags, *map(str, made), "-o", str(driver), "-lstdc++", "-lm"]
+    subprocess.run(link, check=True, capture_output=True)
+    result = subprocess.run([str(driver)], capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    word, refused = result.stdout.split()
+    assert word == "ok"
+    assert int(refused) > 100
+
+
+@needs_compiler
+def test_library_is_built_once():
+    path = build()
+    before = path.stat().st_mtime_ns
+    command = [sys.executable, "-m", "sparsification.runtime.build"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == str(path)
+    assert path.stat().st_mtime_ns == before
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["plain", "no_such_cpu"])
+def test_environment_chooses_the_instruction_set(name):
+    code = (
+        "import onnxruntime, sparsification.runtime.build as r; o = onnxruntime.SessionOptions(); "
+        "o.register_custom_ops_library(str(r.build())); print('registered')"
+    )
+    environment = os.environ | {"SPARSIFICATION_CPU": name}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+    )
+    if name == "plain":
+        assert result.stdout.strip() == "registered"
+    else:
+        assert "SPARSIFICATION_CPU=no_such_cpu: here there are only " in result.stderr
+
+
+def test_missing_compiler_is_an_error_of_one_line(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
+    command = [sys.executable, "-m", "sparsification.runtime.build"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=environment | {"PATH": str(tmp_path)}, check=False
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == NO_COMPILER + ". Everything else works without it.\n"
+
+
+def test_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+    fake = tmp_path / "c++"
+    fake.write_text("#!/bin/sh\necho 'error: it is broken' >&2\nexit 1\n", encoding="utf-8")
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    with pytest.raises(BuildError, match="did not build: .*\n.*it is broken"):
+        build()
