@@ -63,7 +63,7 @@ class ScheduledModifierManager(RecipeSummary):
         try:
             yield
         except ValueError as error:
-            raise ManagerError(f"{self.recipe.source}: {type(modifier).__name__}: {printable(str(error))}") from error
+            raise ManagerError(f"{self.source}: {type(modifier).__name__}: {printable(str(error))}") from error
 
     # Hooks, in the order of a run
 
@@ -95,7 +95,7 @@ class ScheduledModifierManager(RecipeSummary):
             example: inputs of the model, one row is enough; without them, modules that never run are not reported.
         """
         return [
-            f"{self.recipe.source}: {type(modifier).__name__}: {text}"
+            f"{self.source}: {type(modifier).__name__}: {text}"
             for modifier in self.modifiers
             for text in modifier.skipped_modules(example)
         ]
@@ -190,9 +190,7 @@ class ScheduledModifierManager(RecipeSummary):
     def _warn_of_fully_pruned(self, modifier: Modifier) -> None:
         if names := modifier.pop_fully_pruned():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            logger.warning(
-                f"{self.recipe.source}: {type(modifier).__name__}: the mask prunes all weights of {names[0]}{more}"
-            )
+            logger.warning(f"{self.source}: {type(modifier).__name__}: the mask prunes all weights of {names[0]}{more}")
 
     def after_optimizer_step(self) -> None:
         """Call after the optimizer step: zero pruned weights again, in reverse order of ``update``."""

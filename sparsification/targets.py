@@ -17,18 +17,25 @@ Recipes are untrusted, and the ``re`` module can take exponential time on an amb
 therefore compiled by ``re`` but matched by ``regex``, which has a timeout.
 """
 
+from __future__ import annotations
+
 import difflib
 import math
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import regex
 import torch.nn as nn
 
 from sparsification.encoder import encoder_layer_lists
 from sparsification.errors import SparsificationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_Kind = TypeVar("_Kind", bound=nn.Module)
 
 ALL = "__ALL__"
 ALL_PRUNABLE = "__ALL_PRUNABLE__"
@@ -65,6 +72,22 @@ class Targets:
         self._encoder_paths = [_WRAPPER_PREFIX.sub("", name) for name in encoder_layer_lists(model)]
         linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
         self._linear = [name for name, param in self._parameters.items() if id(param) in linear]
+
+    def pretrained(self) -> PreTrainedModel:
+        """Return the model of Transformers, without wrappers.
+
+        Raises:
+            TargetError: it is another model.
+        """
+        from transformers import PreTrainedModel  # the import takes seconds, unless there is such a model
+
+        model = self.model
+        while not isinstance(model, PreTrainedModel):
+            inner = list(model.children())
+            if len(inner) != 1:  # a wrapper has one child
+                raise TargetError(f"the model must be a PreTrainedModel, got {type(self.model).__name__}")
+            model = inner[0]
+        return model
 
     def parameters(self, patterns: str | Sequence[str], strict: bool = True) -> dict[str, nn.Parameter]:
         """Find the parameters that a recipe names.
@@ -152,7 +175,7 @@ class Targets:
             chosen |= {name: self._modules[name] for name in matched}
         return chosen
 
-    def modules_of(self, *kinds: type[nn.Module]) -> dict[str, nn.Module]:
+    def modules_of(self, *kinds: type[_Kind]) -> dict[str, _Kind]:
         """All modules of some classes by name, in the order of the model, without those of dropped layers."""
         present = {id(module) for module in self.model.modules()}
         return {

@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     BartConfig,
     BertConfig,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertModel,
     DebertaV2Config,
@@ -239,3 +240,11 @@ def test_names_of_layers_and_modules_are_given_the_models_own_prefix(family):
 def test_what_is_like_nothing_says_what_there_is(model):
     with pytest.raises(TargetError, match="no module matches 'xyz'; there are embed, encoder, encoder.layer, ..."):
         Targets(model).modules("xyz")
+
+
+def test_model_of_transformers_is_found_inside_wrappers(model):
+    bert = BertForQuestionAnswering(BertConfig(vocab_size=9, hidden_size=4, num_attention_heads=1, num_hidden_layers=1))
+    assert Targets(bert).pretrained() is Targets(nn.Sequential(nn.Sequential(bert))).pretrained() is bert
+    for other in (model, nn.Sequential(bert, nn.Linear(2, 2)), nn.Linear(2, 2)):
+        with pytest.raises(TargetError, match=f"must be a PreTrainedModel, got {type(other).__name__}"):
+            Targets(other).pretrained()

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsification.check.rules import LintContext, LintWarning
 from sparsification.check.timeline import window_text
-from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, match_names
+from sparsification.targets import ALL, ALL_PRUNABLE, ENCODER, Targets, match_names
 
 _WHOLE = f"{ENCODER} leaves both out, as SparseML's own recipes do"
 # In a regular expression: an escape, a character class, or a dot without a quantifier.
@@ -60,31 +60,31 @@ def _one_pattern_in_two_modifiers(ctx: LintContext) -> Iterator[LintWarning]:
             )
 
 
-def _two_patterns_for_one_weight(ctx: LintContext) -> Iterator[LintWarning]:
+def _two_patterns_for_one_weight(ctx: LintContext, targets: Targets) -> Iterator[LintWarning]:
     for modifier in ctx.acting():
         patterns = modifier.parameter_patterns
-        matched = {pattern: ctx.targets.parameters(pattern, strict=False) for pattern in patterns}
+        matched = {pattern: targets.parameters(pattern, strict=False) for pattern in patterns}
         for one, other in itertools.combinations(matched, 2):
             both = [name for name in matched[one] if name in matched[other]]
             if both:
                 yield modifier, f"'{one}' and '{other}' both match {_and_more(both)}"
 
 
-def _two_modifiers_for_one_weight(ctx: LintContext) -> Iterator[LintWarning]:
+def _two_modifiers_for_one_weight(ctx: LintContext, targets: Targets) -> Iterator[LintWarning]:
     """Two modifiers that set ``requires_grad`` of one parameter; conflicting masks are an error of the manager."""
     freezing = [modifier for modifier in ctx.acting() if modifier.sets_requires_grad]
     for one, other in itertools.combinations(freezing, 2):
         both = [
             name
-            for name in ctx.targets.parameters(one.parameter_patterns, strict=False)
-            if name in ctx.targets.parameters(other.parameter_patterns, strict=False)
+            for name in targets.parameters(one.parameter_patterns, strict=False)
+            if name in targets.parameters(other.parameter_patterns, strict=False)
         ]
         if both and max(one.active_range[0], other.active_range[0]) < min(one.active_range[1], other.active_range[1]):
             yield other, f"another modifier sets requires_grad of {_and_more(both)} at the same time"
 
 
-def _prunes_vectors(ctx: LintContext) -> Iterator[LintWarning]:
-    parameters = ctx.targets.parameters(ALL)
+def _prunes_vectors(ctx: LintContext, targets: Targets) -> Iterator[LintWarning]:
+    parameters = targets.parameters(ALL)
     for modifier in ctx.pruning():
         if modifier.masks_units:
             continue  # rows are pruned together with their biases
@@ -96,10 +96,9 @@ def _prunes_vectors(ctx: LintContext) -> Iterator[LintWarning]:
             )
 
 
-def _skipped_modules(ctx: LintContext) -> Iterator[LintWarning]:
+def _skipped_modules(ctx: LintContext, targets: Targets) -> Iterator[LintWarning]:
     """Warnings that the trainer logs before training, found with a few made-up tokens."""
-    model = ctx.targets.model
-    separator = getattr(model.config, "sep_token_id", None)
+    separator = getattr(targets.model.config, "sep_token_id", None)
     # Longformer needs the separators of a question and a context.
     tokens = [5, 6, *[5 if separator is None else separator] * 2, 7, 5 if separator is None else separator]
     for modifier in ctx.timeline.modifiers:

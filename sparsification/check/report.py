@@ -94,8 +94,10 @@ def lint(recipe: Recipe, timeline: Timeline, targets: Targets | None = None) -> 
     Returns:
         One sentence per warning, with its line in the recipe, in the order of the lines.
     """
-    active_rules = rules.RULES + pattern_rules.RULES + (pattern_rules.RULES_WITH_MODEL if targets else ())
-    found = [warning for rule in active_rules for warning in rule(rules.LintContext(recipe, timeline, targets))]
+    context = rules.LintContext(recipe, timeline, targets)
+    found = [warning for rule in rules.RULES + pattern_rules.RULES for warning in rule(context)]
+    if targets is not None:
+        found += [warning for rule in pattern_rules.RULES_WITH_MODEL for warning in rule(context, targets)]
     lines = {id(modifier): line for modifier, line in zip(recipe.modifiers, recipe.lines, strict=True)}
     placed = [(lines[id(modifier)] if modifier else 0, modifier, text) for modifier, text in found]
     return [

@@ -171,6 +171,8 @@ def _build_model(config: PreTrainedConfig, state: Mapping[str, Tensor]) -> PreTr
     if problems:
         more = f", and {len(problems) - 1} more problems" if len(problems) > 1 else ""
         raise SparseMLFormatError(f"the weights do not fit config.json: {problems[0]}{more}")
-    model = kind(config).to(next(tensor.dtype for tensor in given.values() if tensor.is_floating_point()))
+    model = kind(config)
+    # Called through the class, because Transformers' wrapper of Module.to is typed as a function, not as a method.
+    kind.to(model, next(tensor.dtype for tensor in given.values() if tensor.is_floating_point()))
     model.load_state_dict(given)
     return model.eval()

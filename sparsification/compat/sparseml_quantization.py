@@ -61,7 +61,8 @@ def split_state(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     Raises:
         SparseMLFormatError: a quantizer is incomplete, or has observed nothing.
     """
-    state, parts = {}, {}
+    state: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         # The outermost quantizer of the name: its observer has the same name as itself.
         match = re.match(r"(.*?\.(?:weight_fake_quant|activation_post_process))\.(.*)", name)
@@ -119,9 +120,9 @@ def restore_quantization(model: PreTrainedModel, ranges: Mapping[str, SavedRange
     ours = quantizers(model)
     for name in ours.keys() ^ ranges.keys():
         raise SparseMLFormatError(f"the quantizer {name} is {'not saved' if name in ours else 'unknown here'}")
-    for name, quantizer in ours.items():
-        saved, shape = ranges[name], quantizer.min_val.shape
-        quantizer.set_range(saved.min_val.reshape(shape), saved.max_val.reshape(shape))
+    for name, fake_quantize in ours.items():
+        saved, shape = ranges[name], fake_quantize.min_val.shape
+        fake_quantize.set_range(saved.min_val.reshape(shape), saved.max_val.reshape(shape))
     enable_fake_quant(model, True)
 
 

@@ -68,7 +68,8 @@ class PerLayerDistillationModifier(DistillationBase):
         self._projections: dict[str, nn.Parameter] = {}  # by the student's layer, (teacher's width, student's width)
         self._optimizer: torch.optim.Optimizer | None = None
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
-        self._sum, self._count = 0.0, 0
+        self._sum: Tensor | float = 0.0  # of the losses, over the last ``_count`` batches
+        self._count = 0
 
     @property
     def needs_teacher(self) -> bool:

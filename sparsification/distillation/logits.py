@@ -120,7 +120,8 @@ class DistillationModifier(DistillationBase):
             keys = [name for name in heads if student[name].is_floating_point() and name in teacher]
         else:
             keys = [
-                names[key] if isinstance(key, int) and key < len(names) else key for key in self.distill_output_keys
+                names[key] if isinstance(key, int) and key < len(names) else str(key)
+                for key in self.distill_output_keys
             ]
         for key in keys:
             for who, outputs in (("student", student), ("teacher", teacher)):
@@ -156,9 +157,11 @@ class DistillationModifier(DistillationBase):
         """
         pairs = [(student[key], teacher[key]) for key in self.output_keys(student, teacher)]
         if self.ignore_padding and attention_mask is not None:
-            pairs = [tuple(without_padding(logits, attention_mask) for logits in pair) for pair in pairs]
+            pairs = [
+                (without_padding(own, attention_mask), without_padding(target, attention_mask)) for own, target in pairs
+            ]
         losses = [distillation_loss(own, target, self.temperature) for own, target in pairs]
-        distilled = sum(losses) / len(losses)
+        distilled = sum(losses[1:], start=losses[0]) / len(losses)
         term = self.hardness * distilled
         with torch.no_grad():
             agreed = agreement(*zip(*pairs, strict=True))

@@ -6,6 +6,7 @@ import pickle
 
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from sparsification.errors import ManagerError
 from sparsification.model_io import knows_no_words, takes_token_types
@@ -22,7 +23,7 @@ _SAMPLE = ("Où est l'ÉCOLE No. 42?", "The school's name: “Café 1½”, 東�
 
 def load_teacher(
     name: str | None,
-    auto_class: type,
+    auto_class: type[_BaseAutoModelClass],
     student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: str | None,

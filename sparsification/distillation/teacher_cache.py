@@ -61,12 +61,13 @@ class TeacherCache:
         Returns:
             Logits (batch, width) by output, or None if a row is not cached.
         """
-        if self._is_off or (self._index is None and not self._open()):
+        index = None if self._is_off else self._open()
+        if index is None:
             return None
         numbers = rows.tolist()
-        stored = [int(self._index[number, 0]) for number in numbers]
+        stored = [int(index[number, 0]) for number in numbers]
         if min(stored) < width or any(
-            self._checksum(number, wide) != self._index[number, 1] for number, wide in zip(numbers, stored, strict=True)
+            self._checksum(number, wide) != index[number, 1] for number, wide in zip(numbers, stored, strict=True)
         ):
             return None
         return {
@@ -85,15 +86,16 @@ class TeacherCache:
         if self._is_off:
             return
         logits = {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.dim() > 0}
-        widths = {value.shape[1] if value.dim() == 2 else None for value in logits.values()}
-        if len(widths) != 1 or None in widths or max(widths) > self._shape[1]:
+        widths = {value.shape[1] if value.dim() == 2 else -1 for value in logits.values()}
+        if len(widths) != 1 or -1 in widths or max(widths) > self._shape[1]:
             shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in logits.items()) or "none"
             most = self._shape[1]
             self._turn_off(f"its outputs must be (batch, width) with one width of at most {most}, got {shapes}")
             return
-        if self._index is None and not self._open():
+        index = self._open()
+        if index is None:
             try:
-                self._make({name: value.dtype for name, value in logits.items()})
+                index = self._make({name: value.dtype for name, value in logits.items()})
             except OSError as error:
                 self._turn_off(str(error))
                 return
@@ -101,7 +103,7 @@ class TeacherCache:
         for name, value in logits.items():
             self._stores[name][numbers, :width] = _as_integers(value.detach().cpu()).numpy()
         for number in numbers:
-            self._index[number] = width, self._checksum(number, width)
+            index[number] = width, self._checksum(number, width)
 
     def _turn_off(self, reason: str) -> None:
         logger.warning(f"The teacher's logits are not kept, and the teacher runs for every batch: {reason}")
@@ -110,10 +112,10 @@ class TeacherCache:
     def _checksum(self, number: int, width: int) -> int:
         checksum = 0
         for name in sorted(self._stores):
-            checksum = zlib.crc32(self._stores[name][number, :width], checksum)
+            checksum = zlib.crc32(self._stores[name][number, :width].data, checksum)
         return checksum
 
-    def _make(self, dtypes: Mapping[str, torch.dtype]) -> None:
+    def _make(self, dtypes: Mapping[str, torch.dtype]) -> np.ndarray:
         size = sum(dtype.itemsize for dtype in dtypes.values()) * self._shape[0] * self._shape[1]
         logger.info(f"The teacher's logits are cached in {self._folder}: up to {size / 1e6:.0f} MB.")
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -121,12 +123,14 @@ class TeacherCache:
             kind = str(dtype).removeprefix("torch.")
             _allocate(self._folder / f"{name}.{kind}", self._shape[0] * self._shape[1] * dtype.itemsize)
         _allocate(self._folder / _INDEX, self._shape[0] * 2 * 4)
-        self._open()
+        index = self._open()
+        assert index is not None
+        return index
 
-    def _open(self) -> bool:
-        """Map the files of this or of an earlier run; False if there are none."""
-        if not (self._folder / _INDEX).is_file():
-            return False
+    def _open(self) -> np.ndarray | None:
+        """Map the files of this or of an earlier run, and return the index; None if there are no files."""
+        if self._index is not None or not (self._folder / _INDEX).is_file():
+            return self._index
         for path in self._folder.glob("[!.]*"):
             name, _, kind = path.name.rpartition(".")
             if path.name == _INDEX:
@@ -134,7 +138,7 @@ class TeacherCache:
             else:
                 self._dtypes[name] = getattr(torch, kind)
                 self._stores[name] = np.memmap(path, f"i{self._dtypes[name].itemsize}", "r+", shape=self._shape)
-        return True
+        return self._index
 
 
 def _as_integers(values: Tensor) -> Tensor:
@@ -204,4 +208,4 @@ def _tensors(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _as_bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

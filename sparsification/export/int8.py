@@ -39,6 +39,9 @@ class _IntegerQuantizer(nn.Module):
         signed: quantize to int8, else to uint8.
     """
 
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, quantizer: FakeQuantize, signed: bool):
         super().__init__()
         qargs = quantizer.qargs
@@ -48,7 +51,7 @@ class _IntegerQuantizer(nn.Module):
         zero_point = (quantizer.zero_point + self.shift).to(torch.int8 if signed else torch.uint8)
         self.register_buffer("zero_point", zero_point)
         # QuantizeLinear clamps to 8 bits only.
-        self.ends = None
+        self.ends: list[float] | None = None
         if qargs.bits < 8:
             ends = qargs.quant_min, qargs.quant_max
             self.ends = [float((end - quantizer.zero_point) * quantizer.scale) for end in ends]
@@ -76,16 +79,19 @@ def _product(
 class _Int8Linear(nn.Module):
     """A Linear layer with its weight in int8, stored as MatMul needs it: (in, out)."""
 
+    weight: Tensor
+
     def __init__(self, linear: FakeQuantizedLinear, in_integers: bool):
         super().__init__()
+        assert isinstance(linear.weight_quantizer, FakeQuantize)
         self.input_quantizer, self.output_quantizer = linear.input_quantizer, linear.output_quantizer
-        self.in_integers = in_integers and isinstance(self.input_quantizer, _IntegerQuantizer)
+        self.in_integers = in_integers
         self.weight_quantizer, integers = _stored(linear.weight, linear.weight_quantizer)
         self.register_buffer("weight", integers.t().contiguous())
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.in_integers:
+        if self.in_integers and isinstance(self.input_quantizer, _IntegerQuantizer):
             x = _product(self.input_quantizer.quantize(x), self.input_quantizer, self.weight, self.weight_quantizer)
         else:
             x = self.input_quantizer(x) @ self.weight_quantizer.dequantize(self.weight)
@@ -95,8 +101,11 @@ class _Int8Linear(nn.Module):
 class _Int8Embedding(nn.Module):
     """An embedding with its table in int8; only the rows that are looked up are dequantized."""
 
+    weight: Tensor
+
     def __init__(self, embedding: FakeQuantizedEmbedding):
         super().__init__()
+        assert isinstance(embedding.weight_quantizer, FakeQuantize)
         self.output_quantizer = embedding.output_quantizer
         self.weight_quantizer, integers = _stored(embedding.weight, embedding.weight_quantizer)
         self.register_buffer("weight", integers)
@@ -114,18 +123,24 @@ def _stored(weight: Tensor, quantizer: FakeQuantize) -> tuple[_IntegerQuantizer,
 class _Int8Attention(nn.Module):
     """``quantization.attention.fake_quantized_attention`` on integers."""
 
+    query: nn.Module
+    key: nn.Module
+    scores: nn.Module
+    probabilities: nn.Module
+    value: nn.Module
+    context: nn.Module
+
     def __init__(self, quantizers: AttentionQuantizers, in_integers: bool):
         super().__init__()
         for name, quantizer in quantizers.named_children():
             self.add_module(name, quantizer)
-        self.scores_in_integers = in_integers and _are_quantized(self.query, self.key)
-        self.context_in_integers = in_integers and _are_quantized(self.probabilities, self.value)
+        self.in_integers = in_integers
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         # Unless the scores are quantized, the query's scale takes the factor: multiplying all scores, at length 384,
         # would take ten times as long.
         factor = 1.0 if isinstance(self.scores, _IntegerQuantizer) else scaling
-        if self.scores_in_integers:
+        if self.in_integers and isinstance(self.query, _IntegerQuantizer) and isinstance(self.key, _IntegerQuantizer):
             # DeepSparse needs the transposition after the quantization.
             key = self.key.quantize(key).transpose(2, 3)
             scores = _product(self.query.quantize(query), self.query, key, self.key, factor)
@@ -136,16 +151,12 @@ class _Int8Attention(nn.Module):
         if factor != scaling:
             scores = self.scores(scores) * scaling
         probabilities = (scores if mask is None else scores + mask).softmax(dim=-1)
-        if self.context_in_integers:
-            probabilities = self.probabilities.quantize(probabilities)
-            context = _product(probabilities, self.probabilities, self.value.quantize(value), self.value)
+        first, second = self.probabilities, self.value
+        if self.in_integers and isinstance(first, _IntegerQuantizer) and isinstance(second, _IntegerQuantizer):
+            context = _product(first.quantize(probabilities), first, second.quantize(value), second)
         else:
-            context = self.probabilities(probabilities) @ self.value(value)
+            context = first(probabilities) @ second(value)
         return self.context(context).transpose(1, 2)
-
-
-def _are_quantized(*modules: nn.Module) -> bool:
-    return all(isinstance(module, _IntegerQuantizer) for module in modules)
 
 
 def _int8_attention(
@@ -160,15 +171,17 @@ def _int8_attention(
 ) -> tuple[Tensor, None]:
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     key, value = repeat_heads(key, query), repeat_heads(value, query)
-    return module.matmul_quantizers(query, key, value, attention_mask, scaling), None
+    quantizers = module.matmul_quantizers
+    assert isinstance(quantizers, _Int8Attention)
+    return quantizers(query, key, value, attention_mask, scaling), None
 
 
 def _padding_mask(
-    *args, mask_function: Callable, attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, **kwargs
+    *, mask_function: Callable, attention_mask: Tensor | None = None, dtype: torch.dtype = torch.float32, **kwargs
 ) -> Tensor | None:
     """``eager_mask``, but (batch, 1, 1, sequence) where only padding is masked: 65 operators fewer in the graph."""
     if mask_function is not bidirectional_mask_function or attention_mask is None:
-        return eager_mask(*args, mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **kwargs)
+        return eager_mask(mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **kwargs)
     return torch.where(attention_mask[:, None, None, :].bool(), torch.zeros((), dtype=dtype), torch.finfo(dtype).min)
 
 
@@ -191,8 +204,7 @@ def to_int8(model: PreTrainedModel, in_integers: bool) -> None:
         if isinstance(module, AttentionQuantizers):
             model.get_submodule(name).matmul_quantizers = _Int8Attention(module, in_integers)
             model.set_attn_implementation(ATTENTION)
-        elif isinstance(getattr(module, "weight_quantizer", None), FakeQuantize):
-            new = (
-                _Int8Linear(module, in_integers) if isinstance(module, FakeQuantizedLinear) else _Int8Embedding(module)
-            )
-            replace_module(model, name, new)
+        elif isinstance(module, FakeQuantizedLinear) and isinstance(module.weight_quantizer, FakeQuantize):
+            replace_module(model, name, _Int8Linear(module, in_integers))
+        elif isinstance(module, FakeQuantizedEmbedding) and isinstance(module.weight_quantizer, FakeQuantize):
+            replace_module(model, name, _Int8Embedding(module))

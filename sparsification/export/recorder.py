@@ -5,7 +5,7 @@ int8 models differ more at their outputs than a correct one and one with a wrong
 quantized modules are recorded in the graph while it is checked, and each module is compared by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -40,12 +40,13 @@ class ActivationRecorder:
 
     def _record(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         if name not in self.calls:
-            arguments = [self._keep(f"{name}:{index}", value) for index, value in enumerate(inputs)]
+            arguments = [
+                self._keep(f"{name}:{index}", value) if isinstance(value, Tensor) else value
+                for index, value in enumerate(inputs)
+            ]
             self.calls[name] = arguments, self._keep(f"{name}:output", output)
 
-    def _keep(self, name: str, value: object) -> object:
-        if not isinstance(value, Tensor):
-            return value
+    def _keep(self, name: str, value: Tensor) -> str:
         known = next((known for known, tensor in self.tensors.items() if tensor is value), name)
         self.tensors[known] = value
         return known
@@ -79,7 +80,8 @@ def module_differences(
         module = model.get_submodule(name)
         inputs = [tensors[value] if isinstance(value, str) else value for value in arguments]
         if isinstance(getattr(module, "matmul_quantizers", None), AttentionQuantizers):
-            expected, _ = fake_quantized_attention(module, *inputs)
+            attention: Callable[..., tuple[Tensor, Tensor]] = fake_quantized_attention  # of recorded arguments
+            expected, _ = attention(module, *inputs)
         else:
             expected = module(*inputs)
         smallest = torch.finfo(torch.float32).tiny  # a layer's output may be all zeros

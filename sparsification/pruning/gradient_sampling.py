@@ -31,11 +31,12 @@ class GradientSampling(ScheduledPruning):
         unknown = given.keys() - {"batch_size", "num_workers", "pin_memory"}
         if unknown:
             raise ValueError(f"grad_sampler_kwargs must have no key but batch_size, got '{min(unknown)}'")
-        self._batch_size = given.get("batch_size")
-        if self._batch_size is not None and (type(self._batch_size) is not int or self._batch_size < 1):
-            raise ValueError(
-                f"grad_sampler_kwargs: batch_size must be a whole number of at least 1, got {self._batch_size!r}"
-            )
+        size = given.get("batch_size")
+        self._batch_size: int | None = None  # that of training
+        if type(size) is int and size >= 1:
+            self._batch_size = size
+        elif size is not None:
+            raise ValueError(f"grad_sampler_kwargs: batch_size must be a whole number of at least 1, got {size!r}")
 
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         self.sampler = sampler

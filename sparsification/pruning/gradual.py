@@ -42,17 +42,17 @@ class GradualSchedule(ScheduledPruning):
         if own and epoch < self.active_range[0]:
             return math.nan
         if init is None:
-            init = math.nan if own else self.init_sparsity
+            init = math.nan if isinstance(self.init_sparsity, str) else self.init_sparsity
         return super().target_sparsity(final, epoch, init)
 
     def warnings(self, length: float | None) -> Iterator[str]:
         yield from super().warnings(length)
         for final in self.final_sparsities:
-            if self.init_sparsity != FROM_PARAM and final < self.init_sparsity:
+            if not isinstance(self.init_sparsity, str) and final < self.init_sparsity:
                 yield f"final_sparsity {final:g} is below init_sparsity {self.init_sparsity:g}: the sparsity falls"
 
     def _initial_sparsities(self) -> dict[str, float]:
-        if self.init_sparsity == FROM_PARAM:
+        if isinstance(self.init_sparsity, str):  # FROM_PARAM
             return self.masked.sparsities()
         return dict.fromkeys(self.masked.weights, self.init_sparsity)
 

@@ -44,14 +44,16 @@ class LayerPruningModifier(Modifier):
             yield f"the layers are restored at epoch {end:g}: the saved model has all of them"
 
     def initialize(self, targets: Targets) -> None:
-        self._model = targets.model
+        chosen = targets.layers(self.layers)
+        self._model = targets.pretrained()
         self._lists: dict[str, tuple[nn.ModuleList, list[int]]] = {}  # the full list, and the indices to drop
-        for path, indices in targets.layers(self.layers).items():
-            layers = targets.model.get_submodule(path)
+        for path, indices in chosen.items():
+            layers = self._model.get_submodule(path)
+            assert isinstance(layers, nn.ModuleList)
             if len(indices) == len(layers):
                 raise ValueError(f"at least one layer of {path} must remain, got all {len(layers)} to drop")
             self._lists[path] = layers, indices
-        settings = {key: targets.model.config.to_dict().get(key) for key in PER_LAYER}
+        settings = {key: self._model.config.to_dict().get(key) for key in PER_LAYER}
         self._per_layer = {key: value for key, value in settings.items() if isinstance(value, list)}
         self._drop()
         problem = self._loading_problem()
@@ -119,7 +121,7 @@ class LayerPruningModifier(Modifier):
         for index, layer in enumerate(left):
             for module in layer.modules():
                 if "layer_idx" in vars(module):
-                    module.layer_idx = index
+                    vars(module)["layer_idx"] = index
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whether the layers are dropped and, unless they are from the start, their weights, which the model lacks.

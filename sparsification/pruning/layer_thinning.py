@@ -53,7 +53,6 @@ class LayerThinningModifier(Modifier):
     removes_units: ClassVar[bool] = True
 
     def initialize(self, targets: Targets) -> None:
-        self._model = targets.model
         self._dimension = 0 if self.structure_type == "filter" else 1
         self._groups = [group for group in self._resolve(targets) if group.members]
         widths = {
@@ -65,6 +64,7 @@ class LayerThinningModifier(Modifier):
                 f"all weights must have the same number of units, got {first} with {one} and {second} with {other}"
             )
         self._width = next(iter(widths), 0)
+        self._model = targets.pretrained()
         self._key = self._find_key()
 
     def _resolve(self, targets: Targets) -> Iterator[Group]:
@@ -76,6 +76,7 @@ class LayerThinningModifier(Modifier):
             targets.parameters(key)  # raises if nothing matches
             for name in match_names(key, names):
                 match = re.match(key.removeprefix("re:"), name)
+                assert match is not None
                 try:
                     own = [match.expand(reader) for reader in readers]
                 except (re.error, IndexError) as error:
@@ -126,7 +127,7 @@ class LayerThinningModifier(Modifier):
         groups = [group for group in self._groups if all(id(weight) in present for weight in group.members.values())]
         zero_units = [self._zero_units(group) for group in groups]
         count = min([int(units.sum()) for units in zero_units] + [max(self._width - 1, 0)])
-        if not groups or count == 0:
+        if self._key is None or not groups or count == 0:
             logger.warning("LayerThinningModifier: one layer has no neurons that are zero; nothing is removed.")
             return
         for group, units in zip(groups, zero_units, strict=True):

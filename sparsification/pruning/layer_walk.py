@@ -12,6 +12,7 @@ rest.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def walk(
             pruned.finish(stop.names[0])
             reference.finish(stop.names[0])
             continue
-        modules = [model.get_submodule(name) for name in stop.names]
+        modules = [_linear(model, name) for name in stop.names]
         moments = Moments(modules[0].in_features, [module.out_features for module in modules], modules[0].weight.device)
         for index, batch in enumerate(batches):
             mask = batch.get("attention_mask")
@@ -79,6 +80,12 @@ def walk(
                 ]
                 moments.add(tokens(states, mask), reached)
         yield Group(stop.names, moments)
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    module = model.get_submodule(name)
+    assert isinstance(module, nn.Linear)
+    return module
 
 
 def tokens(states: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -107,7 +114,7 @@ class _Replay:
     def inputs(self, index: int, stop: _Stop) -> list[list[Tensor]]:
         """Record the common inputs of the modules for a batch: a list with one list of calls."""
         module = self.model.get_submodule(stop.names[0])
-        return self._run(index, 1, stop.calls, lambda take: [on_input(module, lambda states: take(0, states))])
+        return self._run(index, 1, stop.calls, lambda take: [on_input(module, partial(take, 0))])
 
     def outputs(self, index: int, stop: _Stop) -> list[list]:
         """Record the outputs of each module for a batch, a list of calls for each."""
@@ -116,7 +123,7 @@ class _Replay:
             index,
             len(modules),
             stop.calls,
-            lambda take: [on_output(module, lambda output, i=i: take(i, output)) for i, module in enumerate(modules)],
+            lambda take: [on_output(module, partial(take, i)) for i, module in enumerate(modules)],
         )
 
     def finish(self, name: str) -> None:
@@ -201,9 +208,10 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
         order.append((name, True))
         outputs.append(output)
 
-    layers, outputs = encoder_layers(model), []
-    handles = [on_input(model.get_submodule(name), lambda states, n=name: enter(n, states)) for name in linears]
-    handles += [on_output(layer, lambda output, name=name: leave(name, output)) for name, layer in layers.items()]
+    layers = encoder_layers(model)
+    outputs: list[object] = []
+    handles = [on_input(model.get_submodule(name), partial(enter, name)) for name in linears]
+    handles += [on_output(layer, partial(leave, name)) for name, layer in layers.items()]
     try:
         whole = _forward(model, batch)
     finally:
@@ -228,10 +236,12 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
 def _same_values(one: object, other: object) -> bool:
     """Whether two outputs of a model have equal tensors."""
     if isinstance(one, Tensor):
-        return torch.equal(one, other)
+        return isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, Mapping):
-        return all(_same_values(value, other[name]) for name, value in one.items())
-    return all(map(_same_values, one, other)) if isinstance(one, list | tuple) else True
+        return isinstance(other, Mapping) and all(_same_values(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return isinstance(other, list | tuple) and all(map(_same_values, one, other))
+    return True
 
 
 def _same(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
@@ -259,10 +269,7 @@ def input_norms(model: nn.Module, linears: Sequence[str], batches: Sequence[Batc
 
     for batch in batches:
         mask = batch.get("attention_mask")
-        handles = [
-            on_input(model.get_submodule(name), lambda states, name=name, mask=mask: add(name, states, mask))
-            for name in linears
-        ]
+        handles = [on_input(model.get_submodule(name), partial(add, name, mask=mask)) for name in linears]
         try:
             _forward(model, batch)
         finally:

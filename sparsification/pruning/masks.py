@@ -111,7 +111,7 @@ def block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
     Raises:
         ValueError: the blocks do not tile the tensor.
     """
-    if pattern == "block4":
+    if isinstance(pattern, str):
         columns = scores.shape[1]
         scores = scores.movedim(1, -1).reshape(-1, columns)
         groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
@@ -134,7 +134,7 @@ def expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int,
     Returns:
         Bool mask of ``shape``.
     """
-    if pattern == "block4":
+    if isinstance(pattern, str):
         mask = keep.repeat_interleave(4, dim=1)[:, : shape[1]]
         return mask.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
     rows, columns = pattern
@@ -200,15 +200,16 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     Raises:
         ValueError: any other value.
     """
-    if mask_type in ("unstructured", "block4"):
-        return mask_type
-    if mask_type == "tensorrt":
-        return "2:4"
-    if isinstance(mask_type, list) and len(mask_type) == 2 and all(type(n) is int and n > 0 for n in mask_type):
+    if isinstance(mask_type, str):
+        if mask_type in ("unstructured", "block4"):
+            return mask_type
+        if mask_type == "tensorrt":
+            return "2:4"
+        match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", mask_type)
+        if match and 0 < int(match[1]) < int(match[2]):
+            return mask_type
+    elif isinstance(mask_type, list) and len(mask_type) == 2 and all(type(n) is int and n > 0 for n in mask_type):
         return mask_type[0], mask_type[1]
-    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", mask_type) if isinstance(mask_type, str) else None
-    if match and 0 < int(match[1]) < int(match[2]):
-        return mask_type
     raise ValueError(
         f"mask_type must be 'unstructured', 'block4', [rows, columns] or 'N:M' with N < M, got {mask_type!r}"
     )
@@ -234,12 +235,12 @@ def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor
     n_of_m = isinstance(pattern, str) and ":" in pattern
     if scores.dim() < 2 or (n_of_m and scores.dim() > 2):
         raise ValueError(f"mask_type {mask_type!r} needs a matrix, got a weight of shape {tuple(scores.shape)}")
+    if isinstance(pattern, tuple):
+        return block_mask(scores, sparsity, pattern)
     if pattern == "block4":
         return block4_mask(scores, sparsity)
-    if n_of_m:
-        n, m = pattern.split(":")
-        return n_of_m_mask(scores, sparsity, int(n), int(m))
-    return block_mask(scores, sparsity, pattern)
+    n, m = pattern.split(":")
+    return n_of_m_mask(scores, sparsity, int(n), int(m))
 
 
 def num_pruned(shape: torch.Size, sparsity: float, mask_type: MaskType) -> int:

@@ -94,11 +94,10 @@ class OneShotPruning(PruningBase):
             sparsity = self.sparsity[index] if isinstance(self.sparsity, list) else self.sparsity
             for name, module in linears.items():
                 if (name == target or name.startswith(f"{target}.")) and name not in ignored:
-                    weight = f"{name}.weight"
-                    if weights.setdefault(weight, module.weight) is module.weight:
-                        self._sparsities[weight] = (
-                            sparsity if self._pattern_sparsity is None else self._pattern_sparsity
-                        )
+                    key = f"{name}.weight"
+                    parameter = module.get_parameter("weight")
+                    if weights.setdefault(key, parameter) is parameter:
+                        self._sparsities[key] = sparsity if self._pattern_sparsity is None else self._pattern_sparsity
         if not weights:
             raise ValueError("targets has no Linear layer, or ignore names all of them")
         for name, weight in weights.items():
@@ -132,7 +131,9 @@ class OneShotPruning(PruningBase):
     def _prune(self, step: int) -> None:
         batches = self._layers.batches(self.num_samples, self.batch_size, step)
         if self.sparsity_profile is not None:
-            self._sparsities |= self._layers.by_outliers(batches, self.sparsity, self.owl_m, self.owl_lmbda)
+            assert self.owl_m is not None and self.owl_lmbda is not None  # see __post_init__
+            (sparsity,) = self.final_sparsities
+            self._sparsities |= self._layers.by_outliers(batches, sparsity, self.owl_m, self.owl_lmbda)
         for name, keep in self._layers.reconstruct(batches, self._dampening, self._solve):
             self.masked.set_mask(name, keep)
 

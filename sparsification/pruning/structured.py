@@ -1,5 +1,6 @@
 """Structured pruning: whole rows, columns or attention heads."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -76,7 +77,7 @@ class StructuredPruningModifier(GradualSchedule):
     def initialize(self, targets: Targets) -> None:
         self._size = 1  # number of rows or columns in a unit
         if self.mask_type == "head":
-            config = targets.model.config
+            config = targets.pretrained().config
             self._size = config.hidden_size // config.num_attention_heads
         super().initialize(targets)
         matrices = [name for name, weight in self.masked.weights.items() if weight.dim() == 2]
@@ -130,10 +131,12 @@ class StructuredPruningModifier(GradualSchedule):
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
-        keeps = {}
+        keeps: dict[str, Tensor] = {}
         for group in self._groups:
-            norms = sum(unit_norms(self.masked.weights[name].detach(), dimension, self._size) for name in group)
-            keeps |= dict.fromkeys(group, masks.unstructured_mask(norms, targets[group[0]]))
+            norms = [unit_norms(self.masked.weights[name].detach(), dimension, self._size) for name in group]
+            keeps |= dict.fromkeys(
+                group, masks.unstructured_mask(functools.reduce(torch.add, norms), targets[group[0]])
+            )
         return {
             name: spread(keeps[matrix], self.masked.weights[name].shape, dimension, self._size)
             for name, matrix in self._units_of.items()

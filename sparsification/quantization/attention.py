@@ -61,6 +61,7 @@ def fake_quantized_attention(
         Context (batch, sequence, heads, head size) and probabilities.
     """
     quantizers = module.matmul_quantizers
+    assert isinstance(quantizers, AttentionQuantizers)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     key, value = repeat_heads(key, query), repeat_heads(value, query)
     with torch.autocast(query.device.type, enabled=False):

@@ -97,6 +97,11 @@ class FakeQuantize(nn.Module):
         num_channels: size of dimension 0 of the tensor, used if ``qargs`` are per channel.
     """
 
+    min_val: Tensor  # float32, a scalar or (channels,), as scale
+    max_val: Tensor
+    scale: Tensor
+    zero_point: Tensor  # int32
+
     def __init__(self, qargs: QuantizationArgs, num_channels: int = 1):
         super().__init__()
         self.qargs = qargs

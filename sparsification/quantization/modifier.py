@@ -170,10 +170,11 @@ class QuantizationModifier(Modifier):
     # Structure
 
     def initialize(self, targets: Targets) -> None:
-        model = targets.model
-        if self.freeze_bn_stats_epoch is not None and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        modules = targets.model.modules()
+        if self.freeze_bn_stats_epoch is not None and any(isinstance(module, _BatchNorm) for module in modules):
             raise ValueError("freeze_bn_stats_epoch is not supported, and the model has batch normalization")
         self._resolver = self._resolver.expand(targets)
+        model = targets.pretrained()
         schemes, self._subclassed = self._resolver.resolve(model)
         if not schemes:
             raise ValueError("the recipe quantizes no Linear, Embedding or attention module of the model")
@@ -235,7 +236,7 @@ class QuantizationModifier(Modifier):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the observed ranges."""
-        state = {}
+        state: dict[str, Tensor] = {}
         for name, quantizer in self._quantizers.items():
             if quantizer.observed:
                 state |= {f"{name}.low": quantizer.min_val, f"{name}.high": quantizer.max_val}

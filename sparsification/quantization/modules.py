@@ -89,7 +89,9 @@ class FakeQuantizedLayerNorm(nn.LayerNorm):
         return self.output_quantizer(output.float()) if self.fake_quant_enabled else output
 
 
-_FAKE_QUANTIZED = {
+FakeQuantizedModule = FakeQuantizedLinear | FakeQuantizedEmbedding | FakeQuantizedLayerNorm | AttentionQuantizers
+
+_FAKE_QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FakeQuantizedLinear,
     nn.Embedding: FakeQuantizedEmbedding,
     nn.LayerNorm: FakeQuantizedLayerNorm,
@@ -131,15 +133,15 @@ def insert_fake_quantizers(model: PreTrainedModel, schemes: Mapping[str, Scheme]
         for name, module in attention.items():
             if name not in schemes:
                 module.matmul_quantizers = AttentionQuantizers(Scheme())
-    model.to(model.device)  # the new buffers
+    for quantizer in quantizers(model).values():
+        quantizer.to(model.device)
     return replaced
 
 
-def fake_quantized_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def fake_quantized_modules(model: nn.Module) -> Iterator[tuple[str, FakeQuantizedModule]]:
     """Yield name and module of all that can fake-quantize; matrix products have the name of their attention module."""
-    kinds = (*_FAKE_QUANTIZED.values(), AttentionQuantizers)
     for name, module in model.named_modules():
-        if isinstance(module, kinds):
+        if isinstance(module, FakeQuantizedModule):
             yield name.removesuffix(".matmul_quantizers"), module
 
 
@@ -211,4 +213,4 @@ def enable_fake_quant(model: PreTrainedModel, enabled: bool) -> None:
         model.unquantized_attention = current
         model.set_attn_implementation(ATTENTION)
     elif not enabled and current == ATTENTION:
-        model.set_attn_implementation(model.unquantized_attention)
+        model.set_attn_implementation(vars(model)["unquantized_attention"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Callable
 
 from yaml import MappingNode, Node
 
@@ -58,7 +59,8 @@ def build_modifier(kind: type[Modifier], node: Node, scope: Scope, resolver: Res
         problems.add(node, f"{name} requires {' and '.join(missing)}")
     elif len(values) == len(pairs):
         try:
-            return BuiltModifier(kind(**values), node, keys)
+            build: Callable[..., Modifier] = kind  # ``coerce`` has checked the types of its fields
+            return BuiltModifier(build(**values), node, keys)
         except ValueError as error:
             problems.add(node, f"{name}: {error}")
     return None

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 
@@ -125,21 +124,19 @@ def compose(name: str, text: str) -> yaml.Node | None:
 
 def plain_scalar(name: str, text: str) -> yaml.ScalarNode:
     """Make the node of an unquoted scalar, whatever characters the text has."""
-    mark = yaml.Mark(name, 0, 0, 0, None, None)
+    mark = yaml.Mark(name, 0, 0, 0, None, 0)
     return yaml.ScalarNode(_Loader(name, "").resolve(yaml.ScalarNode, text, (True, False)), text, mark, mark)
 
 
 class _Loader(yaml.SafeLoader):
     """Composes nodes, within bounds. Unquoted scalars are strings, except numbers, booleans and null."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
         self.depth = self.nodes = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
         self.nodes += 1
         if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
@@ -149,6 +146,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {}
 for _kind, _pattern in (
     ("null", re.compile(r"(?:~|null|Null|NULL|)\Z")),
     ("bool", re.compile(r"(?:yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF)\Z")),

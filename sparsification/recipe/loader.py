@@ -13,6 +13,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
@@ -140,6 +141,9 @@ class _Reader:
                 self.problems.add(node, f"{name} must be a mapping, got {show(value)}")
                 continue
             holder = metadata.setdefault(stage, {}) if stage else metadata
+            if not isinstance(holder, dict):
+                self.problems.add(node, f"{stage} in __metadata__ must be a mapping, got {show(holder)}")
+                continue
             holder.update({name: value} if name == "framework_metadata" else value)
         return metadata
 
@@ -191,7 +195,7 @@ def _is_tagged(node: Node) -> bool:
     return node.tag.startswith("!")
 
 
-def _is_stage(node: Node) -> bool:
+def _is_stage(node: Node) -> TypeGuard[MappingNode]:
     return (
         isinstance(node, MappingNode)
         and not _is_tagged(node)

@@ -32,9 +32,10 @@ class Recipe:
         """
         metadata = (self.metadata or {}) | ({"variables": self.variables} if self.variables else {})
         document: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+        given_keys = itertools.chain(self.explicit_keys, itertools.repeat(list[str]()))
         tagged = [
             Tagged(type(modifier).__name__, _values(modifier, given))
-            for modifier, given in itertools.zip_longest(self.modifiers, self.explicit_keys, fillvalue=())
+            for modifier, given in zip(self.modifiers, given_keys, strict=False)
         ]
         return dump(document | {"modifiers": tagged})
 

@@ -57,10 +57,12 @@ class _ScopeOfVariable(Scope):
 
     def __init__(self, scope: Scope, name: str) -> None:
         super().__init__(scope)
+        self.scope = scope
         self.name = name
 
     def owner(self, name: str) -> Scope | None:
-        return self.outer.outer.owner(name) if name == self.name else self.outer.owner(name)
+        scope = self.scope.outer if name == self.name else self.scope
+        return scope.owner(name) if scope else None
 
 
 class Resolver:
@@ -141,6 +143,7 @@ class Resolver:
             value = [self.value(item, scope) for item in node.value]
             value = INVALID if INVALID in value else value
         else:
+            assert isinstance(node, MappingNode)
             value = self._mapping(node, scope)
         self.depth -= 1
         return value
@@ -166,7 +169,7 @@ class Resolver:
                 return _BOOLS[text.lower()]
             case "str" if scope is None:
                 return text
-            case "str" if text.startswith("eval("):
+            case "str" if scope is not None and text.startswith("eval("):
                 return self._evaluated(node, text, scope)
             case "str" if text.startswith(_QUOTES) != text.endswith(_QUOTES):
                 self.problems.add(

@@ -28,6 +28,11 @@ class RecipeSummary:
         )
 
     @property
+    def source(self) -> str:
+        """Where the recipe is from, for messages; empty without a recipe."""
+        return self.recipe.source if self.recipe else ""
+
+    @property
     def max_epochs(self) -> float:
         """Length of the run in epochs; 0 if the recipe does not set it."""
         return max((modifier.run_length for modifier in self.modifiers), default=0.0)

@@ -54,14 +54,18 @@ def torch_result(
             return type(model).forward(model, **inputs)
 
     with one_thread():
-        timing = _speed(run, batch)
+        latency, throughput = _speed(run, batch)
+    file, size, gzipped = _file_result(folder / WEIGHTS_FILE if folder else None)
     return ModelResult(
         name=name,
         scores=found,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         sparsity=encoder_sparsity(model).get("sparsity/encoder"),
-        **timing,
-        **_file_result(folder / WEIGHTS_FILE if folder else None),
+        file=file,
+        size=size,
+        gzipped=gzipped,
+        latency=latency,
+        throughput=throughput,
     )
 
 
@@ -83,29 +87,38 @@ def onnx_result(
         found: scores of the file, by label.
         batch: features to time it on, or None to skip timing.
     """
+    latency, throughput = _speed(run, batch)
+    file, size, gzipped = _file_result(path)
     return ModelResult(
         name=name,
         scores=found,
         parameters=student.parameters,
         sparsity=student.sparsity,
-        **_speed(run, batch),
-        **_file_result(path),
+        file=file,
+        size=size,
+        gzipped=gzipped,
+        latency=latency,
+        throughput=throughput,
     )
 
 
-def _speed(run: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Tensor] | None) -> dict[str, float]:
-    return dict(zip(("latency", "throughput"), speed(run, batch), strict=True)) if batch else {}
+def _speed(
+    run: Callable[[Mapping[str, Tensor]], object], batch: Mapping[str, Tensor] | None
+) -> tuple[float | None, float | None]:
+    """Latency and throughput."""
+    return speed(run, batch) if batch else (None, None)
 
 
-def _file_result(path: Path | None) -> dict[str, str | int]:
+def _file_result(path: Path | None) -> tuple[str | None, int | None, int | None]:
+    """Path of a file, and its size in bytes before and after gzip."""
     if path is None or not path.is_file():
-        return {}
-    return {"file": str(path), "size": path.stat().st_size, "gzipped": gzipped_size(path)}
+        return None, None, None
+    return str(path), path.stat().st_size, gzipped_size(path)
 
 
 def dashboard_figures(models: Iterable[ModelResult]) -> dict[str, float]:
     """Sizes and speeds of all models but the teacher, under the prefixes of their evaluations, e.g. ``eval_onnx_``."""
-    figures = {}
+    figures: dict[str, float] = {}
     for model in models:
         if model.name != "teacher":
             prefix = "eval_" if model.name == "student" else f"eval_{model.name.lower().replace(' ', '_')}_"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -13,6 +14,14 @@ from matplotlib.transforms import Bbox
 
 from sparsification.report.plots import COLORS, GREY, style
 from sparsification.report.results import ModelResult, RunResult
+
+
+class _LineStyle(TypedDict):
+    color: str
+    linewidth: float
+    linestyle: tuple[float, Sequence[float]]
+    zorder: float
+
 
 PANEL_SIZE = (4.6, 3.5)  # of one plot, inches
 # name of a model in a report -> what runs it, and its marker
@@ -26,7 +35,7 @@ ENGINES = {
 _LOG_FROM = 8  # ratio of the largest to the smallest value from which the axis is logarithmic
 POINT_RADIUS = 5  # room that a label leaves around each point, points of 1/72 inch
 _OFFSETS = [(0, 8), (0, -8), (8, 0), (-8, 0), (6, 6), (-6, 6), (6, -6), (-6, -6)]  # of a label, points
-_FRONT = {"color": "#52606d", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 1.5}
+_FRONT: _LineStyle = {"color": "#52606d", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 1.5}
 _REACH = (1.0, 1.8, 2.6, 3.6, 5.0, 7.0)  # multiples of the offsets, tried in this order
 
 
@@ -127,7 +136,7 @@ def _models(runs: Sequence[RunResult]) -> list[tuple[str, bool, ModelResult]]:
     A teacher whose own run is among the runs has the name of that run. Its measurements in the reports of its students
     take the place of those of its own run, which has no latency.
     """
-    teachers: dict[tuple[object, ...], ModelResult] = {}
+    teachers: dict[tuple[float | None, ...], ModelResult] = {}
     for run in runs:
         teacher = run.model("teacher")
         if teacher is not None:
@@ -218,7 +227,7 @@ def _place_labels(axes: Axes, panel: ParetoPanel, colors: dict[str, str], render
         free = (place for place in places if _is_free(_move(label, *place[1:], renderer), frame, taken))
         reach, x, y = next(free, places[0])
         taken.append(_move(label, x, y, renderer))
-        if reach == _REACH[0]:
+        if reach == _REACH[0] and label.arrow_patch is not None:
             label.arrow_patch.set_visible(False)  # close enough without a line
 
 

@@ -10,13 +10,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 SIZE = (4.6, 2.7)  # of a plot, inches; 9 pt text stays readable when a phone shows it 370 pixels wide
 # Colors that people with color blindness can tell apart: Okabe & Ito 2008.
@@ -26,9 +31,9 @@ DARK = "#323f4b"
 MAX_LAYER_NAMES = 4  # more layers are named by a scale of colors
 MAX_MARKERS = 30  # a curve of more points is drawn without them
 _ROW = 0.24  # height of a time span, inches
-_STYLE = {
+_STYLE: "dict[RcKeyType, object]" = {
     "font.size": 9,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9aa5b1",

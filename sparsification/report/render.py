@@ -51,14 +51,14 @@ def headline(result: RunResult) -> list[tuple[str, str, str]]:
     model, teacher = result.models[-1], result.model("teacher")
     label = next(reversed(result.metrics.values()), None)
     tiles = []
-    if label in model.scores:
-        known = teacher is not None and label in teacher.scores
-        tiles.append((label, f"{model.scores[label]:.1f}", f"teacher: {teacher.scores[label]:.1f}" if known else ""))
+    if label is not None and label in model.scores:
+        score = teacher.scores.get(label) if teacher is not None else None
+        tiles.append((label, f"{model.scores[label]:.1f}", "" if score is None else f"teacher: {score:.1f}"))
     if model.sparsity is not None:
         tiles.append(("Encoder sparsity", f"{model.sparsity:.1%}", f"{model.parameters:,} parameters"))
     if model.gzipped is not None:
-        known = teacher is not None and teacher.gzipped is not None
-        note = f", teacher: {teacher.gzipped / 1e6:.1f} MB" if known else ""
+        gzipped = teacher.gzipped if teacher is not None else None
+        note = "" if gzipped is None else f", teacher: {gzipped / 1e6:.1f} MB"
         tiles.append(("File size", f"{model.gzipped / 1e6:.1f} MB", f"after gzip{note}"))
     if model.latency is not None:
         tiles.append(("Latency", f"{model.latency:.1f} ms", f"{model.name}, one thread"))

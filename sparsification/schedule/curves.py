@@ -70,7 +70,7 @@ def restarted(epochs: float, cycle: float, growth: int) -> float:
     return epochs / cycle
 
 
-def cyclic_linear_lr(step: int, steps_per_cycle: int, init: float, final: float) -> float:
+def cyclic_linear_lr(step: float, steps_per_cycle: float, init: float, final: float) -> float:
     """Compute the learning rate of a sawtooth: linear to ``final`` at the last step of a cycle, then ``init`` again.
 
     Args:

@@ -103,7 +103,7 @@ class LearningRateFunctionModifier(LearningRateBase):
         if self.lr_func == "cyclic_linear":
             if now.step >= now.step_at(end):
                 return self.init_lr
-            steps_per_cycle = max(round(self.cycle_epochs * now.steps_per_epoch), 1)
+            steps_per_cycle: float = max(round(self.cycle_epochs * now.steps_per_epoch), 1)
             steps, window = now.step - now.step_at(start), now.step_at(end) - now.step_at(start)
             shorter = window % steps_per_cycle
             if steps >= window - shorter:
@@ -129,7 +129,7 @@ class LearningRateModifier(LearningRateBase):
     def __post_init__(self) -> None:
         super().__post_init__()
         required, defaults = _LR_CLASSES[self.lr_class]
-        given = {}
+        given: dict[str, list[float]] = {}
         for name, value in self.lr_kwargs.items():
             key = _SPARSEML_KEYS.get(name, name)
             if key not in (*required, *defaults):
@@ -143,47 +143,48 @@ class LearningRateModifier(LearningRateBase):
         missing = [_with_other_name(key) for key in required if key not in given]
         if missing:
             raise ValueError(f"lr_kwargs of {self.lr_class} require {missing[0]}")
-        self._settings = defaults | given
+        self._milestones = given.pop("milestones", [])  # epochs
+        self._settings = defaults | {key: number for key, (number,) in given.items()}
         start, end = self.active_range
-        for milestone in self._settings.get("milestones", ()):
+        for milestone in self._milestones:
             if not start < milestone < end:
                 window = f"start_epoch {start:g} and end_epoch {self.end_epoch:g}"
                 raise ValueError(f"lr_kwargs: milestones must be epochs between {window}, got {milestone:g}")
 
     @staticmethod
-    def _checked(name: str, key: str, value: object) -> object:
-        """Return the value of a key; raise ValueError with its name in the recipe if it is out of range."""
+    def _checked(name: str, key: str, value: object) -> list[float]:
+        """Return the numbers of a key; raise ValueError with its name in the recipe if one is out of range."""
         low, high = _LR_KWARGS[key]
         kinds = (int,) if key == "T_mult" else (int, float)
-        numbers = value if key == "milestones" and isinstance(value, list) else [value]
-        if (
-            (key == "milestones" and numbers is not value)
-            or len(numbers) > 100
-            or not all(type(number) in kinds and low <= number <= high for number in numbers)
-        ):
+        given = value if key == "milestones" and isinstance(value, list) else [value]
+        # Not isinstance alone: True is an int too.
+        numbers = [x for x in given if type(x) in kinds and isinstance(x, int | float) and low <= x <= high]
+        if (key == "milestones" and given is not value) or len(given) > 100 or len(numbers) < len(given):
             what = "a list of at most 100 numbers" if key == "milestones" else "a number"
             what = "an integer" if key == "T_mult" else what
             raise ValueError(f"lr_kwargs: {name} must be {what} in [{low:g}, {high:g}], got {show(value)}")
-        return value
+        return numbers
 
     def _rate_at(self, now: TrainingStep) -> float:
         start, end = self.active_range
         first = now.step_at(start)
         step = max(min(now.step, now.step_at(end) - 1), first)  # the last step at which the rate can change
         steps, per_epoch = int(step - first), now.steps_per_epoch
-        match self.lr_class, self._settings:
-            case "StepLR", {"step_size": size, "gamma": gamma}:
-                return curves.decayed_lr(self.init_lr, gamma, steps // max(round(size * per_epoch), 1))
-            case "ExponentialLR", {"gamma": gamma}:
-                return curves.decayed_lr(self.init_lr, gamma, steps // per_epoch)
-            case "MultiStepLR", {"milestones": milestones, "gamma": gamma}:
-                passed = sum(steps >= round((milestone - start) * per_epoch) for milestone in milestones)
-                return curves.decayed_lr(self.init_lr, gamma, passed)
-            case "CosineAnnealingLR", {"T_max": half, "eta_min": lowest}:
-                return curves.cosine_lr(steps // per_epoch / half, self.init_lr, lowest)
-            case _, {"T_0": cycle, "T_mult": growth, "eta_min": lowest}:
-                progress = curves.restarted(step / per_epoch - start, cycle, growth)
-                return curves.cosine_lr(progress, self.init_lr, lowest)
+        values = self._settings
+        match self.lr_class:
+            case "StepLR":
+                times = steps // max(round(values["step_size"] * per_epoch), 1)
+                return curves.decayed_lr(self.init_lr, values["gamma"], times)
+            case "ExponentialLR":
+                return curves.decayed_lr(self.init_lr, values["gamma"], steps // per_epoch)
+            case "MultiStepLR":
+                passed = sum(steps >= round((milestone - start) * per_epoch) for milestone in self._milestones)
+                return curves.decayed_lr(self.init_lr, values["gamma"], passed)
+            case "CosineAnnealingLR":
+                return curves.cosine_lr(steps // per_epoch / values["T_max"], self.init_lr, values["eta_min"])
+            case "CosineAnnealingWarmRestarts":
+                progress = curves.restarted(step / per_epoch - start, values["T_0"], int(values["T_mult"]))
+                return curves.cosine_lr(progress, self.init_lr, values["eta_min"])
 
 
 def _with_other_name(key: str) -> str:

@@ -78,6 +78,8 @@ def test_metadata_is_kept_as_it_is_and_the_version_is_not_a_variable():
     assert load("one:\n  __metadata__: {a: 1}\n  modifiers: []").metadata == {"one": {"a": 1}}
     assert load("__metadata__: None\n" + RANGE).metadata is None  # as SparseML writes it
     assert "__metadata__ must be a mapping, got 3" in problem_of("__metadata__: 3\n" + RANGE)
+    text = problem_of("__metadata__: {one: 3}\none:\n  __metadata__: {a: 1}\n  modifiers: []")
+    assert "one in __metadata__ must be a mapping, got 3" in text
 
 
 # ---- learning rates

@@ -54,16 +54,16 @@ def fuse_attention(graph: Graph, linears: dict[str, Linear], sparse: Set[str]) -
 
 
 def _fuse(graph: Graph, match: Match, linears: dict[str, Linear], sparse: Set[str], masks: dict[str, str]) -> set[str]:
-    factors = [_factor(graph, match, name, linears) for name in ("query", "key", "value")]
+    query, key, value = (_factor(graph, match, name, linears) for name in ("query", "key", "value"))
     probability = unsigned_params(graph, graph.maker[match["probability_integers"]])
     output = unsigned_params(graph, match.nodes[0])
-    if None in factors or probability is None or output is None:
+    if query is None or key is None or value is None or probability is None or output is None:
         return set()
     if probability != quant_params(graph, graph.maker[match["probability_values"]]):
         return set()
-    query, key, value = factors
     if query.params.signed or not (key.params.signed and value.params.signed):
         return set()
+    factors = (query, key, value)
     layers = [factor.layer for factor in factors]
     widths, sizes = {len(layer.weight) for layer in layers}, {factor.head_size for factor in factors}
     if len(widths) != 1 or len(sizes) != 1 or (width := widths.pop()) % (size := sizes.pop()):

@@ -1,6 +1,5 @@
 """Rewrite of a residual sum, LayerNormalization and quantization as one node."""
 
-import numpy as np
 from onnx import NodeProto
 
 from sparsification.runtime.graph import Graph, Op, attribute
@@ -32,19 +31,19 @@ def fuse_layer_norms(graph: Graph) -> None:
         sum_, gamma, beta, epsilon, num_uses = found
         add = graph.producer(sum_, "Add")
         quantizes = [
-            user
+            (user, params)
             for user in graph.consumers(node.output[0], "QuantizeLinear")
-            if unsigned_params(graph, user) is not None
+            if (params := unsigned_params(graph, user)) is not None
         ]
         if add is None or not quantizes or any(graph.constant(term) is not None for term in add.input):
             continue
         if len(graph.consumers(sum_)) > num_uses or sum_ in graph.outputs:
             continue
-        params = unsigned_params(graph, quantizes[0])
+        quantize, params = quantizes[0]
         graph.add_node(
             "AddNormQuantize",
             [*add.input, gamma, beta],
-            [node.output[0], quantizes[0].output[0]],
+            [node.output[0], quantize.output[0]],
             DOMAIN,
             epsilon=epsilon,
             scale=float(params.scale),
@@ -61,7 +60,7 @@ def _layer_norm(graph: Graph, node: NodeProto) -> tuple[str, str, str, float, in
         axis, epsilon = attribute(node, "axis"), attribute(node, "epsilon")
         if axis not in (None, -1) or len(node.input) != 3:
             return None
-        return node.input[0], node.input[1], node.input[2], 1e-5 if epsilon is None else epsilon, 1
+        return node.input[0], node.input[1], node.input[2], epsilon if isinstance(epsilon, float) else 1e-5, 1
     match = graph.match(node.output[0], _DECOMPOSED)
     if match is None or not all(_is_over_last(graph, graph.maker[match[name]]) for name in ("mean", "variance")):
         return None
@@ -74,5 +73,7 @@ def _layer_norm(graph: Graph, node: NodeProto) -> tuple[str, str, str, float, in
 
 def _is_over_last(graph: Graph, reduce: NodeProto) -> bool:
     """Whether a ReduceMean is over the last dimension; the axes are an input from opset 18 on."""
-    axes = graph.constant(reduce.input[1]) if len(reduce.input) > 1 else attribute(reduce, "axes")
-    return axes is not None and np.ravel(axes).tolist() == [-1]
+    if len(reduce.input) == 1:
+        return attribute(reduce, "axes") == [-1]
+    axes = graph.constant(reduce.input[1])
+    return axes is not None and axes.ravel().tolist() == [-1]

@@ -101,7 +101,7 @@ def _is_exact(graph: Graph, gelu: Match) -> bool:
     root = 2**0.5 if graph.maker[gelu["quotient"]].op_type == "Div" else 0.5**0.5
     expected = {"root": root, "one": 1.0, "half": 0.5}
     actual = {name: graph.scalar(gelu[name]) for name in expected}
-    return all(actual[name] is not None and abs(actual[name] - value) <= 1e-6 for name, value in expected.items())
+    return all(one is not None and abs(float(one) - expected[name]) <= 1e-6 for name, one in actual.items())
 
 
 def replace_linear(graph: Graph, linear: Linear, gelus: dict[str, str]) -> None:
@@ -115,7 +115,7 @@ def replace_linear(graph: Graph, linear: Linear, gelus: dict[str, str]) -> None:
     output = gelus.get(linear.output, linear.output)
     quantize = graph.single_consumer(output, "QuantizeLinear")
     params = unsigned_params(graph, quantize)
-    if params is not None:
+    if params is not None and quantize is not None:
         output = quantize.output[0]
     add_linear(graph, [linear], output, None if params is None else [params], gelu=linear.output in gelus)
 
