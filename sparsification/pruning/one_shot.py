@@ -35,7 +35,7 @@ class OneShotPruning(PruningBase):
     owl_lmbda: float | None = None  # half of the largest difference between two sparsities
     sequential_update: bool | None = None  # accepted, without effect: layers are always pruned one after the other
     num_samples: int = 128  # training examples for calibration; an argument of oneshot() in llm-compressor
-    batch_size: int = 16  # of calibration; likewise
+    batch_size: int = 16  # of calibration; an argument of oneshot(), too
 
     changes_weights: ClassVar[bool] = True
     acts_at_start: ClassVar[bool] = True
