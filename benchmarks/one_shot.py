@@ -28,6 +28,7 @@ RUNS = {
     "reconstruct50": ("one-shot_reconstruct50", ""),
     "reconstruct50_int8": ("one-shot_reconstruct50_int8", ""),
     "reconstruct50_block4": ("one-shot_reconstruct50_block4", ""),
+    "reconstruct50_block4_int8": ("one-shot_reconstruct50_int8", '{"mask_type": [1, 4]}'),
     "reconstruct70": ("one-shot_reconstruct50", "sparsity=0.7"),
     "reconstruct80": ("one-shot_reconstruct80", ""),
 }
@@ -67,7 +68,7 @@ def table(work: Path, names: list[str]) -> str:
         f"{transformers.__version__}. Made by `make newwiki-one-shot` with `OMP_NUM_THREADS=1`; minutes and memory are "
         "those of the whole command, with features and evaluation, on a machine that others used too.",
         "",
-        "| run | zeros in the encoder | EM / F1 | share of the teacher's F1 | minutes | peak memory |",
+        "| run | sparsity of the encoder | EM / F1 | share of the teacher's F1 | minutes | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     results = {name: json.loads((work / name / "all_results.json").read_text(encoding="utf-8")) for name in names}

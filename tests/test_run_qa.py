@@ -367,7 +367,7 @@ def test_default_stride_fits_smaller_windows_and_a_given_one_is_kept(tiny_model_
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (MemoryError("of 3 GB"), 1, "not enough memory: of 3 GB. Try a smaller --per_device_train_batch_size"),
         (RuntimeError("PytorchStreamWriter failed writing file"), 1, "failed writing file"),
-        (KeyboardInterrupt(), 130, "the same command goes on"),
+        (KeyboardInterrupt(), 130, "the same command resumes"),
     ],
 )
 def test_errors_of_use_end_in_one_message(monkeypatch, capsys, error, status, message):

@@ -3,13 +3,12 @@
 The log is part of each checkpoint (trainer_state.json), so the log of a resumed run is complete.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sparsification.report.plots import Line, Panel, draw_panel, draw_spans, to_svg
-from sparsification.report.results import RunResult
+from sparsification.report.results import History, RunResult
 from sparsification.report.tables import Table
 
-History = Sequence[Mapping[str, float]]
 Points = list[tuple[float, float]]  # (epoch, value)
 MAX_POINTS = 500  # of a curve
 _LOSSES = ("total_loss", "task_loss", "distillation_loss")

@@ -12,8 +12,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from sparsification.atomic_io import atomic_write_text
-from sparsification.report.curves import History
-from sparsification.report.results import RunResult
+from sparsification.report.results import History, RunResult
 from sparsification.report.tables import Table, markdown, result_table
 
 _BEFORE = "## Model description\n\n"  # followed by _EMPTY in Trainer's card

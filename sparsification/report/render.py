@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsification.atomic_io import atomic_write_text
-from sparsification.report.curves import History, charts, evaluations
+from sparsification.report.curves import charts, evaluations
 from sparsification.report.page import html_charts, html_code, html_page, html_table, html_terms, html_tiles
 from sparsification.report.profiling import BATCH
-from sparsification.report.results import RunResult, save_result
+from sparsification.report.results import History, RunResult, save_result
 from sparsification.report.tables import markdown, result_table, transpose
 
 _FLAG = re.compile(r" (?=--\w)")

@@ -6,6 +6,7 @@ It is stored as ``report.json`` in the output folder. Reports, the model card an
 import dataclasses
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sparsification.atomic_io import atomic_write_text
 from sparsification.errors import SparsificationError
 
 REPORT_FILE = "report.json"
+History = Sequence[Mapping[str, float]]  # Trainer's log
 SECRETS = ("token", "hub_token")  # flags whose values are not shown
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from sparsification.atomic_io import EXPORTING, PARTIAL, SAVING, atomic_remove
+from sparsification.atomic_io import EXPORTING, PARTIAL, SAVING, atomic_remove, atomic_replace
 from sparsification.trainer.run_lock import RUN_LOCK
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def set_aside_checkpoints(output_dir: Path) -> None:
     for path in checkpoints(output_dir).values():
         aside = output_dir / f"{REPLACED}{path.name}"
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        atomic_replace(path, aside)
 
 
 def remove_replaced(output_dir: Path) -> None:

@@ -22,7 +22,6 @@ from sparsification.report.dashboards import log_files, log_results
 from sparsification.report.environment import machine_text, versions
 from sparsification.report.model_card import complete_card, has_losses
 from sparsification.report.profiling import BATCH
-from sparsification.report.render import write_documents
 from sparsification.report.results import RunResult, redact_secrets
 from sparsification.report.tables import result_table
 from sparsification.runtime.rewrite import SPARSE_FILE
@@ -95,6 +94,8 @@ class ReportMixin(TrainerBase):
             windows=collect.windows(self.manager),
         )
         self.log(collect.dashboard_figures(models))
+        from sparsification.report.render import write_documents  # takes a second: matplotlib
+
         write_documents(self.result, self.state.log_history, folder)
         log_results(self, result_table(self.result))
         files = {"recipe": folder / RECIPE_FILE} | {prefix: path for prefix, (_, path) in exported.items()}

@@ -177,7 +177,7 @@ def test_teacher_without_a_tokenizer_takes_the_students_where_that_makes_all_it_
 
 def test_model_without_a_tokenizer_is_refused(models, tiny_squad, tmp_path, capsys):
     AutoModelForQuestionAnswering.from_pretrained(models / "bert").save_pretrained(tmp_path / "bare")
-    with pytest.raises(UsageError, match="bare has no tokenizer: name the one that .* by --tokenizer_name"):
+    with pytest.raises(UsageError, match="bare has no tokenizer: name the one that .* with --tokenizer_name"):
         main(command(tmp_path / "bare", tiny_squad, tmp_path / "out", "--do_eval"))
     tokenizer = ["--tokenizer_name", str(models / "bert")]
     assert main(command(tmp_path / "bare", tiny_squad, tmp_path / "out", "--do_eval", *tokenizer))["eval_samples"] == 6

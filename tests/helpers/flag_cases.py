@@ -66,9 +66,9 @@ TRAINING: dict[str, Case | tuple[Case, ...]] = {
     "max_grad_norm": Case("--max_grad_norm 0.5"),
     "label_smoothing_factor": refused("--label_smoothing_factor 0.1", "which does not smooth labels"),
     "bf16": Case("--bf16"),
-    "fp16": Case("--fp16", "no effect", "without an accelerator this runs in fp32"),
+    "fp16": Case("--fp16", "no effect", "without an accelerator the run uses fp32"),
     "bf16_full_eval": Case("--bf16_full_eval"),
-    "fp16_full_eval": Case("--fp16_full_eval", "no effect", "without an accelerator this runs in fp32"),
+    "fp16_full_eval": Case("--fp16_full_eval", "no effect", "without an accelerator the run uses fp32"),
     "tf32": refused("--tf32 True", "--tf32 requires"),
     "activation_checkpointing": (
         Case("--activation_checkpointing"),

@@ -105,7 +105,7 @@ def test_one_shot_compresses():
     ("old", "new", "message"),
     [
         ("update_frequency: 0.5", "update_frequency: -1.0", "update_frequency must be greater than 0, got -1"),
-        ("    update_frequency: 0.5\n", "", "needs update_frequency"),
+        ("    update_frequency: 0.5\n", "", "requires update_frequency"),
         ("compression_sparsity", "final_sparsity", "has no key 'final_sparsity'"),
         ("    end_epoch: 2.5\n", "", "needs an end_epoch"),
     ],

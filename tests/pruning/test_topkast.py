@@ -133,7 +133,7 @@ def test_one_shot_prunes_by_magnitude():
             "< 1, got 0.5 and 0.4",
         ),
         ("forward_sparsity: 0.75", "forward_sparsity: 1.0", "< 1, got 0.5 and 1"),
-        ("    backward_sparsity: 0.5\n", "", "needs backward_sparsity"),
+        ("    backward_sparsity: 0.5\n", "", "requires backward_sparsity"),
         ("end_epoch: 4.0", "end_epoch: -1", "needs an end_epoch"),
         ("start_epoch: 1.0", "final_sparsity: 0.5", "has no key 'final_sparsity'"),
         ("start_epoch: 1.0", "mask_type: '2:4'", "needs global_sparsity False"),
