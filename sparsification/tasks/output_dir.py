@@ -1,5 +1,7 @@
 """Folders that a run may write to, and the checkpoint from which it resumes."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import hashlib
@@ -7,6 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import TrainingArguments
 
@@ -15,10 +18,24 @@ from sparsification.tasks.errors import UsageError
 from sparsification.trainer.checkpoints import checkpoint_error, is_leftover, last_complete_checkpoint
 from sparsification.trainer.run_lock import RunLock, locked
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 logger = logging.getLogger(__name__)
 
 
-def digest(manager: ScheduledModifierManager, training_args: TrainingArguments, *others: object) -> str:
+def output_folder(training_args: TrainingArguments) -> Path:
+    """Return ``--output_dir``, for which ``TrainingArguments`` has a default.
+
+    Raises:
+        UsageError: the field was set to None afterwards.
+    """
+    if training_args.output_dir is None:
+        raise UsageError("--output_dir must name a folder, got None")
+    return Path(training_args.output_dir)
+
+
+def digest(manager: ScheduledModifierManager, training_args: TrainingArguments, *others: DataclassInstance) -> str:
     """Hash the arguments of a run and its recipe: equal for runs that do the same.
 
     Args:
@@ -52,7 +69,7 @@ def only_run_in(
     if not training_args.should_save:
         yield None
         return
-    output_dir = Path(training_args.output_dir)
+    output_dir = output_folder(training_args)
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
     with contextlib.ExitStack() as stack:
@@ -79,7 +96,7 @@ def find_checkpoint(training_args: TrainingArguments, overwrite: bool, was_inter
     """
     if not training_args.do_train:
         return None
-    output_dir = Path(training_args.output_dir)
+    output_dir = output_folder(training_args)
     if output_dir.exists() and not output_dir.is_dir():
         raise UsageError(f"--output_dir {output_dir}: there is a file of that name")
     named = training_args.resume_from_checkpoint
@@ -117,7 +134,7 @@ def refuse_used_folder(training_args: TrainingArguments, overwrite: bool, was_in
     Raises:
         UsageError: the output folder is not empty, and --overwrite_output_dir does not allow that.
     """
-    output_dir = Path(training_args.output_dir)
+    output_dir = output_folder(training_args)
     used = output_dir.is_dir() and not all(is_leftover(path) for path in output_dir.iterdir())
     if used and not was_interrupted and not overwrite:
         raise UsageError(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.hf_argparser import DataClassType
 
 from sparsification.arguments import SparsificationArguments, load_manager, prepare_export, teacher_cache_dir
 from sparsification.distillation.teacher import load_teacher
@@ -32,6 +33,9 @@ from sparsification.tasks.errors import DataError, UsageError
 from sparsification.tasks.output_dir import digest, find_checkpoint, only_run_in, refuse_used_folder
 from sparsification.trainer.run_lock import RunLock
 from sparsification.trainer.sparse_trainer import SparseTrainer
+
+if TYPE_CHECKING:
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +76,8 @@ class TaskArguments:
         Raises:
             DataError: no data is named, or it cannot be loaded.
         """
-        files = {"train": self.train_file, "validation": self.validation_file}
-        files = {split: file for split, file in files.items() if file is not None}
+        given = {"train": self.train_file, "validation": self.validation_file}
+        files = {split: file for split, file in given.items() if file is not None}
         if self.dataset_name is None and not files:
             raise DataError("no data: give --dataset_name, or --train_file and --validation_file")
         try:
@@ -88,7 +92,7 @@ class TaskArguments:
         limits = {"train": self.max_train_samples, "validation": self.max_eval_samples}
         return DatasetDict(
             {
-                split: data if limits.get(split) is None else data.select(range(min(limits[split], len(data))))
+                split: data if (limit := limits.get(split)) is None else data.select(range(min(limit, len(data))))
                 for split, data in loaded.items()
             }
         )
@@ -96,10 +100,12 @@ class TaskArguments:
 
 def _file_kind(files: Iterable[str]) -> str:
     """Name of the datasets library's reader of some files."""
-    kinds = {{".csv": "csv", ".json": "json", ".jsonl": "json"}.get(Path(file).suffix.lower()) for file in files}
-    if len(kinds) != 1 or None in kinds:
+    readers = {".csv": "csv", ".json": "json", ".jsonl": "json"}
+    kinds = {readers.get(Path(file).suffix.lower()) for file in files}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is None:
         raise DataError(f"{', '.join(files)}: expected files that all end in .csv, or in .json or .jsonl")
-    return kinds.pop()
+    return kind
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class TaskRun:
             SparsificationError: the recipe is wrong, or there is no compiler for the export.
         """
         argv = sys.argv[1:] if argv is None else argv
-        parser = HfArgumentParser((kind, TrainingArguments, SparsificationArguments))
+        parser = HfArgumentParser(map(DataClassType, (kind, TrainingArguments, SparsificationArguments)))
         task, training, sparse = parser.parse_args_into_dataclasses(list(argv))
         manager = load_manager(sparse.recipe, sparse.recipe_args, sparse.one_shot)
         prepare_export(sparse.onnx_export_path, sparse.onnx_target)
@@ -132,7 +138,7 @@ class TaskRun:
         return cls(argv, task, training, sparse, manager)
 
     def load_model(
-        self, auto_class: type, labels: Sequence[str], **tokenizer_kwargs: Any
+        self, auto_class: "type[_BaseAutoModelClass]", labels: Sequence[str], **tokenizer_kwargs: Any
     ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """Load the tokenizer and the model.
 
@@ -156,7 +162,7 @@ class TaskRun:
 
     def make_trainer(
         self,
-        auto_class: type,
+        auto_class: "type[_BaseAutoModelClass]",
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         splits: Mapping[str, Dataset],
@@ -183,7 +189,9 @@ class TaskRun:
                 raise DataError(f"no {split} data: give --{split}_file, or a --dataset_name that has it")
         if self.sparse.onnx_export_path is not None:
             refuse_unrecordable(model)
-        distilling = self.manager.recipe.source if self.manager.distills or self.manager.needs_reference else None
+        recipe = self.manager.recipe
+        distills = self.manager.distills or self.manager.needs_reference
+        distilling = recipe.source if recipe is not None and distills else None
         settings = self.task.hub_settings
         teacher = load_teacher(self.sparse.distill_teacher, auto_class, model, tokenizer, distilling, **settings)
         return SparseTrainer(

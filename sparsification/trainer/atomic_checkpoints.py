@@ -31,11 +31,12 @@ from sparsification.trainer.checkpoints import (
     remove_replaced,
     set_aside_checkpoints,
 )
+from sparsification.trainer.trainer_base import TrainerBase
 
 logger = logging.getLogger(__name__)
 
 
-class AtomicCheckpointMixin:
+class AtomicCheckpointMixin(TrainerBase):
     """Makes a Trainer save atomically: ``class MyTrainer(AtomicCheckpointMixin, Trainer)``."""
 
     _scratch: Path | None = None  # staging folder, while a checkpoint is written
@@ -59,7 +60,7 @@ class AtomicCheckpointMixin:
             self.accelerator.wait_for_everyone()  # the folder is empty
             with explaining_faults(run_dir, final.name):
                 super()._save_checkpoint(model, trial)
-            self._name_best_checkpoint(final)
+            self._name_best_checkpoint(self._scratch / final.name, final)
             self.accelerator.wait_for_everyone()  # all have written
             self.accelerator.wait_for_everyone()  # it is renamed
             return
@@ -68,7 +69,7 @@ class AtomicCheckpointMixin:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             saved = self._scratch / final.name
-            if self._name_best_checkpoint(final):
+            if self._name_best_checkpoint(saved, final):
                 self.state.save_to_json(str(saved / TRAINER_STATE_NAME))
             atomic_replace(saved, final)
             logger.info(f"Saved {final}")
@@ -76,13 +77,17 @@ class AtomicCheckpointMixin:
         remove_old_checkpoints(run_dir, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
-    def _name_best_checkpoint(self, final: Path) -> bool:
+    def _name_best_checkpoint(self, written: Path, final: Path) -> bool:
         """After writing: put the final name of the best checkpoint into ``state``, on every process.
+
+        Args:
+            written: path of the checkpoint in the staging folder.
+            final: path to which it is renamed.
 
         Returns:
             Whether the checkpoint just written is the best one.
         """
-        written, self._scratch = self._scratch / final.name, None
+        self._scratch = None
         if self.state.best_model_checkpoint != str(written):
             return False
         self.state.best_model_checkpoint = str(final)

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import datasets
 import torch
+from transformers import PreTrainedModel
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX, TeacherCache, cache_key, fingerprint, settings
+from sparsification.trainer.trainer_base import TrainerBase, signature_columns
 
 
-class DistillationMixin:
+class DistillationMixin(TrainerBase):
     """Computes the outputs of a Trainer's ``teacher``, which its ``manager`` mixes into the loss."""
 
     _teacher_cache: TeacherCache | None = None
@@ -44,8 +47,9 @@ class DistillationMixin:
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        distills = self.teacher is not None and self.manager.distills_at(self.current_step)
-        targets = self._teacher_outputs(self._for_teacher(given), rows, outputs) if distills else None
+        targets = None
+        if self.teacher is not None and self.manager.distills_at(self.current_step):
+            targets = self._teacher_outputs(self.teacher, self._for_teacher(given), rows, outputs)
         loss = self.manager.update_loss(loss, outputs, targets, self.current_step, inputs.get("attention_mask"))
         return (loss / batches, outputs) if return_outputs else loss / batches
 
@@ -63,47 +67,60 @@ class DistillationMixin:
             labels = inputs["labels"][..., 1:] if self._loss_shifts_labels else inputs["labels"]
         return int(labels.ne(-100).sum())
 
-    def _teacher_outputs(self, inputs: dict, rows: torch.Tensor | None, outputs: dict) -> dict[str, torch.Tensor]:
+    def _teacher_outputs(
+        self, teacher: PreTrainedModel, inputs: dict, rows: torch.Tensor | None, outputs: dict
+    ) -> dict[str, torch.Tensor]:
         """The teacher's outputs for a batch, from the cache or computed.
 
         Args:
+            teacher: the teacher.
             inputs: the teacher's columns.
             rows: (batch,) numbers of the features; None without a cache.
             outputs: the student's, which are as wide as the teacher's.
         """
         tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
         width = next((tensor.shape[1] for tensor in tensors if tensor.dim() >= 2), None)
-        if rows is not None and width is not None:
-            kept = self._teacher_cache.get(rows, width)
+        cache = self._teacher_cache
+        if cache is not None and rows is not None and width is not None:
+            kept = cache.get(rows, width)
             if kept is not None:
                 return _stack_labels(kept)
         with torch.no_grad(), self.accelerator.autocast():
-            computed = self.teacher(**self.manager.teacher_inputs(inputs))
-        if rows is not None:
-            self._teacher_cache.put(rows, _split_labels(computed, self.teacher.config.num_labels))
+            computed = teacher(**self.manager.teacher_inputs(inputs))
+        if cache is not None and rows is not None:
+            cache.put(rows, _split_labels(computed, teacher.config.num_labels))
         return computed
 
-    def _open_teacher_cache(self, folder: str | Path) -> TeacherCache:
-        """Number the training features, and open this teacher's cache of their logits."""
+    def _open_teacher_cache(
+        self, folder: str | Path, teacher: PreTrainedModel, dataset: datasets.Dataset
+    ) -> TeacherCache:
+        """Number the training features, and open this teacher's cache of their logits.
+
+        Args:
+            folder: of all caches.
+            teacher: the teacher.
+            dataset: the training features.
+        """
         self._set_signature_columns_if_needed()
-        seen = self.manager.teacher_inputs(self._for_teacher(dict.fromkeys(self.train_dataset.column_names)))
+        columns = dict.fromkeys(dataset.column_names, torch.empty(0))  # chosen by name
+        seen = self.manager.teacher_inputs(self._for_teacher(columns))
         key = cache_key(
-            self.teacher,
-            settings(self.teacher.config),
-            fingerprint(self.train_dataset, sorted(seen)),
+            teacher,
+            settings(teacher.config),
+            fingerprint(dataset, sorted(seen)),
             self.args.bf16,
             self.args.fp16,
             self.args.device.type,
         )
-        longest = max(len(ids) for ids in self.train_dataset.with_format("arrow")[:]["input_ids"])
+        longest = max(len(ids) for ids in dataset.with_format("arrow")[:]["input_ids"])
         width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
-        rows = range(len(self.train_dataset))
-        self.train_dataset = self.train_dataset.add_column(SAMPLE_INDEX, list(rows))
-        self._signature_columns.append(SAMPLE_INDEX)
+        rows = range(len(dataset))
+        self.train_dataset = dataset.add_column(SAMPLE_INDEX, list(rows))
+        signature_columns(self).append(SAMPLE_INDEX)
         return TeacherCache(folder, key, len(rows), width)
 
 
-def _split_labels(outputs: Mapping[str, object], num_labels: int) -> dict[str, object]:
+def _split_labels(outputs: Mapping[str, object], num_labels: int | None) -> dict[str, torch.Tensor]:
     """Split logits of labels at each token, which the cache cannot hold, into rows that it can hold.
 
     Args:
@@ -111,13 +128,13 @@ def _split_labels(outputs: Mapping[str, object], num_labels: int) -> dict[str, o
         num_labels: number of the model's labels.
 
     Returns:
-        Outputs by name; (batch, tokens) under ``<name>.<label>`` for each label, others as they are.
+        Outputs by name; (batch, tokens) under ``<name>.<label>`` for each label, other tensors as they are.
     """
-    split: dict[str, object] = {}
+    split: dict[str, torch.Tensor] = {}
     for name, value in outputs.items():
         if isinstance(value, torch.Tensor) and value.dim() == 3 and value.shape[2] == num_labels:
             split |= {f"{name}.{label}": value[:, :, label] for label in range(num_labels)}
-        else:
+        elif isinstance(value, torch.Tensor):
             split[name] = value
     return split
 

@@ -18,13 +18,14 @@ from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.runtime.build import BuildError
 from sparsification.runtime.rewrite import SPARSE_FILE, SparseGraphError
 from sparsification.trainer.full_eval import full_eval
+from sparsification.trainer.trainer_base import TrainerBase
 
 logger = logging.getLogger(__name__)
 
 NUM_CHECKED_FEATURES = 32  # features on which an exported file is compared with the model
 
 
-class EvaluationMixin:
+class EvaluationMixin(TrainerBase):
     """Mixin of a Trainer: export of its model, and evaluation of the exported file or of the teacher."""
 
     _onnx_model: OnnxModel | None = None  # set while an exported file is evaluated in place of the model
@@ -53,6 +54,8 @@ class EvaluationMixin:
         reports = []
         if self.is_world_process_zero():
             dataset = self._sample_dataset()
+            if dataset is None:
+                raise ValueError("eval_dataset or train_dataset must be given to check the exported file, got None")
             features = torch.utils.data.Subset(dataset, range(min(NUM_CHECKED_FEATURES, len(dataset))))
             batches = list(self.get_eval_dataloader(features))
             model = self.accelerator.unwrap_model(self.model).eval()
@@ -113,7 +116,12 @@ class EvaluationMixin:
         # The precision in which Trainer would evaluate the teacher alone.
         full = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
         precision = next((dtype for name, dtype in full.items() if getattr(self.args, name)), None)
-        self._evaluated_teacher = self.teacher if precision is None else copy.deepcopy(self.teacher).to(precision)
+        teacher = self.teacher
+        if teacher is not None and precision is not None:
+            teacher = copy.deepcopy(teacher)
+            module: torch.nn.Module = teacher  # the annotation of PreTrainedModel.to hides its arguments
+            module.to(precision)
+        self._evaluated_teacher = teacher
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:
@@ -133,8 +141,8 @@ class EvaluationMixin:
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         if self._onnx_model is not None:
             logits = [torch.from_numpy(output) for output in self._onnx_model(inputs)]
-            labels = [inputs[name] for name in self.label_names if name in inputs]
-            return None, _one_or_all(logits), _one_or_all(labels)
+            targets = [inputs[name] for name in self.label_names if name in inputs]
+            return None, _one_or_all(logits), _one_or_all(targets)
         if self._evaluated_teacher is None:
             return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
         labels = {name: inputs[name] for name in self.label_names if name in inputs}

@@ -34,6 +34,7 @@ from sparsification.trainer.reporting import ReportMixin
 from sparsification.trainer.resuming import ResumeMixin
 from sparsification.trainer.sampling import SamplingMixin
 from sparsification.trainer.split_weights import split_weights_error
+from sparsification.trainer.trainer_base import signature_columns
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,9 @@ class RecipeScheduler(LRScheduler):
         self._steps_per_epoch = steps_per_epoch
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         now = TrainingStep(self.last_epoch, self._steps_per_epoch)  # torch calls its steps epochs
-        return [self._manager.learning_rate(now, group, base) for group, base in enumerate(self.base_lrs)]
+        return [self._manager.learning_rate(now, group, float(base)) for group, base in enumerate(self.base_lrs)]
 
     def state_dict(self) -> dict[str, object]:
         return {name: value for name, value in super().state_dict().items() if name != "_manager"}
@@ -120,7 +121,7 @@ class SparseTrainerMixin(
         taken = () if teacher is None else teacher_inputs or forward_names(teacher)
         self._teacher_inputs = frozenset(taken) - set(self.label_names)
         self._warn_about_skipped_modules()
-        load_quantization(self.model, self.model.name_or_path)  # if it was saved with quantization ranges
+        load_quantization(self.model, self.model.name_or_path or "")  # if it was saved with quantization ranges
         self._steps_per_epoch = 1  # until train() knows the length of the data
         self._nonfinite_losses = 0  # in a row
         self.teacher = None
@@ -133,13 +134,14 @@ class SparseTrainerMixin(
             elif "input_ids" not in self.train_dataset.column_names:
                 logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
             else:
-                self._teacher_cache = self._open_teacher_cache(teacher_cache)
+                self._teacher_cache = self._open_teacher_cache(teacher_cache, self.teacher, self.train_dataset)
         self._best_model_after_epoch = (
             self.manager.final_epoch if best_model_after_epoch is None else best_model_after_epoch
         )
-        if self.manager.modifiers:
+        recipe = self.manager.recipe
+        if recipe is not None and self.manager.modifiers:
             self.add_callback(_ManagerCallback(self))
-            add_dashboards(self, self.manager.recipe)
+            add_dashboards(self, recipe)
             self.add_callback(LogIntervalCallback)
             self._apply_recipe_overrides()
 
@@ -150,14 +152,15 @@ class SparseTrainerMixin(
 
     def _refuse_split_weights(self) -> None:
         """Raise ManagerError if a launcher splits each weight between processes."""
+        recipe = self.manager.recipe
         for name, enabled in (("FSDP", self.is_fsdp_enabled), ("DeepSpeed", self.is_deepspeed_enabled)):
-            if enabled and self.manager.modifiers:
-                raise ManagerError(f"{self.manager.recipe.source}: {split_weights_error(name)}")
+            if enabled and recipe is not None and self.manager.modifiers:
+                raise ManagerError(f"{recipe.source}: {split_weights_error(name)}")
 
     def _warn_about_skipped_modules(self) -> None:
         """Warn of modules that the recipe names and its modifiers skip; runs the model once on one row of features."""
         example, dataset = None, self.train_dataset
-        if self.manager.quantizes and has_length(dataset):
+        if self.manager.quantizes and dataset is not None and has_length(self.train_dataset):
             if isinstance(dataset, datasets.Dataset):
                 dataset = self._remove_unused_columns(dataset, description="training")
             row = self.data_collator([dataset[0]])
@@ -211,7 +214,8 @@ class SparseTrainerMixin(
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         if self.lr_scheduler is None and self.manager.sets_learning_rate:
-            self.lr_scheduler = RecipeScheduler(optimizer or self.optimizer, self.manager, self._steps_per_epoch)
+            scheduler = RecipeScheduler(optimizer or self.optimizer, self.manager, self._steps_per_epoch)
+            vars(self)["lr_scheduler"] = scheduler  # Trainer takes any scheduler, and annotates a LambdaLR
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -238,8 +242,9 @@ class SparseTrainerMixin(
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
             dropped = set(inspect.signature(self.model.forward).parameters) - self._student_inputs
-            kept = [name for name in self._signature_columns if name not in dropped]
-            self._signature_columns = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
+            columns = signature_columns(self)
+            kept = [name for name in columns if name not in dropped]
+            columns[:] = kept + [name for name in sorted(self._teacher_inputs) if name not in kept]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import torch
-from torch.utils.data import Dataset
 from transformers.modelcard import TASK_MAPPING
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX, fingerprint
@@ -25,11 +25,15 @@ from sparsification.report.profiling import BATCH
 from sparsification.report.results import RunResult, redact_secrets
 from sparsification.report.tables import result_table
 from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.trainer.trainer_base import TrainerBase, signature_columns
+
+if TYPE_CHECKING:
+    from sparsification.trainer.trainer_base import SizedDataset
 
 EXPORTED = {"onnx": ("ONNX", ONNX_FILE), "onnx_sparse": ("ONNX sparse", SPARSE_FILE)}
 
 
-class ReportMixin:
+class ReportMixin(TrainerBase):
     """Reports the run of a Trainer that has a ``manager`` and a ``teacher``."""
 
     result: RunResult | None = None  # set by write_report
@@ -44,6 +48,8 @@ class ReportMixin:
     ) -> None:
         """Write the report of a run by a recipe into its output folder, and send its results to the dashboards.
 
+        Without a recipe there is no report.
+
         Args:
             command: the command line; values of access tokens are not shown.
             metrics: names of the task's metrics, without prefix -> labels; the last one is the main metric.
@@ -52,7 +58,8 @@ class ReportMixin:
             teacher_folder: folder with the teacher's weights, if there is one.
             onnx_folder: folder that ``export_onnx`` has written, if it has.
         """
-        if not self.is_world_process_zero():
+        recipe = self.manager.recipe
+        if recipe is None or not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model).eval()
@@ -75,8 +82,8 @@ class ReportMixin:
         self.result = RunResult(
             name=folder.resolve().name,
             command=shlex.join(redact_secrets(list(command))),
-            recipe_source=self.manager.recipe.source,
-            recipe=self.manager.recipe.to_yaml(),
+            recipe_source=recipe.source,
+            recipe=recipe.to_yaml(),
             metrics=dict(metrics),
             models=models,
             tokens=next(iter(batch.values())).shape[1] if batch else None,
@@ -104,7 +111,7 @@ class ReportMixin:
         features = [dataset[index] for index in range(min(BATCH, len(dataset)))]
         return self._prepare_inputs(self.data_collator(features))
 
-    def _sample_dataset(self) -> Dataset | None:
+    def _sample_dataset(self) -> SizedDataset | None:
         """The evaluation data, of several data sets the first; without them the training data."""
         dataset = self.train_dataset if self.eval_dataset is None else self.eval_dataset
         return next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
@@ -118,12 +125,10 @@ class ReportMixin:
     def _data_texts(self) -> dict[str, str]:
         """Number of features of each split, and a hash of the columns that the model uses."""
         self._set_signature_columns_if_needed()
-        texts = {}
+        columns, texts = signature_columns(self), {}
         for split, dataset in (("training", self.train_dataset), ("evaluation", self.eval_dataset)):
             if isinstance(dataset, datasets.Dataset):
-                seen = sorted(
-                    name for name in dataset.column_names if name in self._signature_columns and name != SAMPLE_INDEX
-                )
+                seen = sorted(name for name in dataset.column_names if name in columns and name != SAMPLE_INDEX)
                 texts[split] = f"{len(dataset):,} features, sha256 {fingerprint(dataset, seen)[:16]}"
         return texts
 
@@ -165,7 +170,10 @@ def _first(value: str | Sequence[str] | None) -> str | None:
 
 def _task_of(model: torch.nn.Module) -> str | None:
     """The hub's name of the task of a model's class."""
-    return next((task for task, names in TASK_MAPPING.items() if type(model).__name__ in names.values()), None)
+    name = type(model).__name__
+    return next(
+        (task for task, names in TASK_MAPPING.items() if isinstance(names, Mapping) and name in names.values()), None
+    )
 
 
 def _exported(folder: str | Path | None) -> dict[str, tuple[str, Path]]:

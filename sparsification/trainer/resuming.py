@@ -19,6 +19,7 @@ from sparsification.quantization.checkpoint import load_quantization, save_quant
 from sparsification.quantization.modules import enable_fake_quant
 from sparsification.recipe.model import RECIPE_FILE
 from sparsification.trainer.epoch_length import EPOCH_FILE, EpochLength, what_differs
+from sparsification.trainer.trainer_base import TrainerBase
 
 STATE_FILE = "sparsification.safetensors"
 
@@ -38,7 +39,7 @@ def _weights_only_errors(checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
-class ResumeMixin:
+class ResumeMixin(TrainerBase):
     """Saves the recipe's state in checkpoints, and refuses checkpoints that do not fit the run."""
 
     _epoch_length: EpochLength | None = None  # set by train(); None if the data have no length
@@ -96,8 +97,9 @@ class ResumeMixin:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        unfinished = checkpoint is not None and self.state.global_step < self.state.max_steps
-        if unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():  # Trainer would continue with a new optimizer
+        unfinished = self.state.global_step < self.state.max_steps
+        if checkpoint is not None and unfinished and not Path(checkpoint, OPTIMIZER_NAME).is_file():
+            # Trainer would continue with a new optimizer.
             raise CheckpointError(
                 f"{checkpoint} cannot be resumed: it has no {OPTIMIZER_NAME} (--save_only_model leaves it out). To "
                 f"start a new run from its weights, give --model_name_or_path {checkpoint} and another --output_dir"
@@ -118,7 +120,7 @@ class ResumeMixin:
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if not Path(best).is_dir():  # Trainer would continue with the last weights
+        if best is None or not Path(best).is_dir():  # Trainer would continue with the last weights
             raise CheckpointError(
                 f"--load_best_model_at_end: process {self.args.process_index} does not find the best checkpoint "
                 f"{best}. Keep it until the run ends. On several machines, use an --output_dir on a shared disk, or "
@@ -126,19 +128,20 @@ class ResumeMixin:
             )
         super()._load_best_model()
         model = self.accelerator.unwrap_model(self.model)
-        if not load_quantization(model, self.state.best_model_checkpoint):
+        if not load_quantization(model, best):
             enable_fake_quant(model, False)
 
     def _saved_state(self, checkpoint: str) -> dict[str, torch.Tensor]:
         """Load the manager's state from a checkpoint of the same recipe."""
-        if not self.manager.modifiers:
+        recipe = self.manager.recipe
+        if recipe is None or not self.manager.modifiers:
             return {}
         saved_recipe = Path(checkpoint, RECIPE_FILE)
         if not saved_recipe.is_file() or not Path(checkpoint, STATE_FILE).is_file():
             raise ManagerError(f"{checkpoint} cannot be resumed with a recipe: it was saved without one")
-        if saved_recipe.read_text(encoding="utf-8") != self.manager.recipe.to_yaml():
+        if saved_recipe.read_text(encoding="utf-8") != recipe.to_yaml():
             raise ManagerError(
-                f"{checkpoint} cannot be resumed with {self.manager.recipe.source}: it was trained by another recipe "
+                f"{checkpoint} cannot be resumed with {recipe.source}: it was trained by another recipe "
                 f"(see {saved_recipe}), or with other --recipe_args"
             )
         return load_file(os.path.join(checkpoint, STATE_FILE))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import datasets
 import torch
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX
+from sparsification.trainer.trainer_base import TrainerBase
+
+if TYPE_CHECKING:
+    from sparsification.trainer.trainer_base import SizedDataset
 
 
-class SamplingMixin:
+class SamplingMixin(TrainerBase):
     """Draws from a Trainer's training data for its ``manager``, as functions of the seed and of a moment."""
 
     def _sample_gradients(
@@ -53,8 +58,10 @@ class SamplingMixin:
         batches = [self._batch_for_student(rows[first : first + batch_size]) for first in starts]
         return [{name: value for name, value in batch.items() if name not in self.label_names} for batch in batches]
 
-    def _training_rows(self) -> Sequence[dict]:
+    def _training_rows(self) -> SizedDataset:
         dataset = self.train_dataset
+        if dataset is None:
+            raise ValueError("train_dataset must be given to sample training data, got None")
         if isinstance(dataset, datasets.Dataset):
             dataset = self._remove_unused_columns(dataset, description="training")
         return dataset

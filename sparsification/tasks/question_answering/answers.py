@@ -94,9 +94,12 @@ def postprocess_qa_predictions(
             exponentials = np.exp(scores - scores.max())
             written.add(example_id, texts, exponentials / exponentials.sum(), starts, ends)
 
-    if written is not None:
+    if output_dir is not None:
         os.makedirs(output_dir, exist_ok=True)
-        contents = {"predictions.json": answers, "nbest_predictions.json": written}
+        contents: dict[str, Mapping[str, Any] | _NBestText | None] = {
+            "predictions.json": answers,
+            "nbest_predictions.json": written,
+        }
         if version_2_with_negative:
             contents["null_odds.json"] = null_odds
         for name, content in contents.items():
@@ -147,7 +150,8 @@ def all_spans(
     """Find the best spans of all features, in the features' order, and the lowest no-answer score of each question."""
     number_of = {example_id: number for number, example_id in enumerate(ids)}
     no_logits = np.zeros(0, np.float32)
-    spans = nulls = [Spans(*[np.zeros(0, np.int32)] * 3, no_logits, no_logits)]
+    nothing = np.zeros(0, np.int32)
+    spans = nulls = [Spans(nothing, nothing, nothing, no_logits, no_logits)]
     if len(features):
         spans, nulls = [], []
     if isinstance(features, Dataset):
@@ -158,12 +162,12 @@ def all_spans(
         table = features[rows] if isinstance(features, Dataset) else _feature_table(features[rows])
         owners = np.array([number_of.get(name, -1) for name in table["example_id"].to_pylist()], np.int32)
         cls = table["cls_index"].to_numpy() if "cls_index" in table.column_names else np.zeros(len(owners), np.int64)
-        logits = [np.asarray(part[rows]) for part in predictions]
-        at_cls = [part[np.arange(len(cls)), cls] for part in logits]
+        starts, ends = (np.asarray(part[rows]) for part in predictions)
+        at_cls = [part[np.arange(len(cls)), cls] for part in (starts, ends)]
         nulls.append(Spans(owners, np.zeros_like(owners), np.zeros_like(owners), *at_cls))
         # The column's type was inferred; a data set without any context token has another one.
         offsets = table["offset_mapping"].combine_chunks().cast(ARROW_TYPES["offset_mapping"])
-        spans.append(_feature_spans(owners, offsets, *logits, n_best_size, max_answer_length))
+        spans.append(_feature_spans(owners, offsets, starts, ends, n_best_size, max_answer_length))
     lowest = Spans.concatenate(nulls)
     lowest = lowest.take(np.lexsort((lowest.scores, lowest.questions)))
     return Spans.concatenate(spans), lowest.take(np.unique(lowest.questions, return_index=True)[1])

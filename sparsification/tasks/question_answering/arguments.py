@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import DataClassType
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
@@ -177,7 +178,9 @@ def parse_arguments(argv: list[str]) -> Flags:
         UsageError: an unknown flag or key, or a value that is refused.
         SparsificationError: a flag of 2021 without an equivalent today, a wrong recipe, or no compiler for the export.
     """
-    parser = ArgumentParser((ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
+    parser = ArgumentParser(
+        map(DataClassType, (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
+    )
     accept_files_and_lists(parser)
     values, warnings, place = parse_command_line(parser, argv)
     if line := name_dashboards(values):
@@ -188,7 +191,8 @@ def parse_arguments(argv: list[str]) -> Flags:
     prepare_export(values.onnx_export_path, values.onnx_target)
     # Last, because Transformers' arguments detect devices, which takes seconds.
     try:
-        return Flags(*parser.parse_dict(vars(values)), manager)
+        model, data, sparse, training = parser.parse_dict(vars(values))
+        return Flags(model, data, sparse, training, manager)
     except (ValueError, TypeError, ImportError) as error:  # raised by the arguments' own checks
         if values.ddp_backend is not None and "process group" in str(error):
             message = f"--ddp_backend {values.ddp_backend}: needs several processes; launch with torchrun"

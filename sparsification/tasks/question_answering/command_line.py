@@ -40,7 +40,7 @@ def accept_files_and_lists(parser: HfArgumentParser) -> None:
     for flag in _lists(parser):
         parser._option_string_actions[flag].nargs = "+"
     for action in parser._actions:
-        if "no" in (action.choices or ()):
+        if "no" in (action.choices or ()) and callable(action.type):
             action.type = functools.partial(_word, action.type)
     parser._option_string_actions["--report_to"].default = None  # to distinguish a given value from the default
     parser._option_string_actions["--include_num_input_tokens_seen"].type = _counted_tokens

@@ -90,7 +90,7 @@ def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:
     """
     tokenizer, teacher = models.feature_tokenizer, models.teacher
     length = resolve_max_seq_length(tokenizer, models.model, data_args.max_seq_length)
-    check_model(models.model, tokenizer, models.model.name_or_path, length)
+    check_model(models.model, tokenizer, models.model.name_or_path or "", length)
     if teacher is not None:
         limit = position_limit(teacher)
         if limit is not None and limit < length:

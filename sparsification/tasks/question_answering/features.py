@@ -202,11 +202,17 @@ def _answer_span(
     text, start_char = given
     end_char = start_char + len(text)
 
+    def characters(token: int) -> tuple[int, int]:
+        span = feature.token_to_chars(token)
+        if span is None:
+            raise ValueError(f"a window must have tokens of the context only, got a special token at {token}")
+        return span
+
     def begins(token: int) -> int:
-        return feature.token_to_chars(token)[0]
+        return characters(token)[0]
 
     def ends(token: int) -> int:
-        return feature.token_to_chars(token)[1]
+        return characters(token)[1]
 
     if begins(first) > start_char or ends(last) < end_char:
         return None

@@ -3,7 +3,10 @@
 import logging
 
 import torch
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, get_scheduler
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from sparsification.tasks.errors import UsageError
 from sparsification.tasks.question_answering.arguments import Flags
@@ -39,39 +42,48 @@ def check_flags(flags: Flags) -> None:
         _check_hub(flags.training)
 
 
+class _SingleWeight(PreTrainedModel):
+    """A model with one weight of size one."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.linear = torch.nn.Linear(1, 1)
+
+
 def _optimizer_problem(flags: Flags) -> str | None:
     """Make the optimizer and the scheduler for a weight of size one; return the error of torch or Transformers."""
     args = flags.training
     if not args.do_train or args.optim_target_modules is not None:
         return None
-    weight = torch.nn.Linear(1, 1)
+    weight = _SingleWeight(PreTrainedConfig())
     try:
-        kind, settings = Trainer.get_optimizer_cls_and_kwargs(args, weight)
-        optimizer = kind(weight.parameters(), **settings)
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, weight)
+        optimizer = kind(weight.parameters(), **options)
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        return (
-            f"--optim {args.optim.value}, --optim_args {args.optim_args}, --learning_rate {args.learning_rate}: {error}"
-        )
+        name = OptimizerNames(args.optim).value
+        return f"--optim {name}, --optim_args {args.optim_args}, --learning_rate {args.learning_rate}: {error}"
     if flags.manager.sets_learning_rate:
         return None
+    settings = args.lr_scheduler_kwargs
     try:
         get_scheduler(
             args.lr_scheduler_type,
             optimizer,
             num_warmup_steps=args.get_warmup_steps(100),
             num_training_steps=100,
-            scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+            scheduler_specific_kwargs=settings if isinstance(settings, dict) else None,
         )
     except (ValueError, TypeError) as error:
         return (
-            f"--lr_scheduler_type {args.lr_scheduler_type.value}, --lr_scheduler_kwargs "
+            f"--lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value}, --lr_scheduler_kwargs "
             f"{args.lr_scheduler_kwargs}: {error}"
         )
     return None
 
 
 def _accelerator_problem(flags: Flags) -> str | None:
-    accumulation = flags.training.accelerator_config.gradient_accumulation_kwargs or {}
+    config = flags.training.accelerator_config
+    accumulation: dict = (config.gradient_accumulation_kwargs if isinstance(config, AcceleratorConfig) else None) or {}
     if "num_steps" in accumulation and flags.training.gradient_accumulation_steps > 1:
         return (
             f"--gradient_accumulation_steps {flags.training.gradient_accumulation_steps} and num_steps "

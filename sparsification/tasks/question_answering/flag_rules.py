@@ -14,6 +14,7 @@ from typing import Any, Literal
 from transformers.trainer_utils import IntervalStrategy
 
 from sparsification.export.targets import SPARSE_TARGET
+from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.tasks.question_answering.arguments import Flags
 from sparsification.trainer.split_weights import split_weights_error
@@ -50,6 +51,11 @@ class Rule:
 def _scores(flags: Flags) -> tuple[str, ...]:
     """Names of the metrics that an evaluation computes."""
     return SCORES_V2 if flags.data.version_2_with_negative else SCORES
+
+
+def _given_with(flag: str, recipe: Callable[[ScheduledModifierManager], bool]) -> Callable[[Flags], bool]:
+    """Condition that a flag is given together with a recipe of some kind."""
+    return lambda flags: bool(flags.value(flag)) and recipe(flags.manager)
 
 
 def _below(flag: str, least: float) -> Rule:
@@ -94,6 +100,7 @@ RULES: tuple[Rule, ...] = (
         "refused",
         lambda flags: (
             flags.compares_checkpoints
+            and flags.training.metric_for_best_model is not None
             and flags.training.metric_for_best_model.removeprefix("eval_") not in (*_scores(flags), *SPEED)
         ),
         f"no such metric: there are {', '.join(SCORES)} or, with --version_2_with_negative, {', '.join(SCORES_V2)}",
@@ -166,7 +173,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "debug",
         "refused",
-        lambda flags: any(str(option.value) == "underflow_overflow" for option in flags.training.debug),
+        lambda flags: "underflow_overflow" in flags.training.debug,
         "its detector fails on the boolean masks of today's attention; a run stops at the first non-finite loss",
     ),
     Rule(
@@ -257,7 +264,7 @@ RULES: tuple[Rule, ...] = (
         Rule(
             flag,
             "refused",
-            lambda flags, flag=flag: bool(flags.value(flag)) and flags.manager.quantizes,
+            _given_with(flag, lambda manager: manager.quantizes),
             "it computes each layer again in the backward pass, which would update the recipe's int8 ranges twice",
         )
         for flag in ("gradient_checkpointing", "activation_checkpointing")
@@ -266,7 +273,7 @@ RULES: tuple[Rule, ...] = (
         Rule(
             flag,
             "refused",
-            lambda flags, flag=flag: bool(flags.value(flag)) and bool(flags.manager.modifiers),
+            _given_with(flag, lambda manager: bool(manager.modifiers)),
             split_weights_error(launcher),
         )
         for flag, launcher in (("fsdp", "FSDP"), ("deepspeed", "DeepSpeed"))

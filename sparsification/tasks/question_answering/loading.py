@@ -47,8 +47,10 @@ def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model:
     settings = hub_settings(flags.model)
     asked = flags.manager.needs_reference if flags.sparse.one_shot else flags.training.do_train
     name = flags.sparse.distill_teacher if asked else "disable"
-    recipe = flags.manager.recipe.source if flags.manager.distills or flags.manager.needs_reference else None
-    teacher = load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, recipe, **settings)
+    recipe = flags.manager.recipe
+    distills = flags.manager.distills or flags.manager.needs_reference
+    source = recipe.source if recipe is not None and distills else None
+    teacher = load_teacher(name, AutoModelForQuestionAnswering, model, tokenizer, source, **settings)
     if teacher is None:
         return Models(tokenizer, model, None, None, tokenizer)
     own = teacher_tokenizer(name, tokenizer, **settings)

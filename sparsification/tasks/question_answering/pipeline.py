@@ -211,7 +211,7 @@ def predict(
         metrics = trainer.predict(features, examples).metrics
     finally:
         trainer.compute_metrics = score
-    return save_metrics(trainer, "predict", metrics, data_args.max_predict_samples, features)
+    return save_metrics(trainer, "predict", metrics or {}, data_args.max_predict_samples, features)
 
 
 def save_metrics(

@@ -91,11 +91,11 @@ class Model:
         # One window at a time, so that none is padded; most contexts have few windows.
         outputs = [self.logits({name: np.array([row[name]], np.int64) for name in names}) for row in rows]
         width = max(len(row["input_ids"]) for row in rows)
-        logits = tuple(
+        starts, ends = (
             np.concatenate([np.pad(output[part], [(0, 0), (0, width - output[part].shape[1])]) for output in outputs])
             for part in range(2)
         )
-        spans, nulls = all_spans(["0"], rows, logits, N_BEST_SIZE, max_answer_length)
+        spans, nulls = all_spans(["0"], rows, (starts, ends), N_BEST_SIZE, max_answer_length)
         return _ranked(context, spans, nulls if version_2_with_negative else None)
 
     def _windows(self, question: str, max_seq_length: int | None, doc_stride: int | None) -> tuple[int, int]:

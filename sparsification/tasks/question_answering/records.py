@@ -232,19 +232,18 @@ def _answers(value: Any, where: str) -> dict[str, list]:
         starts = [answer.get("answer_start") for answer in value]
     else:
         texts = starts = None
-    good = (
-        isinstance(texts, list)
-        and isinstance(starts, list)
-        and len(texts) == len(starts)
-        and all(isinstance(text, str) for text in texts)
+    if (
+        not isinstance(texts, list)
+        or not isinstance(starts, list)
+        or len(texts) != len(starts)
+        or not all(isinstance(text, str) for text in texts)
         # The start of an empty text has no meaning; some tools write -1.
-        and all(
+        or not all(
             isinstance(start, int) and 0 <= start < 2**31
             for text, start in zip(texts, starts, strict=True)
             if text.strip()
         )
-    )
-    if not good:
+    ):
         raise DataError(
             f"{where}: 'answers' must be {{'text': [texts], 'answer_start': [numbers]}} with one number >= 0 for each "
             f"text, got {_brief(value)}"

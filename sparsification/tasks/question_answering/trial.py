@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from sparsification.errors import SparsificationError
 from sparsification.export.targets import SPARSE_TARGET
 from sparsification.tasks.errors import UsageError
+from sparsification.tasks.output_dir import output_folder
 from sparsification.tasks.question_answering import feature_sets, loading, pipeline
 from sparsification.tasks.question_answering.arguments import Flags
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
@@ -93,8 +93,9 @@ def _run(
     train_count = args.per_device_train_batch_size * args.world_size
     eval_count = args.per_device_eval_batch_size * args.world_size
     cutting = feature_sets.cutting(models, flags.data)
-    by_length = {"length_column": feature_sets.length_column(args)}
-    train_dataset = Dataset(prepare_train_features(raw_datasets["train"][:train_count], **cutting, **by_length))
+    by_length = feature_sets.length_column(args)
+    train_rows = raw_datasets["train"][:train_count]
+    train_dataset = Dataset(prepare_train_features(train_rows, **cutting, length_column=by_length))
     eval_dataset = eval_examples = None
     if args.do_eval:
         eval_examples = loading.limited(raw_datasets["validation"], eval_count)
@@ -110,7 +111,7 @@ def _run(
     if flags.sparse.onnx_export_path is not None:
         # The weights are not pruned yet, so the sparse operators cannot be tried.
         target = "onnxruntime" if flags.sparse.onnx_target == SPARSE_TARGET else flags.sparse.onnx_target
-        folder = Path(args.output_dir) / "onnx"
+        folder = output_folder(args) / "onnx"
         trainer.export_onnx(folder, target, flags.sparse.onnx_opset, flags.sparse.onnx_exporter)
 
 
