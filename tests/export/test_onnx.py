@@ -28,6 +28,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
+from helpers.exports import INPUTS, OUTPUTS, _batch
 from sparsification.export import onnx as export
 from sparsification.export import prepare
 from sparsification.export import verify as export_check
@@ -36,8 +37,6 @@ from sparsification.export.verify import ExportError, OnnxModel
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
 MAX_LENGTH = 64
-OUTPUTS = ["start_logits", "end_logits"]
-BERT_INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 SIZE = {
     "vocab_size": 31,
     "hidden_size": 32,
@@ -75,21 +74,7 @@ def _albert() -> AlbertForQuestionAnswering:
     return AlbertForQuestionAnswering(AlbertConfig(**size | {"initializer_range": 0.1}))
 
 
-def _batch(rows: int, length: int, names=BERT_INPUTS, pad: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Features as a tokenizer pads them: the last row full, the others shorter."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, 31, (rows, length), generator=generator)
-    lengths = torch.arange(length - rows + 1, length + 1).clamp(min=1)
-    mask = (torch.arange(length) < lengths[:, None]).long()
-    tensors = {
-        "input_ids": torch.where(mask == 1, ids, pad),
-        "attention_mask": mask,
-        "token_type_ids": mask * (torch.arange(length) >= length // 3),
-    }
-    return {name: tensors[name] for name in names}
-
-
-def _export(model, output_dir, tokenizer=None, names=BERT_INPUTS, batches=None, **options):
+def _export(model, output_dir, tokenizer=None, names=INPUTS, batches=None, **options):
     batches = [_batch(3, 17, names)] if batches is None else batches
     return export_onnx(
         model, output_dir, tokenizer, input_names=names, output_names=OUTPUTS, check_batches=batches, **options
@@ -112,11 +97,11 @@ def exported(tmp_path_factory):
 
 
 FAMILIES = {
-    "bert": (_bert, BERT_INPUTS, 0),
-    "distilbert": (_distilbert, BERT_INPUTS[:2], 0),
-    "roberta": (_roberta, BERT_INPUTS[:2], 1),
-    "electra": (_electra, BERT_INPUTS, 0),
-    "albert": (_albert, BERT_INPUTS, 0),
+    "bert": (_bert, INPUTS, 0),
+    "distilbert": (_distilbert, INPUTS[:2], 0),
+    "roberta": (_roberta, INPUTS[:2], 1),
+    "electra": (_electra, INPUTS, 0),
+    "albert": (_albert, INPUTS, 0),
 }
 
 
@@ -160,7 +145,7 @@ def test_names_and_dynamic_axes_of_the_graph(exported):
     axes = {
         value.name: [d.dim_param for d in value.type.tensor_type.shape.dim] for value in (*graph.input, *graph.output)
     }
-    assert list(axes) == [*BERT_INPUTS, *OUTPUTS]
+    assert list(axes) == [*INPUTS, *OUTPUTS]
     assert all(names == ["batch", "sequence"] for names in axes.values())
 
 
@@ -407,9 +392,9 @@ def test_ctrl_c_leaves_nothing(target, monkeypatch):
 def test_missing_names_and_features_are_named(target):
     model = _bert()
     with pytest.raises(ExportError, match="lack the model's input 'token_type_ids'; they have .'attention_mask'"):
-        _export(model, target, batches=[_batch(1, 8, BERT_INPUTS[:2])])
+        _export(model, target, batches=[_batch(1, 8, INPUTS[:2])])
     with pytest.raises(ExportError, match="has no output 'logits'; it has .'start_logits', 'end_logits'."):
-        export_onnx(model, target, input_names=BERT_INPUTS, output_names=["logits"], check_batches=[_batch(1, 8)])
+        export_onnx(model, target, input_names=INPUTS, output_names=["logits"], check_batches=[_batch(1, 8)])
     with pytest.raises(ExportError, match="no feature to check"):
         _export(model, target, batches=[])
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.two_questions import CONTEXT, WORDS, two_questions
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -26,9 +26,6 @@ def window_of(offsets: list, sequence_ids: list, context_index: int) -> tuple[in
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Answers
-
-CONTEXT = "one two three four five six seven eight nine ten eleven twelve"
-WORDS = [match.span() for match in re.finditer(r"\w+", CONTEXT)]
 
 
 def plain_answer(rows: list[dict], starts: list, ends: list, n_best: int, longest: int, with_null: bool) -> list[tuple]:
@@ -168,16 +165,6 @@ def test_answers_of_a_question_do_not_depend_on_the_others(asked, n_best, longes
             (text, float(weight), float(start), float(end))
             for (text, _, start, end), weight in zip(expected, weights / weights.sum(), strict=True)
         ]
-
-
-def two_questions() -> tuple[list[dict], list[dict], tuple[np.ndarray, np.ndarray]]:
-    """Two questions of one feature each; the best answers are "two three" and "nine"."""
-    examples = [{"id": "a", "context": CONTEXT}, {"id": "b", "context": CONTEXT}]
-    features = [{"example_id": name, "offset_mapping": [None, None, *WORDS, None]} for name in "ba"]
-    starts, ends = np.full((2, 15), -5.0, np.float32), np.full((2, 15), -5.0, np.float32)
-    starts[0, 2 + 8] = ends[0, 2 + 8] = 4
-    starts[1, 2 + 1] = ends[1, 2 + 2] = 4
-    return examples, features, (starts, ends)
 
 
 def test_answers_come_in_the_order_of_the_examples_and_from_data_sets_too(tmp_path):

@@ -2,18 +2,15 @@
 
 import io
 import json
-import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.two_questions import two_questions
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.nbest_json import _NBestText, write_json
-
-CONTEXT = "one two three four five six seven eight nine ten eleven twelve"
-WORDS = [match.span() for match in re.finditer(r"\w+", CONTEXT)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -32,16 +29,6 @@ def test_n_best_lists_are_written_as_json_writes_them(rows):
     ]
     lists = [json.dumps({name: records}, indent=4)[2:-2] for name in texts]
     assert written.getvalue() == "{\n" + ",\n".join(lists) + "\n}"
-
-
-def two_questions() -> tuple[list[dict], list[dict], tuple[np.ndarray, np.ndarray]]:
-    """Two questions of one feature each; the best answers are "two three" and "nine"."""
-    examples = [{"id": "a", "context": CONTEXT}, {"id": "b", "context": CONTEXT}]
-    features = [{"example_id": name, "offset_mapping": [None, None, *WORDS, None]} for name in "ba"]
-    starts, ends = np.full((2, 15), -5.0, np.float32), np.full((2, 15), -5.0, np.float32)
-    starts[0, 2 + 8] = ends[0, 2 + 8] = 4
-    starts[1, 2 + 1] = ends[1, 2 + 2] = 4
-    return examples, features, (starts, ends)
 
 
 def test_files_carry_the_prefix_and_no_unfinished_file_stays(tmp_path):
