@@ -53,6 +53,7 @@ def set_up_logging(training_args: TrainingArguments) -> None:
     datasets.utils.logging.set_verbosity(logging.WARNING if concise else level)
     datasets.utils.logging.disable_propagation()  # or the root logger prints each message again
     transformers.utils.logging.set_verbosity(level)
+    transformers.utils.logging.disable_propagation()  # the same; on where the environment says CI=true
     transformers.utils.logging.enable_default_handler()
     transformers.utils.logging.enable_explicit_format()
     for name in (*PER_FILE, TRAINER):

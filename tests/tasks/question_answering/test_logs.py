@@ -17,6 +17,7 @@ modifiers:
   - !GMPruningModifier {params: __ENCODER__, start_epoch: 0.0, end_epoch: 0.5, final_sparsity: 0.8}
   - !DistillationModifier {hardness: 0.5}
 """
+ENVIRONMENT = {**os.environ, "CI": "true"}  # where Transformers passes its messages on to the root logger
 OPTIONAL = ("wandb", "trackio", "tensorboard")
 HEAVY = (*OPTIONAL, "matplotlib")  # matplotlib draws the report, and takes its time to import
 # Runs the script, then prints the optional packages that it has imported.
@@ -37,7 +38,7 @@ def run(*arguments: object, names: tuple[str, ...] = HEAVY) -> tuple[list[str], 
     """
     command = [sys.executable, "-c", WRAPPER, json.dumps(names), *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=os.environ
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=ENVIRONMENT
     )
     assert done.returncode == 0, done.stdout
     *lines, last = done.stdout.splitlines()
