@@ -49,12 +49,14 @@ class SparsificationArguments:
             "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],
         },
     )
-    onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
+    onnx_opset: int | None = field(
+        default=None, metadata={"help": "ONNX operator set of the exported file. Default: 18; 14 for DeepSparse."}
+    )
     onnx_exporter: str = field(
         default=AUTO,
         metadata={
             "help": "PyTorch's ONNX exporter: dynamo (opsets 18 to 23), torchscript (deprecated by PyTorch), or "
-            "auto, which is dynamo from opset 18 on, except for DeepSparse and XLNet.",
+            "auto, which is dynamo, but torchscript for XLNet, DeepSparse and other opsets.",
             "choices": [*EXPORTERS],
         },
     )

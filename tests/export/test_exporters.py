@@ -1,4 +1,4 @@
-"""Both of PyTorch's exporters write files that pass the same checks."""
+"""Both of PyTorch's exporters write files that pass the same checks, and dynamo is the default."""
 
 import warnings
 
@@ -11,7 +11,7 @@ from transformers import XLNetConfig, XLNetForQuestionAnsweringSimple
 
 from helpers.exports import CASES, FAMILIES, INPUTS, OUTPUTS, _batch, _bert, _export, _prune, _quantize
 from sparsification.export import exporters
-from sparsification.export.exporters import choose_exporter
+from sparsification.export.exporters import choose_exporter, default_opset
 from sparsification.export.verify import ExportError
 from sparsification.runtime.rewrite import rewrite_sparse
 
@@ -43,6 +43,20 @@ def test_auto_is_dynamo_where_it_passes_the_checks(exporter, model_type, opset, 
     assert choose_exporter(exporter, model_type, opset, target) == expected
 
 
+@pytest.mark.parametrize(
+    ("exporter", "target", "expected"),
+    [
+        ("auto", "onnxruntime", (18, "dynamo")),
+        ("torchscript", "onnxruntime", (18, "torchscript")),
+        ("auto", "deepsparse", (14, "torchscript")),
+        ("dynamo", "deepsparse", (18, "dynamo")),
+    ],
+)
+def test_default_opset_is_dynamos_oldest_and_an_older_one_for_deepsparse(exporter, target, expected):
+    opset = default_opset(exporter, target)
+    assert (opset, choose_exporter(exporter, "bert", opset, target)) == expected
+
+
 def test_impossible_choices_are_errors(tmp_path):
     with pytest.raises(ExportError, match="opset must be 18 to 23 for the dynamo exporter, got 17"):
         _export(_bert(1), tmp_path, opset=17, exporter="dynamo")
@@ -53,9 +67,9 @@ def test_impossible_choices_are_errors(tmp_path):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A BERT and the report of its export by the dynamo exporter."""
+    """A BERT and the report of its export by default."""
     model = _bert()
-    return model, _export(model, tmp_path_factory.mktemp("plain"), opset=18)
+    return model, _export(model, tmp_path_factory.mktemp("plain"), exporter="auto")
 
 
 def test_dynamo_file_equals_torch_on_every_batch_size_and_length(plain):
@@ -87,7 +101,7 @@ def test_dynamo_file_has_named_axes_and_nothing_of_the_machine(plain):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_onnx_runtime_fuses_gelu_and_leaves_layer_norm_as_it_is(exporter, tmp_path):
-    path = _export(_bert(), tmp_path, opset=18, exporter=exporter).path
+    path = _export(_bert(), tmp_path, exporter=exporter).path
     kinds = _optimized(path, tmp_path / "optimized.onnx")
     assert (kinds.count("BiasGelu"), kinds.count("Erf")) == (2, 0)
     assert "SkipLayerNormalization" not in kinds
@@ -98,7 +112,7 @@ def test_dynamo_exporter_says_nothing_and_leaves_the_model_as_it_was(tmp_path, c
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _export(model, tmp_path, opset=18)
+        _export(model, tmp_path, exporter="auto")
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -109,7 +123,7 @@ def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
     model = _quantize(_prune(make()), names, pad)
     fused, weights = {}, {}
     for exporter in ("dynamo", "torchscript"):
-        report = _export(model, tmp_path / exporter, names, pad, opset=18, exporter=exporter)
+        report = _export(model, tmp_path / exporter, names, pad, exporter)
         assert report.mean_difference < 0.1
         fused[exporter] = rewrite_sparse(report.path).fused
         tensors = onnx.load(report.path).graph.initializer
@@ -126,7 +140,7 @@ def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
 def test_quantized_outputs_are_recorded_by_the_dynamo_exporter(target, tmp_path):
     """An output quantizer's tensor is the next layer's input: one object in PyTorch, two in the exporter's run."""
     model = _quantize(_bert(1), **CASES["outputs"])
-    report = _export(model, tmp_path, target=target, opset=18, exporter="dynamo")
+    report = _export(model, tmp_path, target=target, exporter="dynamo")
     assert report.exporter == "dynamo"
     kinds = [node.op_type for node in onnx.load(report.path).graph.node]
     assert ("MatMulInteger" in kinds) == (target == "deepsparse")
@@ -139,13 +153,14 @@ def test_model_that_only_torchscript_exports_says_so_in_one_line(tmp_path):
     with pytest.raises(
         ExportError, match="dynamo exporter cannot export .*, try --onnx_exporter torchscript: "
     ) as raised:
-        _export(model, tmp_path, INPUTS[:2], opset=18, exporter="dynamo")
+        _export(model, tmp_path, INPUTS[:2], exporter="dynamo")
     assert "\n" not in str(raised.value)
-    assert _export(model, tmp_path, INPUTS[:2], opset=18).exporter == "torchscript"
+    report = _export(model, tmp_path, INPUTS[:2], exporter="auto")
+    assert (report.exporter, report.opset) == ("torchscript", 18)
 
 
 def test_registration_warnings_come_back_after_an_export(tmp_path):
     logger = exporters.REGISTRATION_LOGGER
     level = logger.level
-    _export(_bert(1), tmp_path, opset=18)
+    _export(_bert(1), tmp_path, exporter="auto")
     assert logger.level == level

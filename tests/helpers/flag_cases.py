@@ -269,9 +269,9 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
         refused(RECIPE + "--onnx_export_path {out}/onnx --onnx_opset 12", "it needs 13 or more"),
     ),
     "onnx_exporter": (
-        Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter dynamo"),
-        Case("--onnx_export_path {out}/onnx --onnx_opset 18 --onnx_exporter torchscript"),
-        refused("--onnx_export_path {out}/onnx --onnx_exporter dynamo", "opset must be 18 to 23"),
+        Case("--onnx_export_path {out}/onnx --onnx_exporter dynamo"),
+        Case("--onnx_export_path {out}/onnx --onnx_exporter torchscript"),
+        refused("--onnx_export_path {out}/onnx --onnx_opset 17 --onnx_exporter dynamo", "opset must be 18 to 23"),
     ),
     "best_model_after_epoch": (
         Case(BEST + "--best_model_after_epoch 0.1"),
