@@ -56,7 +56,7 @@ class SparsificationArguments:
         default=AUTO,
         metadata={
             "help": "PyTorch's ONNX exporter: dynamo (opsets 18 to 23), torchscript (deprecated by PyTorch), or "
-            "auto, which is dynamo, but torchscript for XLNet, DeepSparse and other opsets.",
+            "auto, which is dynamo, but torchscript for XLNet, mBART, DeepSparse and other opsets.",
             "choices": [*EXPORTERS],
         },
     )

@@ -25,7 +25,10 @@ DEFAULT_OPSET = DYNAMO_OPSETS.start
 # DeepSparse has been measured with it (benchmarks/onnx_engines.md), and optimizes fewer operators of 17 and 18.
 DEEPSPARSE_OPSET = 14
 # Models that the dynamo exporter of PyTorch 2.13 cannot export; by model type.
-_TORCHSCRIPT_ONLY = {"xlnet"}  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
+_TORCHSCRIPT_ONLY = {
+    "mbart",  # its squeeze() of a (batch, 1) tensor removes the batch axis, too, if there is one row
+    "xlnet",  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
+}
 REGISTRATION_LOGGER = logging.getLogger("torch.onnx._internal.exporter._registration")
 # Warnings on every BERT; the comparison afterwards covers what those of the TorchScript exporter suspect.
 _KNOWN_WARNINGS = (
@@ -48,7 +51,7 @@ def choose_exporter(exporter: str, model_type: str, opset: int, target: str) -> 
 
     Args:
         exporter: one of ``EXPORTERS``. "auto" is the dynamo exporter where it passes the checks that the TorchScript
-            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet.
+            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet and mBART.
         model_type: of the model's config.
         opset: ONNX operator set.
         target: engine.

@@ -92,8 +92,8 @@ def export_onnx(
         file_name: the model's name inside ``output_dir``.
         target: engine that the int8 graph of a quantized model is written for: "onnxruntime" (also for OpenVINO) or
             "deepsparse". Both run in ONNX Runtime, where they are checked.
-        exporter: PyTorch's exporter, "dynamo" or "torchscript". "auto" is dynamo, but torchscript for XLNet, for
-            DeepSparse and for opsets that dynamo does not write (it writes 18 to 23).
+        exporter: PyTorch's exporter, "dynamo" or "torchscript". "auto" is dynamo, but torchscript for XLNet,
+            mBART, DeepSparse and the opsets that dynamo does not write (it writes 18 to 23).
 
     Returns:
         The report of the check, which is logged as well.

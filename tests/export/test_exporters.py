@@ -7,9 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import XLNetConfig, XLNetForQuestionAnsweringSimple
+from transformers import MBartConfig, MBartForQuestionAnswering, XLNetConfig, XLNetForQuestionAnsweringSimple
 
 from helpers.exports import CASES, FAMILIES, INPUTS, OUTPUTS, _batch, _bert, _export, _prune, _quantize
+from helpers.models import BART
 from sparsification.export import exporters
 from sparsification.export.exporters import choose_exporter, default_opset
 from sparsification.export.verify import ExportError
@@ -33,6 +34,7 @@ def _optimized(path, target) -> list[str]:
         ("auto", "bert", 18, "onnxruntime", "dynamo"),
         ("auto", "bert", 18, "deepsparse", "torchscript"),
         ("auto", "xlnet", 18, "onnxruntime", "torchscript"),
+        ("auto", "mbart", 18, "onnxruntime", "torchscript"),
         ("auto", "bert", 23, "onnxruntime", "dynamo"),
         ("auto", "bert", 24, "onnxruntime", "torchscript"),
         ("torchscript", "bert", 20, "onnxruntime", "torchscript"),
@@ -157,6 +159,14 @@ def test_model_that_only_torchscript_exports_says_so_in_one_line(tmp_path):
     assert "\n" not in str(raised.value)
     report = _export(model, tmp_path, INPUTS[:2], exporter="auto")
     assert (report.exporter, report.opset) == ("torchscript", 18)
+
+
+def test_mbart_is_exported_with_one_row_too(tmp_path):
+    torch.manual_seed(0)
+    model = MBartForQuestionAnswering(MBartConfig(**BART | {"vocab_size": 31})).eval()
+    batches = [_batch(rows, 24, INPUTS[:2], pad=1) for rows in (4, 1)]
+    report = _export(model, tmp_path, INPUTS[:2], exporter="auto", batches=batches)
+    assert (report.exporter, report.num_features) == ("torchscript", 5)
 
 
 def test_registration_warnings_come_back_after_an_export(tmp_path):
