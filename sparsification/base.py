@@ -168,9 +168,9 @@ class Modifier:
         return False
 
     @property
-    def compares_layers(self) -> bool:
-        """Whether the teacher must run in every step, because cached logits are not enough."""
-        return False
+    def cached_layers(self) -> Mapping[str, nn.Module] | None:
+        """The teacher's layers to cache, by their outputs' names in ``teacher``; None: it must run in every step."""
+        return {}
 
     @property
     def teacher_inputs(self) -> Sequence[str] | None:
