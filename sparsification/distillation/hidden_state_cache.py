@@ -2,7 +2,7 @@
 
 They lie beside the teacher's logits, under the same key: each layer's output for each token of a feature, without
 padding, in 16 bits. A row is written once. A run uses what is on the disk from the first epoch on, so one that fills
-the cache and one that only reads it have the same losses.
+the cache and one that only reads it have the same losses, up to the last bits of the logits.
 """
 
 import contextlib
