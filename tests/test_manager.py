@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from helpers.plain_and_empty import without_dropout
 from helpers.trainers import SparseTrainer, arguments, make_data, make_model
 from sparsification.arguments import load_manager
 from sparsification.base import Modifier, TrainingStep
@@ -97,7 +98,7 @@ def test_loss_of_a_users_own_modifier_is_added_in_its_window_alone():
 def test_users_own_distillation_is_given_the_teacher():
     manager = ScheduledModifierManager.from_yaml(TEACHER, modifiers=OWN)
     student, teacher = logits()
-    assert manager.distills and manager.distills_at(TrainingStep(0, 10)) and not manager.compares_layers
+    assert manager.distills and manager.distills_at(TrainingStep(0, 10)) and manager.cached_layers == {}
     loss = manager.update_loss(torch.tensor(2.0), student, teacher, TrainingStep(0, 10))
     difference = (student["start_logits"] - teacher["start_logits"]).square().mean()
     assert loss.item() == pytest.approx(1.0 + 0.5 * difference.item())
@@ -159,11 +160,8 @@ def test_trainer_gives_a_users_own_distillation_the_teachers_outputs(tmp_path):
     args = arguments(tmp_path, max_steps=1)
     trainer = SparseTrainer(model=make_model(), args=args, train_dataset=batch, manager=manager, teacher=teacher)
     inputs = trainer.data_collator(batch)
-    for module in trainer.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     with torch.no_grad():
-        student, taught = trainer.model(**inputs), trainer.teacher(**inputs)
+        student, taught = without_dropout(trainer.model)(**inputs), trainer.teacher(**inputs)
     trainer.train()
     expected = 0.5 * student.loss + 0.5 * nn.functional.mse_loss(student.start_logits, taught.start_logits)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
