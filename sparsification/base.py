@@ -65,6 +65,7 @@ class Modifier:
     removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
     samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
+    samples_gradients: ClassVar[bool] = False  # of the task loss, which needs labels
 
     def __post_init__(self) -> None:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
