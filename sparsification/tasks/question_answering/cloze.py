@@ -13,8 +13,8 @@ from sparsification.tasks.question_answering.cloze_spans import TITLES, Span, an
 
 MIN_WORDS, MAX_WORDS = 6, 40  # of a sentence
 _SHORT = TITLES | frozenset("Jr Sr No Nos Vol Fig Op Mt Ft vs etc ca approx e.g i.e cf al Inc Ltd Co Corp".split())
-_BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*\s+|\n\s*")
 _NOTE = re.compile(r"\[[\w ]{1,20}\]")  # [1], [citation needed]
+_BOUNDARY = re.compile(rf"[.!?][\"'”’)\]]*(?:{_NOTE.pattern})*\s+|\n\s*")
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ def make_clozes(context: str, count: int, chance: random.Random) -> list[Cloze]:
     Returns:
         Questions in the order of their sentences.
     """
-    usable = []
-    for begin, end in sentence_bounds(context):
-        sentence = context[begin:end]
+    sentences = [(begin, context[begin:end]) for begin, end in sentence_bounds(context)]
+    made: list[Cloze] = []
+    for begin, sentence in chance.sample(sentences, len(sentences)):
+        if len(made) == count:
+            break
         if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS and not sentence.endswith("?"):
             spans = answer_spans(sentence, context)
-            usable += [(begin, sentence, spans)] if spans else []
-    chosen = sorted(chance.sample(range(len(usable)), min(count, len(usable))))
-    return [_cloze(*usable[index], chance) for index in chosen]
+            made += [_cloze(begin, sentence, chance.choice(spans))] if spans else []
+    return sorted(made, key=lambda cloze: cloze.start)
 
 
-def _cloze(begin: int, sentence: str, spans: list[Span], chance: random.Random) -> Cloze:
-    span = chance.choice(spans)
+def _cloze(begin: int, sentence: str, span: Span) -> Cloze:
     before, after = (_NOTE.sub("", part) for part in (sentence[: span.first], sentence[span.last :]))
     word = span.word
     if not before.strip("\"'“‘(["):
