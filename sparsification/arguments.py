@@ -29,8 +29,9 @@ class SparsificationArguments:
     teacher_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of cached teacher logits, which are computed once instead of in every epoch; 'off' for "
-            "data that changes between epochs. Default: --cache_dir, or the cache of the datasets library."
+            "help": "Folder of cached teacher logits, and of hidden states if the recipe caches them, which are "
+            "computed once instead of in every epoch; 'off' for data that changes between epochs. Default: "
+            "--cache_dir, or the cache of the datasets library."
         },
     )
     onnx_export_path: str | None = field(

@@ -13,7 +13,6 @@ from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
 MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
-
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
 
@@ -45,8 +44,7 @@ class Modifier:
 
     The fields are the keys of the recipe. The methods are hooks, named by the time at which they are called; each does
     nothing unless it is overridden. ``update`` runs after the backward pass and before the optimizer step, as in
-    SparseML. Manager, trainer, check and report use only these methods and properties, never the class, so that your
-    own modifiers have full support.
+    SparseML. Manager, trainer, check and report use only these, so that your own modifiers have full support.
     """
 
     start_epoch: float = -1.0  # -1: from the start
@@ -64,6 +62,7 @@ class Modifier:
     masks_units: ClassVar[bool] = False  # masks whole rows or columns, and the biases of rows
     removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
+    averages_weights: ClassVar[bool] = False  # reads the weights last, after the others' ``after_optimizer_step``
     samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
     samples_gradients: ClassVar[bool] = False  # of the task loss, which needs labels
 
@@ -169,9 +168,9 @@ class Modifier:
         return False
 
     @property
-    def compares_layers(self) -> bool:
-        """Whether the teacher must run in every step, because cached logits are not enough."""
-        return False
+    def cached_layers(self) -> Mapping[str, nn.Module] | None:
+        """The teacher's layers to cache, by their outputs' names in ``teacher``; None: it must run in every step."""
+        return {}
 
     @property
     def teacher_inputs(self) -> Sequence[str] | None:
@@ -267,6 +266,9 @@ class Modifier:
 
     def after_optimizer_step(self) -> None:
         """Called after the optimizer step."""
+
+    def after_last_step(self) -> None:
+        """Called at the end of training, before the last evaluation and checkpoint; may be called several times."""
 
     def finalize(self) -> None:
         """Called at the end of training."""

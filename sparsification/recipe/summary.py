@@ -2,6 +2,8 @@
 
 import math
 
+from torch import nn
+
 from sparsification.base import Modifier, TrainingStep
 from sparsification.recipe.model import Recipe
 
@@ -20,6 +22,7 @@ class RecipeSummary:
         self.modifiers: list[Modifier] = sorted(
             modifiers,
             key=lambda modifier: (
+                not modifier.averages_weights,
                 modifier.update_last,
                 modifier.active_range[1],
                 modifier.active_range[0],
@@ -78,9 +81,14 @@ class RecipeSummary:
         return not replaced or any(modifier.samples_gradients for modifier in self.modifiers)
 
     @property
-    def compares_layers(self) -> bool:
-        """Whether the teacher must run in every step, because cached logits are not enough."""
-        return any(modifier.compares_layers for modifier in self.modifiers)
+    def cached_layers(self) -> dict[str, nn.Module] | None:
+        """The teacher's layers to cache beside its logits; None: the teacher must run in every step."""
+        layers: dict[str, nn.Module] = {}
+        for modifier in self.modifiers:
+            if modifier.cached_layers is None:
+                return None
+            layers |= modifier.cached_layers
+        return layers
 
     @property
     def quantizes(self) -> bool:

@@ -77,6 +77,10 @@ class _ManagerCallback(TrainerCallback):
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer.manager.after_optimizer_step()
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            self._trainer.manager.after_last_step()
+
     def on_train_end(self, args, state, control, **kwargs):
         self._trainer.manager.finalize()
 
@@ -90,7 +94,8 @@ class SparseTrainerMixin(
         manager: the recipe's manager; None trains exactly as the Trainer alone does.
         teacher: model to distill from, with the student's outputs.
         teacher_inputs: columns that the teacher takes, without labels; None: all arguments of its ``forward``.
-        teacher_cache: folder of cached teacher logits, which are then computed once; None computes them in every epoch.
+        teacher_cache: folder of cached teacher logits, which are then computed once, and of hidden states if the recipe
+            sets ``cache_hidden_states``; None computes them in every epoch.
         best_model_after_epoch: only later checkpoints can be the best one; None: after the recipe's last change of
             masks or layers.
         *args, **kwargs: arguments of the Trainer.
@@ -129,12 +134,7 @@ class SparseTrainerMixin(
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
-            if self.manager.compares_layers:
-                logger.warning("The recipe compares layers with the teacher's: the teacher's logits are not cached.")
-            elif "input_ids" not in self.train_dataset.column_names:
-                logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
-            else:
-                self._teacher_cache = self._open_teacher_cache(teacher_cache, self.teacher, self.train_dataset)
+            self._open_teacher_cache(teacher_cache, self.teacher, self.train_dataset)
         self._best_model_after_epoch = (
             self.manager.final_epoch if best_model_after_epoch is None else best_model_after_epoch
         )
@@ -262,6 +262,10 @@ class SparseTrainerMixin(
         if self.state.global_step <= last_change:
             return False
         return super()._determine_best_metric(metrics, trial)
+
+    def _finalize_training(self, *args, **kwargs):
+        self.manager.after_last_step()  # of a run that stopped early; before the best checkpoint is loaded
+        return super()._finalize_training(*args, **kwargs)
 
     # One-shot
 

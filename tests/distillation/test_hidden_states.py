@@ -131,7 +131,7 @@ def test_padding_changes_neither_distillation_where_both_ignore_it(hardness, end
 
 def test_a_term_of_nothing_asks_no_teacher():
     manager = ScheduledModifierManager.from_yaml(LAYERS + "    gain: 0.0\n")
-    assert not manager.distills and not manager.compares_layers and not manager.distills_at(TrainingStep(0, 10))
+    assert not manager.distills and manager.cached_layers == {} and not manager.distills_at(TrainingStep(0, 10))
 
 
 def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_the_projections(tmp_path):
@@ -249,7 +249,7 @@ def test_logits_that_are_kept_are_not_used(tmp_path, caplog):
         teacher=make_model(seed=9),
         teacher_cache=tmp_path / "cache",
     )
-    assert "The recipe compares layers with the teacher's" in caplog.text
+    assert "The recipe compares layers with the teacher's" in caplog.text and trainer.manager.cached_layers is None
     trainer.train()
 
 

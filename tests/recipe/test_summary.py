@@ -20,7 +20,7 @@ modifiers:
 def test_empty_recipe_and_none_require_nothing():
     for summary in (RecipeSummary(), RecipeSummary(load_recipe("modifiers: []\n"))):
         assert (summary.max_epochs, summary.final_epoch, summary.num_calibration_steps) == (0.0, -1.0, 0)
-        flags = (summary.sets_learning_rate, summary.distills, summary.compares_layers, summary.quantizes)
+        flags = (summary.sets_learning_rate, summary.distills, summary.cached_layers, summary.quantizes)
         assert not any(flags)
         assert summary.learning_rate(TrainingStep(0, 10), 0, 0.5) == 0.5
 
@@ -28,7 +28,7 @@ def test_empty_recipe_and_none_require_nothing():
 def test_summary_of_a_recipe_with_everything():
     summary = RecipeSummary(load_recipe(RECIPE))
     assert (summary.max_epochs, summary.final_epoch, summary.num_calibration_steps) == (4.0, 3.5, 7)
-    assert summary.sets_learning_rate and summary.distills and summary.quantizes and not summary.compares_layers
+    assert summary.sets_learning_rate and summary.distills and summary.quantizes and summary.cached_layers == {}
 
 
 def test_learning_rate_is_that_of_the_modifier_that_started_last():
