@@ -29,13 +29,20 @@ def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsil
 
 
 def _layers(targets: Targets, names: list[str] | None) -> dict[str, nn.Module]:
-    """Modules by name: those that match ``names``, or all Linear layers; raises ValueError where there are none."""
+    """Modules by name: those that match ``names``, or all Linear layers; raises ValueError where there are none.
+
+    A list of layers, such as ``__ENCODER__``, has no output: it stands for its members.
+    """
     if names is None:
         found = targets.modules_of(nn.Linear, nn.Conv2d)
         if not found:
             raise ValueError("the model has no Linear layer to compare: set student_layer_names")
         return found
-    return targets.modules(names)
+    layers: dict[str, nn.Module] = {}
+    for name, module in targets.modules(names).items():
+        members = module.named_children() if isinstance(module, nn.ModuleList) else ()
+        layers |= {f"{name}.{index}": member for index, member in members} or {name: module}
+    return layers
 
 
 def _output_name(layer: str) -> str:
@@ -58,7 +65,7 @@ class PerLayerDistillationModifier(DistillationBase):
     """
 
     gain: float = 1.5  # weight of the sum over the layers
-    student_layer_names: list[str] | None = None  # names or "re:" patterns of modules, e.g. __ENCODER__.1
+    student_layer_names: list[str] | None = None  # names or "re:" patterns of modules; __ENCODER__: each of its layers
     teacher_layer_names: list[str] | None = None  # the same number of layers, in the same order
     normalize: bool = True  # whether each layer's loss is divided by the teacher's mean square
     epsilon: float = 1e-6  # added to that mean square

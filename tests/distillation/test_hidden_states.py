@@ -214,6 +214,14 @@ def test_a_model_that_is_quantized_later_is_still_listened_to():
     assert not model.qa_outputs._forward_hooks
 
 
+def test_encoder_stands_for_each_of_its_layers(tmp_path):
+    losses = []
+    for names in ("[__ENCODER__]", r"['re:bert\.encoder\.layer\.\d+$']"):
+        recipe = f"modifiers:\n  - !PerLayerDistillationModifier {{student_layer_names: {names}}}\n"
+        losses.append(loss_and_outputs(trainer_of(tmp_path, recipe))[0])
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+
+
 def test_without_names_all_linear_layers_are_compared_as_in_sparseml(tmp_path):
     manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n")
     student = make_model()
