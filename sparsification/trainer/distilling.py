@@ -68,7 +68,7 @@ class DistillationMixin(TrainerBase):
         return int(labels.ne(-100).sum())
 
     def _teacher_outputs(
-        self, teacher: PreTrainedModel, inputs: dict, rows: torch.Tensor | None, outputs: dict
+        self, teacher: PreTrainedModel, inputs: dict, rows: torch.Tensor | None, outputs: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The teacher's outputs for a batch, from the cache or computed.
 
