@@ -8,12 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsification.samplers import CalibrationSampler, GradientSampler, SamplingCost
+from sparsification.samplers import CalibrationSampler, GradientSampler, SampledGradients
 from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
 MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
-
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
 
@@ -111,8 +110,8 @@ class Modifier:
         """Number of calibration batches that it needs in one shot; None: all batches."""
         return 0
 
-    def sampling_cost(self) -> SamplingCost | None:
-        """Cost of the gradients that it samples for each mask, after ``initialize``; None: it samples none."""
+    def sampled_gradients(self) -> SampledGradients | None:
+        """Gradients that it samples for each mask, after ``initialize``; None: it samples none."""
         return None
 
     @property
@@ -170,9 +169,9 @@ class Modifier:
         return None
 
     @property
-    def compares_layers(self) -> bool:
-        """Whether the teacher must run in every step, because cached logits are not enough."""
-        return False
+    def cached_layers(self) -> Mapping[str, nn.Module] | None:
+        """The teacher's layers to cache, by their outputs' names in ``teacher``; None: it must run in every step."""
+        return {}
 
     @property
     def teacher_inputs(self) -> Sequence[str] | None:

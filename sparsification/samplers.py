@@ -26,9 +26,10 @@ CalibrationSampler = Callable[[int, int, tuple[int, int]], Sequence[Mapping[str,
 
 
 @dataclass(frozen=True)
-class SamplingCost:
-    """Cost of the gradients that are sampled for one mask."""
+class SampledGradients:
+    """The gradients that are sampled for one mask, and their cost."""
 
     num_batches: int
     batch_size: int | None  # examples; None: that of training
+    labels: Labels
     num_bytes: int  # memory beside the model

@@ -158,7 +158,7 @@ def estimate_model(
         for modifier in timeline.modifiers
         for pattern in modifier.parameter_patterns
     ]
-    costs = {timeline.number(modifier): modifier.sampling_cost() for modifier in timeline.modifiers}
+    costs = {timeline.number(modifier): modifier.sampled_gradients() for modifier in timeline.modifiers}
     zeros = _zeros_at_end(timeline, targets) | _thin(timeline, targets)
     return ModelEstimate(
         name=name,

@@ -170,7 +170,7 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
 
 def _sampling(modifier: Modifier, timeline: Timeline) -> str:
     """Describe the gradients that a modifier samples for its masks; empty if it samples none."""
-    cost = modifier.sampling_cost()
+    cost = modifier.sampled_gradients()
     if cost is None:
         return ""
     masks, epochs = timeline.num_masks(modifier), timeline.sampled_epochs(modifier)

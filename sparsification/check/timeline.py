@@ -71,7 +71,7 @@ class Timeline:
 
         The unit is a forward and a backward pass over all training features.
         """
-        cost = modifier.sampling_cost()
+        cost = modifier.sampled_gradients()
         if cost is None:
             return None
         if cost.batch_size is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
-from sparsification.samplers import SamplingCost
+from sparsification.samplers import SampledGradients
 
 BLOCKS_AT_ONCE = 256  # on the device of the weights: 131 MB for 64 gradients and blocks of 2000
 
@@ -87,10 +87,10 @@ class MFACPruningModifier(GradientSampledPruning):
         self._counts = dict(sorted(counts.items()))
         self._sampled = torch.empty(0, 0)  # (gradients, weights that are not pruned, padded to whole blocks)
 
-    def sampling_cost(self) -> SamplingCost:
+    def sampled_gradients(self) -> SampledGradients:
         count = max(self._counts.values())
         num_bytes = 4 * count * sum(weight.numel() for weight in self.masked.weights.values())
-        return SamplingCost(count, self._batch_size, num_bytes)
+        return SampledGradients(count, self._batch_size, self.fisher_labels, num_bytes)
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         self._sample(step)

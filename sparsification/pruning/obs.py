@@ -13,7 +13,7 @@ from sparsification.base import TrainingStep
 from sparsification.logits import distillation_loss, distributions
 from sparsification.pruning import fisher, masks
 from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
-from sparsification.samplers import CalibrationSampler, SamplingCost
+from sparsification.samplers import CalibrationSampler, SampledGradients
 from sparsification.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -83,11 +83,13 @@ class OBSPruningModifier(GradientSampledPruning):
     def set_calibration_sampler(self, sampler: CalibrationSampler) -> None:
         self._inputs = sampler
 
-    def sampling_cost(self) -> SamplingCost:
+    def sampled_gradients(self) -> SampledGradients:
         matrices = 1 if self._damp is not None else 2  # to compare values of damp
         num_weights = sum(weight.numel() for weight in self.masked.weights.values())
         num_bytes = 4 * matrices * self.fisher_block_size * num_weights
-        return SamplingCost(self.num_grads * self.num_recomputations, self._batch_size, num_bytes)
+        return SampledGradients(
+            self.num_grads * self.num_recomputations, self._batch_size, self.fisher_labels, num_bytes
+        )
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         before = self._target_sparsity or dict.fromkeys(targets, 0.0)

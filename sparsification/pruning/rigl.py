@@ -13,7 +13,7 @@ from sparsification.pruning import masks
 from sparsification.pruning.gradient_sampling import GradientSampling, from_first_process
 from sparsification.pruning.masked_weights import first_moments
 from sparsification.pruning.scheduled import FinalSparsity, sparsity_groups
-from sparsification.samplers import SamplingCost
+from sparsification.samplers import SampledGradients
 from sparsification.targets import Targets
 
 Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
@@ -120,8 +120,9 @@ class RigLPruningModifier(GradientSampling):
             shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
             self._final |= allocate_sparsity(shapes, final, self.sparsity_strategy)
 
-    def sampling_cost(self) -> SamplingCost:
-        return SamplingCost(self.num_grads, self._batch_size, 4 * sum(map(torch.numel, self.masked.weights.values())))
+    def sampled_gradients(self) -> SampledGradients:
+        num_weights = sum(weight.numel() for weight in self.masked.weights.values())
+        return SampledGradients(self.num_grads, self._batch_size, "data", 4 * num_weights)
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         super().update(now, optimizer)

@@ -83,7 +83,7 @@ class SamplingMixin(TrainerBase):
             return drawn_label_loss(student.values(), generator)
         if self.teacher is None:
             raise ValueError("fisher_labels: teacher needs a teacher: give --distill_teacher")
-        targets = distributions(self._teacher_outputs(self.teacher, self._for_teacher(batch), None, outputs), mask)
+        targets = distributions(self._run_teacher(self.teacher, self._for_teacher(batch))[0], mask)
         temperatures = (modifier.logits_temperature for modifier in self.manager.modifiers)
         temperature = next((value for value in temperatures if value is not None), 1.0)
         losses = [distillation_loss(student[name], targets[name], temperature) for name in student]
