@@ -78,7 +78,8 @@ class RecipeSummary:
             and modifier.active_range[1] >= length
             for modifier in self.modifiers
         )
-        return not replaced or any(modifier.samples_gradients for modifier in self.modifiers)
+        gradients = (modifier.sampled_gradients() for modifier in self.modifiers)
+        return not replaced or any(sampled is not None and sampled.labels == "data" for sampled in gradients)
 
     @property
     def cached_layers(self) -> dict[str, nn.Module] | None:

@@ -55,6 +55,7 @@ def test_labels_have_no_effect_where_hardness_1_covers_the_run():
         full.replace("}", ", start_epoch: 0.1}"): True,
         full.replace("1.0", "0.9"): True,
         full + sampled: True,
+        full + sampled.replace("}", ", fisher_labels: model}"): False,
         full + sampled.replace("MFAC", "GM"): False,
         "modifiers: []\n": True,
     }

@@ -70,6 +70,39 @@ def reconstruct(rank: int, folder: str, world_size: int) -> None:
         torch.distributed.destroy_process_group()
 
 
+SEARCH = (
+    "modifiers:\n  - !OBSPruningModifier {params: ['re:.*layer.*dense.weight'], final_sparsity: 0.5, start_epoch: 0.0, "
+    "end_epoch: 0.0, num_grads: 4, fisher_block_size: 8, damp: auto}\n"
+)
+
+
+def find_damp(rank: int, folder: str) -> None:
+    """One process of two: prune with gradients and examples that the other one does not have."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/search", rank=rank, world_size=2)
+    model = make_model()
+    generator = torch.Generator().manual_seed(rank)
+    batches = [{"input_ids": torch.randint(0, 50, (4, 8), generator=generator)} for _ in range(2)]
+    manager = ScheduledModifierManager.from_yaml(SEARCH)
+    manager.initialize(model)
+    manager.set_calibration_sampler(lambda *_: batches)
+    manager.set_gradient_sampler(
+        lambda parameters, count, *_: (
+            [(rank + 1) * torch.randn(param.shape, generator=generator) for param in parameters] for _ in range(count)
+        )
+    )
+    manager.apply_one_shot()
+    torch.save(model.state_dict() | manager.state_dict(), f"{folder}/damp-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_find_one_damp_and_have_the_same_weights(tmp_path):
+    torch.multiprocessing.spawn(find_damp, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"damp-{rank}") for rank in range(2))
+    assert any(name.endswith("damp") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def test_processes_have_the_masks_and_weights_that_the_first_one_reconstructs(tmp_path):
     torch.multiprocessing.spawn(reconstruct, (str(tmp_path), 2), nprocs=2)
     reconstruct(0, str(tmp_path), 1)
