@@ -33,7 +33,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from benchmarks.accuracy_report import page
 from sparsification.atomic_io import atomic_write_text
-from sparsification.distillation.logits import distillation_loss, without_padding
+from sparsification.logits import distillation_loss, without_padding
 from sparsification.report.environment import cpu_name
 from sparsification.tasks.question_answering.metrics import f1_score
 
