@@ -3,9 +3,7 @@
 import csv
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from transformers import (
 from helpers import ROOT
 from helpers.data import PLACES
 from helpers.models import build_tiny_tokenizer
+from helpers.processes import run_script
 from sparsification.errors import SparsificationError
 
 RECIPE = """modifiers:
@@ -148,15 +147,9 @@ def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, reci
     out = tmp_path / "out"
     folder = tmp_path / "empty"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "run_glue.py", *command(classifier, data, recipe, out)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    script = ROOT / "examples" / "run_glue.py"
+    ((status, printed),) = run_script([script, *command(classifier, data, recipe, out)], folder)
+    assert status == 0, printed
     assert not list(folder.iterdir())
     assert dense_sparsities(out) == [0.5] * 6
     assert (out / "report.html").is_file()
@@ -205,15 +198,9 @@ def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path)
 def test_run_ner_prunes_and_exports_from_an_empty_folder(tagger, tagged_data, recipe, tmp_path):
     out, folder = tmp_path / "out", tmp_path / "empty"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "run_ner.py", *command(tagger, tagged_data, recipe, out)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    script = ROOT / "examples" / "run_ner.py"
+    ((status, printed),) = run_script([script, *command(tagger, tagged_data, recipe, out)], folder)
+    assert status == 0, printed
     assert not list(folder.iterdir())
     assert dense_sparsities(out, AutoModelForTokenClassification) == [0.5] * 6
     assert (out / "report.html").is_file()
