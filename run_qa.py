@@ -126,7 +126,7 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
             *(sparse_args.onnx_export_path, sparse_args.onnx_target, sparse_args.onnx_opset, sparse_args.onnx_exporter)
         )
         if training_args.do_eval:
-            metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args, data_args)
+            metrics |= pipeline.evaluate_exported(trainer, exported, sparse_args.onnx_export_path, data_args)
     if manager.recipe is not None:
         pipeline.report_run(trainer, argv, model_args, data_args, sparse_args, metrics)
     # [/sparsification]

@@ -45,8 +45,7 @@ class Modifier:
 
     The fields are the keys of the recipe. The methods are hooks, named by the time at which they are called; each does
     nothing unless it is overridden. ``update`` runs after the backward pass and before the optimizer step, as in
-    SparseML. Manager, trainer, check and report use only these methods and properties, never the class, so that your
-    own modifiers have full support.
+    SparseML. Manager, trainer, check and report use only these, so that your own modifiers have full support.
     """
 
     start_epoch: float = -1.0  # -1: from the start
@@ -64,6 +63,7 @@ class Modifier:
     masks_units: ClassVar[bool] = False  # masks whole rows or columns, and the biases of rows
     removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
+    averages_weights: ClassVar[bool] = False  # reads the weights last, after the others' ``after_optimizer_step``
     samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
 
     def __post_init__(self) -> None:
@@ -266,6 +266,9 @@ class Modifier:
 
     def after_optimizer_step(self) -> None:
         """Called after the optimizer step."""
+
+    def after_last_step(self) -> None:
+        """Called at the end of training, before the last evaluation and checkpoint; may be called several times."""
 
     def finalize(self) -> None:
         """Called at the end of training."""

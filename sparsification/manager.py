@@ -34,7 +34,7 @@ class ScheduledModifierManager(RecipeSummary):
     A training loop calls, in this order: ``initialize(model)`` once; ``set_gradient_sampler`` if the recipe prunes by
     sampled gradients; ``on_train_begin(now)`` when training starts or resumes; in each step ``update_loss`` (if
     ``changes_loss_at(now)``), ``after_backward``, ``update``, the optimizer step, ``after_optimizer_step``;
-    ``finalize`` at the end.
+    ``after_last_step`` and ``finalize`` at the end.
 
     Args:
         recipe: the recipe to apply; None or an empty recipe changes nothing.
@@ -85,8 +85,7 @@ class ScheduledModifierManager(RecipeSummary):
             except ValueError as error:
                 problems.append(f"{type(modifier).__name__}: {error}")
         if problems := problems or list(mask_conflicts(self.modifiers)):
-            where = self.recipe.source if self.recipe else "recipe"
-            raise ManagerError("\n".join(f"{where}: {printable(problem)}" for problem in problems))
+            raise ManagerError("\n".join(f"{self.source}: {printable(problem)}" for problem in problems))
 
     def skipped_modules(self, example: Mapping[str, Tensor] | None = None) -> list[str]:
         """Modules that the recipe covers and that are left unchanged, one sentence each; call after ``initialize``.
@@ -197,6 +196,11 @@ class ScheduledModifierManager(RecipeSummary):
         for modifier in reversed(self.modifiers):
             modifier.after_optimizer_step()
 
+    def after_last_step(self) -> None:
+        """Call when training has made its last step, before the last evaluation and checkpoint."""
+        for modifier in self.modifiers:
+            modifier.after_last_step()
+
     def before_save(self) -> None:
         """Call before the weights are saved."""
         for modifier in self.modifiers:
@@ -250,14 +254,13 @@ class ScheduledModifierManager(RecipeSummary):
 
     def apply_in(self, hooks: OptimizerHooks) -> None:
         """Start training with the recipe in an optimizer's hooks; call after ``initialize`` and ``attach_teacher``."""
-        groups = hooks.optimizer.param_groups
-        base_rates = [group["lr"] for group in groups]
+        base_rates = [(group, group["lr"]) for group in hooks.optimizer.param_groups]
 
         def before_step(now: TrainingStep) -> None:
             self.after_backward()
             self.update(now, hooks.optimizer)
             if self.sets_learning_rate:
-                for index, (group, base) in enumerate(zip(groups, base_rates, strict=True)):
+                for index, (group, base) in enumerate(base_rates):
                     group["lr"] = self.learning_rate(now, index, base)
 
         self.on_train_begin(hooks.current_step)
@@ -279,11 +282,8 @@ class ScheduledModifierManager(RecipeSummary):
         return self._named.loading(state)
 
     def metrics(self, now: TrainingStep) -> dict[str, float]:
-        """Values for dashboards: those of the modifiers, the progress of each, and the sparsity of the encoder.
-
-        Series that mean the same have SparseML's names.
-        """
-        series = self.sparsity()
+        """Values for dashboards: those of the modifiers, the progress of each, and the sparsity of the encoder."""
+        series = self.sparsity()  # names are SparseML's where it has the same series
         for label, modifier in self._named:
             start, end = modifier.active_range
             end = self.max_epochs or end if math.isinf(end) else end

@@ -37,6 +37,7 @@ from sparsification.schedule.learning_rate import (
 from sparsification.schedule.set_params import GradualParamModifier, SetParamModifier
 from sparsification.schedule.sparsification_logging import SparsificationLoggingModifier
 from sparsification.schedule.trainable_params import TrainableParamsModifier
+from sparsification.schedule.weight_averaging import WeightAveragingModifier
 from sparsification.schedule.weight_decay import SetWeightDecayModifier
 
 MODIFIERS: dict[str, type[Modifier]] = {
@@ -50,6 +51,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         TrainableParamsModifier,
         SetParamModifier,
         GradualParamModifier,
+        WeightAveragingModifier,
         GMPruningModifier,
         MagnitudePruningModifier,
         GlobalMagnitudePruningModifier,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import ROOT
-from helpers.exports import _bert, _export, _quantize
+from helpers.exports import export_model, make_bert, quantize_model
 from sparsification.atomic_io import atomic_path, atomic_remove, atomic_replace, atomic_write_dir, atomic_write_text
 from sparsification.distillation.teacher_cache import TeacherCache
 from sparsification.quantization.checkpoint import save_quantization
@@ -37,9 +37,9 @@ WRITERS = {
     "folder's files": write_folder,
     "folder": replace_folder,
     "answers": lambda folder: write_json(str(folder / "file"), {"a": 1}),
-    "quantization ranges": lambda folder: save_quantization(_quantize(_bert()), folder),
+    "quantization ranges": lambda folder: save_quantization(quantize_model(make_bert()), folder),
     "teacher's logits": keep_logits,
-    "exported model": lambda folder: _export(_bert(), folder),
+    "exported model": lambda folder: export_model(make_bert(), folder),
 }
 
 

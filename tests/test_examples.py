@@ -143,14 +143,18 @@ def command(classifier: Path, data: Path, recipe: Path, out: Path) -> list[str]:
     return files + places + rest
 
 
-def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, recipe, tmp_path):
-    out = tmp_path / "out"
-    folder = tmp_path / "empty"
+def run_from_an_empty_folder(example: str, model: Path, data: Path, recipe: Path, tmp_path: Path) -> Path:
+    """Run an example in a process of its own, which leaves its working folder empty; return its output folder."""
+    out, folder = tmp_path / "out", tmp_path / "empty"
     folder.mkdir()
-    script = ROOT / "examples" / "run_glue.py"
-    ((status, printed),) = run_script([script, *command(classifier, data, recipe, out)], folder)
+    ((status, printed),) = run_script([ROOT / "examples" / f"{example}.py", *command(model, data, recipe, out)], folder)
     assert status == 0, printed
     assert not list(folder.iterdir())
+    return out
+
+
+def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, recipe, tmp_path):
+    out = run_from_an_empty_folder("run_glue", classifier, data, recipe, tmp_path)
     assert dense_sparsities(out) == [0.5] * 6
     assert (out / "report.html").is_file()
     assert json.loads((out / "all_results.json").read_text())["eval_accuracy"] >= 0.5
@@ -196,12 +200,7 @@ def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path)
 
 
 def test_run_ner_prunes_and_exports_from_an_empty_folder(tagger, tagged_data, recipe, tmp_path):
-    out, folder = tmp_path / "out", tmp_path / "empty"
-    folder.mkdir()
-    script = ROOT / "examples" / "run_ner.py"
-    ((status, printed),) = run_script([script, *command(tagger, tagged_data, recipe, out)], folder)
-    assert status == 0, printed
-    assert not list(folder.iterdir())
+    out = run_from_an_empty_folder("run_ner", tagger, tagged_data, recipe, tmp_path)
     assert dense_sparsities(out, AutoModelForTokenClassification) == [0.5] * 6
     assert (out / "report.html").is_file()
     results = json.loads((out / "all_results.json").read_text())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
+from helpers.plain_and_empty import without_dropout
 from helpers.trainers import SparseTrainer, arguments, make_data, make_model
 from sparsification.arguments import load_manager
 from sparsification.base import Modifier, TrainingStep
@@ -159,11 +160,8 @@ def test_trainer_gives_a_users_own_distillation_the_teachers_outputs(tmp_path):
     args = arguments(tmp_path, max_steps=1)
     trainer = SparseTrainer(model=make_model(), args=args, train_dataset=batch, manager=manager, teacher=teacher)
     inputs = trainer.data_collator(batch)
-    for module in trainer.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     with torch.no_grad():
-        student, taught = trainer.model(**inputs), trainer.teacher(**inputs)
+        student, taught = without_dropout(trainer.model)(**inputs), trainer.teacher(**inputs)
     trainer.train()
     expected = 0.5 * student.loss + 0.5 * nn.functional.mse_loss(student.start_logits, taught.start_logits)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)

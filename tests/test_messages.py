@@ -45,3 +45,14 @@ def check_row(wrong: str, printed: str, status: str, _: str, test: str) -> None:
 def test_every_error_of_a_run_has_its_rows():
     assert len(ROWS) > 20
     assert {row[2] for row in ROWS} == {"0", "1", "130"}
+
+
+def test_every_module_that_raises_an_error_in_its_own_words_has_a_row(subtests):
+    errors = set(re.findall(r"`sparsification\.[\w.]+\.(\w+)`", (ROOT / "docs" / "errors.md").read_text()))
+    for path in sorted((ROOT / "sparsification").rglob("*.py")):
+        text = path.read_text()
+        calls = (node.exc for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Raise))
+        own = [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) in errors]
+        if any(re.search(r"\w", strings(call)) for call in own):
+            with subtests.test(path.name):
+                assert any(row[1].strip("`") in text for row in ROWS), f"docs/messages.md has no message of {path}"

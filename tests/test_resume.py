@@ -75,6 +75,12 @@ KEYS = {
     "GradualParamModifier": keys(
         params=["qa_outputs.bias"], init_val=0.0, final_val=[0.5, -0.5], update_frequency=frequencies
     ),
+    "WeightAveragingModifier": keys(
+        method=st.sampled_from(["ema", "swa"]),
+        decay=st.sampled_from([0.5, 0.9]),
+        update_frequency=st.sampled_from([-1.0, 0.125]),
+        end_epoch=maybe_ends,
+    ),
     "GMPruningModifier": keys(**pruning, mask_type=st.sampled_from(["unstructured", "block4"])),
     "MagnitudePruningModifier": keys(**pruning),
     "GlobalMagnitudePruningModifier": keys(**pruning),

@@ -124,7 +124,7 @@ def _modifiers_own(ctx: LintContext) -> Iterator[LintWarning]:
             yield modifier, text
 
 
-# Quantization and distillation
+# Quantization, averages and distillation
 
 
 def _quantized_while_pruned(ctx: LintContext) -> Iterator[LintWarning]:
@@ -137,6 +137,19 @@ def _quantized_while_pruned(ctx: LintContext) -> Iterator[LintWarning]:
                     f"it starts at epoch {start:g}, but pruning ends at epoch {pruning.active_range[1]:g}: "
                     "start quantization after pruning",
                 )
+
+
+def _averaged_while_pruned(ctx: LintContext) -> Iterator[LintWarning]:
+    for modifier in ctx.acting():
+        start, end = modifier.active_range
+        changing = [other for other in ctx.acting() if other.final_sparsities or other.layer_patterns]
+        last = max((other.final_epoch for other in changing if other.active_range[0] < end), default=0.0)
+        if modifier.averages_weights and last > start:
+            yield (
+                modifier,
+                f"it starts at epoch {start:g}, but masks or layers change until epoch {last:g}: the average is one of "
+                "different models; start it after pruning",
+            )
 
 
 def _distills_twice(ctx: LintContext) -> Iterator[LintWarning]:
@@ -159,5 +172,6 @@ RULES = (
     _pruned_weights_train_again,
     _modifiers_own,
     _quantized_while_pruned,
+    _averaged_while_pruned,
     _distills_twice,
 )

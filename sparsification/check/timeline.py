@@ -17,7 +17,7 @@ TENTH = 5  # columns
 
 
 class PlotError(SparsificationError, RuntimeError):
-    """The picture cannot be drawn."""
+    """The picture cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,9 @@ def draw(timeline: Timeline, title: str, path: Path) -> None:
         path: of the PNG file.
 
     Raises:
-        PlotError: matplotlib is missing, or the file cannot be written.
+        PlotError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotError("--plot needs matplotlib: pip install matplotlib") from error
+    from matplotlib.figure import Figure  # takes a second, which a check without a picture does not need
 
     epochs = [timeline.shown * index / 1000 for index in range(1001)]
     panels = [("sparsity, %", curves) for curves in [list(timeline.sparsity(epochs))] if curves]

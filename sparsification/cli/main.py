@@ -65,7 +65,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         metavar="B",
         help="features in one optimizer step, over all devices and accumulated batches; needs --num_examples",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the schedule (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the schedule")
     parser.add_argument("--strict", action="store_true", help="exit with status 2 if there are warnings")
     parser.set_defaults(run=_check, parser=parser)
 

@@ -7,6 +7,10 @@ logits of one feature, padded to the width of its first batch; the teacher runs 
 The name of the folder is a hash of everything that the logits depend on: weights and quantization of the teacher, the
 features, the inputs that the teacher takes, the precision. Each row has a checksum; a row that was not written
 completely is computed again.
+
+The last bits of a logit depend on the padding of the batch that it was computed in, so where batches differ in width, a
+run that fills the cache, one that reads it and one without it may differ in the last bits; where all have one width,
+they are equal.
 """
 
 import hashlib

@@ -20,6 +20,7 @@ class RecipeSummary:
         self.modifiers: list[Modifier] = sorted(
             modifiers,
             key=lambda modifier: (
+                not modifier.averages_weights,
                 modifier.update_last,
                 modifier.active_range[1],
                 modifier.active_range[0],

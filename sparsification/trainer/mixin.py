@@ -77,6 +77,10 @@ class _ManagerCallback(TrainerCallback):
     def on_optimizer_step(self, args, state, control, **kwargs):
         self._trainer.manager.after_optimizer_step()
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            self._trainer.manager.after_last_step()
+
     def on_train_end(self, args, state, control, **kwargs):
         self._trainer.manager.finalize()
 
@@ -262,6 +266,10 @@ class SparseTrainerMixin(
         if self.state.global_step <= last_change:
             return False
         return super()._determine_best_metric(metrics, trial)
+
+    def _finalize_training(self, *args, **kwargs):
+        self.manager.after_last_step()  # of a run that stopped early; before the best checkpoint is loaded
+        return super()._finalize_training(*args, **kwargs)
 
     # One-shot
 

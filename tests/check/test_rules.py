@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.checking import DECAY, PRUNING, QUANTIZATION, RUN, SOUND, warnings_of
+from helpers.checking import AVERAGE, DECAY, PRUNING, QUANTIZATION, RUN, SOUND, warnings_of
 from sparsification.check.report import check
 
 
@@ -38,6 +38,12 @@ from sparsification.check.report import check
         (RUN + PRUNING + "    mask_type: '2:4'\n", 3, "complete at 0.5"),
         (RUN + PRUNING + "    leave_enabled: false\n", 3, "weights regrow from epoch 6 on"),
         (RUN + "  - !LayerPruningModifier {layers: [a.1], end_epoch: 5.0}\n", 3, "are restored at epoch 5"),
+        (RUN + PRUNING + AVERAGE % 5.5, 9, "masks or layers change until epoch 6: the average is one of different"),
+        (
+            RUN + "  - !LayerPruningModifier {layers: [a.1], start_epoch: 9.0}\n" + AVERAGE % 8.5,
+            4,
+            "it starts at epoch 8.5, but masks or layers change until epoch 9",
+        ),
         (
             RUN + PRUNING.replace(r"\.", "."),
             3,
@@ -62,6 +68,10 @@ def test_warning_names_its_line(modifiers, line, words, tmp_path):
 def test_pruning_before_a_rise_of_the_learning_rate_has_no_warning(tmp_path):
     twice = DECAY % 6.0 + (DECAY % 10.0).replace("start_epoch: 0.0", "start_epoch: 6.0")
     assert warnings_of(tmp_path, RUN + PRUNING + twice) == []
+
+
+def test_average_from_the_last_mask_on_has_no_warning(tmp_path):
+    assert warnings_of(tmp_path, SOUND + AVERAGE % 6.0) == []
 
 
 def test_zeros_that_another_modifier_keeps_have_no_warning(tmp_path):

@@ -96,12 +96,6 @@ def test_plot_is_a_png(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_plot_without_matplotlib_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main(["check", write(tmp_path, SOUND), "--plot", str(tmp_path / "recipe.png")]) == 1
-    assert capsys.readouterr().err == "--plot needs matplotlib: pip install matplotlib\n"
-
-
 def test_plot_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(CheckError, match="--plot"):
         check(write(tmp_path, SOUND), plot=tmp_path / "nowhere" / "recipe.png")

@@ -3,7 +3,9 @@
 import datasets
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
+from helpers.plain_and_empty import without_dropout
 from helpers.recipes import DISTILL_LAYERS, DROP
 from helpers.trainers import SparseTrainer, arguments, make_data, make_model, make_trainer
 from sparsification.distillation.hidden_states import feature_loss
@@ -36,17 +38,19 @@ def trainer_of(tmp_path, recipe: str, teacher_width: int = 16, **settings) -> Sp
     )
 
 
+def loss_and_outputs(trainer: SparseTrainer) -> tuple[torch.Tensor, ModelOutput, ModelOutput]:
+    """The loss of one batch, and the student's and the teacher's outputs for it."""
+    student = without_dropout(trainer.model).train()
+    total = trainer.compute_loss(student, batch())
+    with torch.no_grad():
+        taught = trainer.teacher(**batch(), output_hidden_states=True)
+    return total, student(**batch(), output_hidden_states=True), taught
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 def test_loss_is_the_mean_squared_difference_of_transformers_hidden_states(tmp_path, normalize):
     trainer = trainer_of(tmp_path, LAYERS + f"    gain: 0.5\n    normalize: {normalize}\n")
-    for module in trainer.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    trainer.model.train()
-    total = trainer.compute_loss(trainer.model, batch())
-    student = trainer.model(**batch(), output_hidden_states=True)
-    with torch.no_grad():
-        teacher = trainer.teacher(**batch(), output_hidden_states=True)
+    total, student, teacher = loss_and_outputs(trainer)
     expected = student.loss
     for layer in (0, 2):
         own, target = student.hidden_states[layer + 1], teacher.hidden_states[layer + 1]
@@ -61,14 +65,7 @@ def test_terms_are_added_to_the_task_loss_whichever_distillation_ends_first(tmp_
     recipe = LAYERS + f"    gain: 0.5\n{ends[0]}  - !DistillationModifier\n    hardness: {hardness}\n"
     recipe += f"    temperature: 1.0\n{ends[1]}"
     trainer = trainer_of(tmp_path, recipe)
-    for module in trainer.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    trainer.model.train()
-    total = trainer.compute_loss(trainer.model, batch())
-    student = trainer.model(**batch(), output_hidden_states=True)
-    with torch.no_grad():
-        teacher = trainer.teacher(**batch(), output_hidden_states=True)
+    total, student, teacher = loss_and_outputs(trainer)
     expected = (1 - hardness) * student.loss
     for key in ("start_logits", "end_logits"):
         own, target = (torch.log_softmax(outputs[key], dim=-1) for outputs in (student, teacher))
@@ -111,10 +108,7 @@ def test_without_padding_layers_are_compared_at_real_tokens_only(tmp_path):
 @pytest.mark.parametrize("hardness", [0.5, 1.0])
 @pytest.mark.parametrize("end", ["", ", end_epoch: 1.0"])
 def test_padding_changes_neither_distillation_where_both_ignore_it(hardness, end):
-    student, teacher = make_model(), make_model(seed=9).eval()
-    for module in student.train().modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    student, teacher = without_dropout(make_model()).train(), make_model(seed=9).eval()
     inputs = {key: value for key, value in batch().items() if "positions" not in key}
     padded = {key: torch.nn.functional.pad(value, (0, 3)) for key, value in inputs.items()}
 

@@ -9,7 +9,17 @@ import pytest
 import torch
 from transformers import XLNetConfig, XLNetForQuestionAnsweringSimple
 
-from helpers.exports import CASES, FAMILIES, INPUTS, OUTPUTS, _batch, _bert, _export, _prune, _quantize
+from helpers.exports import (
+    CASES,
+    FAMILIES,
+    INPUTS,
+    OUTPUTS,
+    export_model,
+    make_batch,
+    make_bert,
+    prune_model,
+    quantize_model,
+)
 from sparsification.export import exporters
 from sparsification.export.exporters import choose_exporter
 from sparsification.export.verify import ExportError
@@ -45,17 +55,17 @@ def test_auto_is_dynamo_where_it_passes_the_checks(exporter, model_type, opset, 
 
 def test_impossible_choices_are_errors(tmp_path):
     with pytest.raises(ExportError, match="opset must be 18 to 23 for the dynamo exporter, got 17"):
-        _export(_bert(1), tmp_path, opset=17, exporter="dynamo")
+        export_model(make_bert(1), tmp_path, opset=17, exporter="dynamo")
     with pytest.raises(ExportError, match="exporter must be one of auto, dynamo, torchscript, got 'onnx'"):
-        _export(_bert(1), tmp_path, exporter="onnx")
+        export_model(make_bert(1), tmp_path, exporter="onnx")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     """A BERT and the report of its export by the dynamo exporter."""
-    model = _bert()
-    return model, _export(model, tmp_path_factory.mktemp("plain"), opset=18)
+    model = make_bert()
+    return model, export_model(model, tmp_path_factory.mktemp("plain"), opset=18)
 
 
 def test_dynamo_file_equals_torch_on_every_batch_size_and_length(plain):
@@ -63,7 +73,7 @@ def test_dynamo_file_equals_torch_on_every_batch_size_and_length(plain):
     assert report.exporter == "dynamo"
     session = onnxruntime.InferenceSession(str(report.path))
     for rows, length in ((1, 1), (1, 8), (3, 17), (2, 64)):
-        batch = _batch(rows, length, seed=length)
+        batch = make_batch(rows, length, seed=length)
         with torch.no_grad():
             expected = model.eval()(**batch)
         real = batch["attention_mask"].numpy() == 1
@@ -87,18 +97,18 @@ def test_dynamo_file_has_named_axes_and_nothing_of_the_machine(plain):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_onnx_runtime_fuses_gelu_and_leaves_layer_norm_as_it_is(exporter, tmp_path):
-    path = _export(_bert(), tmp_path, opset=18, exporter=exporter).path
+    path = export_model(make_bert(), tmp_path, opset=18, exporter=exporter).path
     kinds = _optimized(path, tmp_path / "optimized.onnx")
     assert (kinds.count("BiasGelu"), kinds.count("Erf")) == (2, 0)
     assert "SkipLayerNormalization" not in kinds
 
 
 def test_dynamo_exporter_says_nothing_and_leaves_the_model_as_it_was(tmp_path, capfd):
-    model = _bert(1)
+    model = make_bert(1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _export(model, tmp_path, opset=18)
+        export_model(model, tmp_path, opset=18)
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -106,10 +116,10 @@ def test_dynamo_exporter_says_nothing_and_leaves_the_model_as_it_was(tmp_path, c
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
     make, names, pad = FAMILIES[family]
-    model = _quantize(_prune(make()), names, pad)
+    model = quantize_model(prune_model(make()), names, pad)
     fused, weights = {}, {}
     for exporter in ("dynamo", "torchscript"):
-        report = _export(model, tmp_path / exporter, names, pad, opset=18, exporter=exporter)
+        report = export_model(model, tmp_path / exporter, names, pad, opset=18, exporter=exporter)
         assert report.mean_difference < 0.1
         fused[exporter] = rewrite_sparse(report.path).fused
         tensors = onnx.load(report.path).graph.initializer
@@ -125,8 +135,8 @@ def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
 @pytest.mark.parametrize("target", ["onnxruntime", "deepsparse"])
 def test_quantized_outputs_are_recorded_by_the_dynamo_exporter(target, tmp_path):
     """An output quantizer's tensor is the next layer's input: one object in PyTorch, two in the exporter's run."""
-    model = _quantize(_bert(1), **CASES["outputs"])
-    report = _export(model, tmp_path, target=target, opset=18, exporter="dynamo")
+    model = quantize_model(make_bert(1), **CASES["outputs"])
+    report = export_model(model, tmp_path, target=target, opset=18, exporter="dynamo")
     assert report.exporter == "dynamo"
     kinds = [node.op_type for node in onnx.load(report.path).graph.node]
     assert ("MatMulInteger" in kinds) == (target == "deepsparse")
@@ -139,13 +149,13 @@ def test_model_that_only_torchscript_exports_says_so_in_one_line(tmp_path):
     with pytest.raises(
         ExportError, match="dynamo exporter cannot export .*, try --onnx_exporter torchscript: "
     ) as raised:
-        _export(model, tmp_path, INPUTS[:2], opset=18, exporter="dynamo")
+        export_model(model, tmp_path, INPUTS[:2], opset=18, exporter="dynamo")
     assert "\n" not in str(raised.value)
-    assert _export(model, tmp_path, INPUTS[:2], opset=18).exporter == "torchscript"
+    assert export_model(model, tmp_path, INPUTS[:2], opset=18).exporter == "torchscript"
 
 
 def test_registration_warnings_come_back_after_an_export(tmp_path):
     logger = exporters.REGISTRATION_LOGGER
     level = logger.level
-    _export(_bert(1), tmp_path, opset=18)
+    export_model(make_bert(1), tmp_path, opset=18)
     assert logger.level == level

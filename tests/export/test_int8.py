@@ -17,7 +17,18 @@ from transformers import (
     BertForQuestionAnswering,
 )
 
-from helpers.exports import CASES, FAMILIES, INPUTS, OUTPUTS, SIZE, _batch, _bert, _export, _initializers, _quantize
+from helpers.exports import (
+    CASES,
+    FAMILIES,
+    INPUTS,
+    OUTPUTS,
+    SIZE,
+    export_model,
+    make_batch,
+    make_bert,
+    quantize_model,
+    read_initializers,
+)
 from sparsification.export import verify as export_check
 from sparsification.export import write as export_write
 from sparsification.export.cpu import has_vnni
@@ -50,12 +61,12 @@ def export_case(tmp_path_factory):
 
     @functools.cache
     def make(case: str, target: str = "onnxruntime"):
-        model = _quantize(_bert(1), **CASES[case])
+        model = quantize_model(make_bert(1), **CASES[case])
         # Key and value get numbers outside of their range, which 7 bits have to end where 8 bits would not.
         for name, quantizer in quantizers(model).items():
             if name.endswith((".key", ".value")):
                 quantizer.set_range(quantizer.min_val / 2, quantizer.max_val / 2)
-        return model, _export(model, tmp_path_factory.mktemp("case"), target=target, opset=18)
+        return model, export_model(model, tmp_path_factory.mktemp("case"), target=target, opset=18)
 
     return make
 
@@ -68,21 +79,21 @@ def test_int8_graph_equals_fake_quantized_torch(case, target, export_case):
     # ONNX's own evaluator, in numpy: it has these operators from opset 19 on, where they mean the same.
     proto = onnx.load(report.path)
     proto.opset_import[0].version = 19
-    assert _mean_difference(model, ReferenceEvaluator(proto).run, _batch(3, 17, seed=3)) < 1e-2
+    assert _mean_difference(model, ReferenceEvaluator(proto).run, make_batch(3, 17, seed=3)) < 1e-2
     exported = OnnxModel(report.path, OUTPUTS)
     for shape in ((3, 17), (2, 40)):
-        assert _mean_difference(model, lambda _, batch: exported(batch), _batch(*shape, seed=3)) < 5e-2
+        assert _mean_difference(model, lambda _, batch: exported(batch), make_batch(*shape, seed=3)) < 5e-2
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_architecture_exports(family, target, tmp_path):
     make, names, pad = FAMILIES[family]
-    model = _quantize(make(), names, pad)
-    report = _export(model, tmp_path, names, pad, target=target)
+    model = quantize_model(make(), names, pad)
+    report = export_model(model, tmp_path, names, pad, target=target)
     assert report.mean_difference < 0.1
     run = onnxruntime.InferenceSession(str(report.path)).run
-    assert _mean_difference(model, run, _batch(3, 30, names, pad, seed=4)) < 0.1
+    assert _mean_difference(model, run, make_batch(3, 30, names, pad, seed=4)) < 0.1
     kind = "MatMulInteger" if target == "deepsparse" else "MatMul"
     runs = 3 if family == "albert" else 2
     projection = family == "albert"  # of the small embeddings
@@ -92,8 +103,8 @@ def test_every_architecture_exports(family, target, tmp_path):
 @pytest.mark.parametrize("opset", [13, 14, 17])  # and 18 above
 @pytest.mark.parametrize("target", TARGETS)
 def test_opsets(target, opset, tmp_path):
-    model = _quantize(_bert(1), **CASES["per channel"])
-    report = _export(model, tmp_path, target=target, opset=opset)
+    model = quantize_model(make_bert(1), **CASES["per channel"])
+    report = export_model(model, tmp_path, target=target, opset=opset)
     proto = onnx.load(report.path)
     assert [entry.version for entry in proto.opset_import if entry.domain == ""] == [opset]
     assert proto.ir_version <= 9
@@ -105,18 +116,18 @@ def test_opsets(target, opset, tmp_path):
 @pytest.fixture(scope="module", params=TARGETS)
 def exported(request, tmp_path_factory):
     """A quantized BERT with pruned weights, and the report of its export."""
-    model = _bert()
+    model = make_bert()
     with torch.no_grad():
         for index, module in enumerate(model.bert.encoder.modules()):
             if isinstance(module, nn.Linear):
                 module.weight[torch.rand(module.weight.shape, generator=torch.Generator().manual_seed(index)) < 0.8] = 0
-    model = _quantize(model)
-    return model, _export(model, tmp_path_factory.mktemp("exported"), target=request.param)
+    model = quantize_model(model)
+    return model, export_model(model, tmp_path_factory.mktemp("exported"), target=request.param)
 
 
 def test_no_quantized_weight_is_left_in_fp32(exported):
     _, report = exported
-    arrays = _initializers(report.path)
+    arrays = read_initializers(report.path)
     assert all(array.ndim < 2 for array in arrays.values() if array.dtype == np.float32)
     # 6 Linear layers in each of 2 layers, the head and 3 embeddings
     assert sum(array.ndim == 2 for array in arrays.values() if array.dtype == np.int8) == 16
@@ -125,7 +136,7 @@ def test_no_quantized_weight_is_left_in_fp32(exported):
 def test_integers_and_scales_are_those_of_the_formula(exported):
     """Computed by numpy from the weights alone: symmetric, 127.5 steps to the largest."""
     model, report = exported
-    arrays = _initializers(report.path)
+    arrays = read_initializers(report.path)
     for name, linear in model.named_modules():
         if not isinstance(linear, nn.Linear):
             continue
@@ -189,7 +200,7 @@ def test_nodes_are_those_of_the_target(exported):
 @pytest.mark.parametrize("case", ["per tensor", "symmetric activations", "asymmetric weights"])
 def test_left_factors_are_unsigned_and_right_ones_signed(case, target, export_case):
     path = export_case(case, target)[1].path
-    arrays = _initializers(path)
+    arrays = read_initializers(path)
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "QuantizeLinear"]
     dtypes = [arrays[node.input[2]].dtype for node in nodes]
     assert dtypes.count(np.dtype(np.int8)) == 2  # key and value
@@ -200,49 +211,49 @@ def test_left_factors_are_unsigned_and_right_ones_signed(case, target, export_ca
     ("case", "ends"), [("4-bit weights", (-8, 7)), ("reduce_range", (-64, 63)), ("asymmetric 3-bit weights", (-4, 3))]
 )
 def test_weights_of_few_bits_are_small_integers(case, ends, export_case):
-    arrays = _initializers(export_case(case)[1].path)
+    arrays = read_initializers(export_case(case)[1].path)
     weights = [array for array in arrays.values() if array.dtype == np.int8 and array.ndim == 2]
     assert (min(array.min() for array in weights), max(array.max() for array in weights)) == ends
 
 
 def test_per_channel_scales_belong_to_the_outputs(export_case):
     path = export_case("per channel")[1].path
-    assert _initializers(path)[f"model.{WEIGHT}.weight_quantizer.scale"].shape == (64,)
+    assert read_initializers(path)[f"model.{WEIGHT}.weight_quantizer.scale"].shape == (64,)
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "DequantizeLinear"]
     assert {attribute.i for node in nodes for attribute in node.attribute if attribute.name == "axis"} == {1}
 
 
 def test_model_that_does_not_quantize_yet_is_exported_in_fp32(tmp_path):
-    model = _quantize(_bert(1))
+    model = quantize_model(make_bert(1))
     enable_fake_quant(model, False)
     for target in TARGETS:
-        report = _export(model, tmp_path, target=target)
+        report = export_model(model, tmp_path, target=target)
         assert not report.quantized
         assert report.max_difference < 1e-4
         assert report.mean_difference < 1e-4
         assert _count(report.path, "QuantizeLinear") == 0
-        assert np.float32 in {array.dtype.type for array in _initializers(report.path).values() if array.ndim == 2}
+        assert np.float32 in {array.dtype.type for array in read_initializers(report.path).values() if array.ndim == 2}
 
 
 def test_export_leaves_the_quantized_model_as_it_was_and_says_nothing(tmp_path, capfd):
-    model = _quantize(_bert(1))
+    model = quantize_model(make_bert(1))
     kinds = [type(module) for module in model.modules()]
     with torch.no_grad():
-        before = model(**_batch(2, 9)).start_logits
+        before = model(**make_batch(2, 9)).start_logits
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
     assert capfd.readouterr() == ("", "")
     assert [type(module) for module in model.modules()] == kinds
     assert not any(module._forward_hooks for module in model.modules())
     with torch.no_grad():
-        assert torch.equal(model(**_batch(2, 9)).start_logits, before)
+        assert torch.equal(model(**make_batch(2, 9)).start_logits, before)
 
 
 def test_int8_file_is_small(tmp_path):
     model = BertForQuestionAnswering(BertConfig(**SIZE | {"hidden_size": 256, "vocab_size": 3000}, num_hidden_layers=1))
-    plain = _export(model, tmp_path / "fp32").size_bytes
-    assert _export(_quantize(model), tmp_path / "int8").size_bytes < 0.28 * plain
+    plain = export_model(model, tmp_path / "fp32").size_bytes
+    assert export_model(quantize_model(model), tmp_path / "int8").size_bytes < 0.28 * plain
 
 
 # The check
@@ -305,16 +316,16 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_graph_is_refused(fault, monkeypatch, tmp_path):
-    model = _quantize(_bert())
+    model = quantize_model(make_bert())
     _spoil(monkeypatch, FAULTS[fault])
     with pytest.raises(ExportError, match=r"differs from the fake-quantized one by .* allowed is 1e-03"):
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("layer", [f"bert.encoder.layer.1.{name}" for name in ("intermediate.dense", "output.dense")])
 def test_faulty_scale_of_a_product_in_integers_is_refused_and_named(layer, monkeypatch, tmp_path):
-    model = _quantize(_bert())
+    model = quantize_model(make_bert())
 
     def change(graph, arrays, put):
         # The exporter's Identity nodes are still there; these weights are not behind one.
@@ -323,12 +334,12 @@ def test_faulty_scale_of_a_product_in_integers_is_refused_and_named(layer, monke
 
     _spoil(monkeypatch, change)
     with pytest.raises(ExportError, match=rf"{layer} differs .* by 2\.\d\de-01"):
-        _export(model, tmp_path, target="deepsparse")
+        export_model(model, tmp_path, target="deepsparse")
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_wrong_outputs_of_right_modules_are_refused(target, monkeypatch, tmp_path):
-    model = _quantize(_bert())
+    model = quantize_model(make_bert())
     real = OnnxModel.__call__
 
     def swapped(exported, batch):
@@ -338,17 +349,17 @@ def test_wrong_outputs_of_right_modules_are_refused(target, monkeypatch, tmp_pat
     monkeypatch.setattr(OnnxModel, "__call__", swapped)
     monkeypatch.setattr(export_write, "module_differences", lambda *args: {})
     with pytest.raises(ExportError, match=r"_logits differ .* in the mean; allowed is 0.25"):
-        _export(model, tmp_path, target=target)
+        export_model(model, tmp_path, target=target)
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf])
 def test_outputs_that_are_no_numbers_are_refused(spoilt, monkeypatch, tmp_path):
-    model = _quantize(_bert(1))
+    model = quantize_model(make_bert(1))
     real = OnnxModel.__call__
     monkeypatch.setattr(OnnxModel, "__call__", lambda *args: tuple(x + spoilt for x in real(*args)))
     monkeypatch.setattr(export_write, "module_differences", lambda *args: {})
     with pytest.raises(ExportError, match="differ"):
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
 
 
 def test_mean_difference_is_that_of_numpy():
@@ -366,40 +377,44 @@ def test_mean_difference_is_that_of_numpy():
 
 
 def test_ranges_that_still_move_are_an_error(tmp_path):
-    model = _quantize(_bert(1), finalize=False)
+    model = quantize_model(make_bert(1), finalize=False)
     with pytest.raises(
         ExportError, match=r"still follow the data \(bert.* more\): .*disable_quantization_observer_epoch"
     ):
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
 
 
 def test_quantizers_without_data_are_named(tmp_path):
-    model = _quantize(_bert(1), batches=0)
+    model = quantize_model(make_bert(1), batches=0)
     with pytest.raises(ExportError, match=r"quantizer bert\.embeddings.* and \d+ more have seen no data .* calibrate"):
-        _export(model, tmp_path)
-    model = _quantize(_bert(1))
+        export_model(model, tmp_path)
+    model = quantize_model(make_bert(1))
     model.qa_outputs.input_quantizer.observed = False
     with pytest.raises(ExportError, match=r"the quantizer qa_outputs.input_quantizer has seen no data"):
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
 
 
 def test_impossible_opsets_and_targets_are_errors(tmp_path):
-    plain, model = _bert(1), _quantize(_bert(1))
+    plain, model = make_bert(1), quantize_model(make_bert(1))
     with pytest.raises(ExportError, match="opset 12 cannot hold a quantized model: it needs 13 or more"):
-        _export(model, tmp_path, opset=12)
+        export_model(model, tmp_path, opset=12)
     with pytest.raises(ExportError, match="opset 21 is too new: PyTorch's exporter knows 20 and less"):
-        _export(model, tmp_path, opset=21)
+        export_model(model, tmp_path, opset=21)
     for either in (plain, model):
         with pytest.raises(ExportError, match="opset 19 is too new: DeepSparse loads 18 and less"):
-            _export(either, tmp_path, opset=19, target="deepsparse")
+            export_model(either, tmp_path, opset=19, target="deepsparse")
         with pytest.raises(ExportError, match="no target 'tensorrt', only onnxruntime, deepsparse"):
-            _export(either, tmp_path, target="tensorrt")
+            export_model(either, tmp_path, target="tensorrt")
 
 
 def test_missing_output_is_named_without_what_the_check_records(tmp_path):
     with pytest.raises(ExportError, match=r"no output 'logits'; it has .'start_logits', 'end_logits'.$"):
         export_onnx(
-            _quantize(_bert(1)), tmp_path, input_names=INPUTS, output_names=["logits"], check_batches=[_batch(1, 8)]
+            quantize_model(make_bert(1)),
+            tmp_path,
+            input_names=INPUTS,
+            output_names=["logits"],
+            check_batches=[make_batch(1, 8)],
         )
 
 
@@ -426,20 +441,20 @@ def test_vnni_is_read_from_cpuinfo(cpuinfo, expected):
 
 def test_cpu_without_vnni_is_warned_about_with_reduce_range(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(export_check, "has_vnni", lambda: False)
-    model, reduced = _quantize(_bert(1)), _quantize(_bert(1), **CASES["reduce_range"])
+    model, reduced = quantize_model(make_bert(1)), quantize_model(make_bert(1), **CASES["reduce_range"])
     with caplog.at_level(logging.WARNING, logger="sparsification.export.onnx"):
-        report = _export(model, tmp_path)
+        report = export_model(model, tmp_path)
     assert "This CPU has no VNNI" in report.cpu_note
     assert report.cpu_note in caplog.text
     assert "reduce_range: True in the recipe's QuantizationModifier" in report.cpu_note
-    assert _export(reduced, tmp_path).cpu_note == ""
-    assert _export(_bert(1), tmp_path).cpu_note == ""
+    assert export_model(reduced, tmp_path).cpu_note == ""
+    assert export_model(make_bert(1), tmp_path).cpu_note == ""
     monkeypatch.setattr(export_write, "MODULE_LIMIT", -1.0)
     with pytest.raises(ExportError, match="not kept. This CPU has no VNNI"):
-        _export(model, tmp_path)
+        export_model(model, tmp_path)
     monkeypatch.undo()
     monkeypatch.setattr(export_check, "has_vnni", lambda: None)
-    assert _export(model, tmp_path).cpu_note == ""
+    assert export_model(model, tmp_path).cpu_note == ""
 
 
 def test_ties_are_compared_as_engines_round_them(tmp_path):

@@ -28,7 +28,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from helpers.exports import INPUTS, OUTPUTS, _batch
+from helpers.exports import INPUTS, OUTPUTS, make_batch
 from sparsification.export import onnx as export
 from sparsification.export import prepare
 from sparsification.export import verify as export_check
@@ -75,7 +75,7 @@ def _albert() -> AlbertForQuestionAnswering:
 
 
 def _export(model, output_dir, tokenizer=None, names=INPUTS, batches=None, **options):
-    batches = [_batch(3, 17, names)] if batches is None else batches
+    batches = [make_batch(3, 17, names)] if batches is None else batches
     return export_onnx(
         model, output_dir, tokenizer, input_names=names, output_names=OUTPUTS, check_batches=batches, **options
     )
@@ -110,10 +110,10 @@ def test_onnx_equals_torch_on_every_batch_size_and_length(family, tmp_path):
     make, names, pad = FAMILIES[family]
     model = make()
     # Checked by the export on one shape only; compared here, with padding, on others.
-    path = _export(model, tmp_path, names=names, batches=[_batch(2, 9, names, pad)]).path
+    path = _export(model, tmp_path, names=names, batches=[make_batch(2, 9, names, pad)]).path
     for rows in (1, 3):
         for length in (8, 17, MAX_LENGTH):
-            batch = _batch(rows, length, names, pad, seed=length)
+            batch = make_batch(rows, length, names, pad, seed=length)
             with torch.no_grad():
                 expected = model.eval()(**batch)
             for name, actual in zip(OUTPUTS, _run(path, batch), strict=True):
@@ -135,7 +135,7 @@ def test_report_tells_what_was_checked(exported, caplog, tmp_path):
     assert 0 < report.max_difference < 1e-4
     assert report.num_features == 3
     with caplog.at_level(logging.INFO, logger="sparsification.export.onnx"):
-        report = _export(_bert(), tmp_path, batches=iter([_batch(3, 17), _batch(2, 8), _batch(1, 30)]))
+        report = _export(_bert(), tmp_path, batches=iter([make_batch(3, 17), make_batch(2, 8), make_batch(1, 30)]))
     assert report.num_features == 6
     assert "on 6 features, max difference" in caplog.text
 
@@ -218,7 +218,7 @@ def test_half_precision_model_exports_in_fp32_and_stays_half(tmp_path):
     path = _export(model, tmp_path).path
     assert {tensor.data_type for tensor in onnx.load(path).graph.initializer} == {onnx.TensorProto.FLOAT}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    batch = _batch(2, 12)
+    batch = make_batch(2, 12)
     expected = _bert()
     expected.load_state_dict({name: tensor.float() for name, tensor in model.state_dict().items()})
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_no_warning_and_no_print_on_the_way(tmp_path, capfd):
 
 def test_onnx_model_gives_each_batch_its_outputs_in_the_order_asked_for(exported):
     model, _, report = exported
-    batches = [_batch(2, 8) | {"start_positions": torch.zeros(2)}, _batch(1, 20)]
+    batches = [make_batch(2, 8) | {"start_positions": torch.zeros(2)}, make_batch(1, 20)]
     onnx_model = OnnxModel(report.path, ["end_logits", "start_logits"])
     results = [onnx_model(batch) for batch in batches]
     assert [result[0].shape for result in results] == [(2, 8), (1, 20)]
@@ -258,7 +258,7 @@ def test_onnx_model_gives_each_batch_its_outputs_in_the_order_asked_for(exported
 
 
 def test_padding_does_not_count_in_the_comparison(monkeypatch, tmp_path):
-    batch = _batch(2, 10)
+    batch = make_batch(2, 10)
     real = OnnxModel.__call__
 
     def nonsense_at_padding(onnx_model, batch):
@@ -350,7 +350,7 @@ def test_frozen_sequence_axis_is_an_error_even_if_all_batches_are_alike(target, 
     real = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *args, dynamic_axes, **options: real(*args, **options))
     with pytest.raises(ExportError, match="ONNX Runtime cannot (load|run)"):
-        _export(_bert(), target, batches=[_batch(2, 16)])
+        _export(_bert(), target, batches=[make_batch(2, 16)])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -392,9 +392,9 @@ def test_ctrl_c_leaves_nothing(target, monkeypatch):
 def test_missing_names_and_features_are_named(target):
     model = _bert()
     with pytest.raises(ExportError, match="lack the model's input 'token_type_ids'; they have .'attention_mask'"):
-        _export(model, target, batches=[_batch(1, 8, INPUTS[:2])])
+        _export(model, target, batches=[make_batch(1, 8, INPUTS[:2])])
     with pytest.raises(ExportError, match="has no output 'logits'; it has .'start_logits', 'end_logits'."):
-        export_onnx(model, target, input_names=INPUTS, output_names=["logits"], check_batches=[_batch(1, 8)])
+        export_onnx(model, target, input_names=INPUTS, output_names=["logits"], check_batches=[make_batch(1, 8)])
     with pytest.raises(ExportError, match="no feature to check"):
         _export(model, target, batches=[])
 

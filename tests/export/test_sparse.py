@@ -9,7 +9,16 @@ from onnx import numpy_helper
 
 import run_qa
 from helpers.command_lines import squad_command
-from helpers.exports import FAMILIES, NO_COMPILER, _batch, _bert, _export, _prune, _quantize, needs_compiler
+from helpers.exports import (
+    FAMILIES,
+    NO_COMPILER,
+    export_model,
+    make_batch,
+    make_bert,
+    needs_compiler,
+    prune_model,
+    quantize_model,
+)
 from helpers.models import save_model
 from helpers.recipes import PRUNE_BLOCKS_QUANTIZE
 from sparsification.export import sparse as export
@@ -25,8 +34,10 @@ from sparsification.tasks.errors import UsageError
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_our_operators_make_is_what_the_int8_graph_makes(family, tmp_path):
     make, names, pad = FAMILIES[family]
-    _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
-    report = export_sparse(tmp_path / "model.onnx", [_batch(4, 24, names, pad), _batch(2, 9, names, pad, seed=1)])
+    export_model(quantize_model(prune_model(make()), names, pad), tmp_path, names, pad)
+    report = export_sparse(
+        tmp_path / "model.onnx", [make_batch(4, 24, names, pad), make_batch(2, 9, names, pad, seed=1)]
+    )
     assert report.conversion.path == tmp_path / SPARSE_FILE
     assert report.conversion.path.exists()
     assert 0 <= report.subgraph_difference < 5e-3
@@ -82,31 +93,31 @@ FAULTS = {
 @needs_compiler
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faulty_sparse_file_is_refused_and_the_older_one_kept(fault, monkeypatch, tmp_path):
-    _export(_quantize(_prune(_bert())), tmp_path)
+    export_model(quantize_model(prune_model(make_bert())), tmp_path)
     (tmp_path / SPARSE_FILE).write_bytes(b"older")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     _spoil(monkeypatch, FAULTS[fault])
     with pytest.raises(ExportError, match=r"differs from it: .* allowed is 0.01. model.sparse.onnx was not"):
-        export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
+        export_sparse(tmp_path / "model.onnx", [make_batch(4, 24)])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @needs_compiler
 def test_wrong_outputs_of_right_pieces_are_refused(monkeypatch, tmp_path):
-    _export(_quantize(_prune(_bert())), tmp_path)
+    export_model(quantize_model(prune_model(make_bert())), tmp_path)
     monkeypatch.setattr(export, "subgraph_differences", lambda *args: {"none": 0.0})
     _spoil(monkeypatch, _times("scale", 10.0))
     with pytest.raises(ExportError, match=r"_logits differs by .* allowed is 0.25"):
-        export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
+        export_sparse(tmp_path / "model.onnx", [make_batch(4, 24)])
 
 
 @needs_compiler
 def test_every_node_of_ours_is_in_a_piece(tmp_path):
-    _export(_quantize(_prune(_bert())), tmp_path)
-    export_sparse(tmp_path / "model.onnx", [_batch(4, 24)])
+    export_model(quantize_model(prune_model(make_bert())), tmp_path)
+    export_sparse(tmp_path / "model.onnx", [make_batch(4, 24)])
     graph = onnx.load(tmp_path / SPARSE_FILE).graph
     makers = {name: node for node in graph.node for name in node.output}
-    subgraphs = subgraph_differences(tmp_path / "model.onnx", tmp_path / SPARSE_FILE, _batch(1, 24))
+    subgraphs = subgraph_differences(tmp_path / "model.onnx", tmp_path / SPARSE_FILE, make_batch(1, 24))
     seen, waiting = set(), list(subgraphs)
     while waiting:
         node = makers.get(waiting.pop())
@@ -118,7 +129,7 @@ def test_every_node_of_ours_is_in_a_piece(tmp_path):
 
 def test_new_int8_file_takes_the_sparse_one_of_the_old_away(tmp_path):
     (tmp_path / SPARSE_FILE).write_bytes(b"older")
-    _export(_bert(1), tmp_path)
+    export_model(make_bert(1), tmp_path)
     assert not (tmp_path / SPARSE_FILE).exists()
 
 

@@ -17,6 +17,7 @@ DECAY = (
     "  - !LearningRateFunctionModifier "
     "{lr_func: linear, init_lr: 3.0e-5, final_lr: 0.0, start_epoch: 0.0, end_epoch: %s}\n"
 )
+AVERAGE = "  - !WeightAveragingModifier {start_epoch: %s}\n"
 SOUND = RUN + PRUNING + QUANTIZATION + DECAY % 10.0
 
 

@@ -56,36 +56,36 @@ CASES = {
 }
 
 
-def _bert(layers: int = 2) -> BertForQuestionAnswering:
+def make_bert(layers: int = 2) -> BertForQuestionAnswering:
     torch.manual_seed(0)
     return BertForQuestionAnswering(BertConfig(**SIZE, num_hidden_layers=layers))
 
 
-def _distilbert() -> DistilBertForQuestionAnswering:
+def make_distilbert() -> DistilBertForQuestionAnswering:
     torch.manual_seed(0)
     return DistilBertForQuestionAnswering(DistilBertConfig(**SIZE | {"hidden_dim": 64}, num_hidden_layers=2))
 
 
-def _roberta() -> RobertaForQuestionAnswering:
+def make_roberta() -> RobertaForQuestionAnswering:
     torch.manual_seed(0)
     size = SIZE | {"max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
     return RobertaForQuestionAnswering(RobertaConfig(**size, num_hidden_layers=2))
 
 
-def _albert() -> AlbertForQuestionAnswering:
+def make_albert() -> AlbertForQuestionAnswering:
     torch.manual_seed(0)
     return AlbertForQuestionAnswering(AlbertConfig(**SIZE | {"embedding_size": 16}, num_hidden_layers=3))
 
 
 FAMILIES = {
-    "bert": (_bert, INPUTS, 0),
-    "distilbert": (_distilbert, INPUTS[:2], 0),
-    "roberta": (_roberta, INPUTS[:2], 1),
-    "albert": (_albert, INPUTS, 0),
+    "bert": (make_bert, INPUTS, 0),
+    "distilbert": (make_distilbert, INPUTS[:2], 0),
+    "roberta": (make_roberta, INPUTS[:2], 1),
+    "albert": (make_albert, INPUTS, 0),
 }
 
 
-def _batch(rows: int, length: int, names=INPUTS, pad: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
+def make_batch(rows: int, length: int, names=INPUTS, pad: int = 0, seed: int = 0) -> dict[str, torch.Tensor]:
     """Features as a tokenizer pads them: the last row full, the others shorter."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, 31, (rows, length), generator=generator)
@@ -99,7 +99,7 @@ def _batch(rows: int, length: int, names=INPUTS, pad: int = 0, seed: int = 0) ->
     return {name: tensors[name] for name in names}
 
 
-def _quantize(model, names=INPUTS, pad: int = 0, finalize: bool = True, batches: int = 3, **keys):
+def quantize_model(model, names=INPUTS, pad: int = 0, finalize: bool = True, batches: int = 3, **keys):
     """Quantize a model by a recipe, and let its quantizers see a few batches."""
     recipe = {"start_epoch": 0, "disable_quantization_observer_epoch": 1} | keys
     text = yaml.safe_dump({"modifiers": [recipe]}).replace("- ", "- !QuantizationModifier\n  ", 1)
@@ -108,18 +108,18 @@ def _quantize(model, names=INPUTS, pad: int = 0, finalize: bool = True, batches:
     manager.on_train_begin(TrainingStep(0, 10))
     with torch.no_grad():
         for seed in range(batches):
-            model.train()(**_batch(4, 24, names, pad, seed=100 + seed))
+            model.train()(**make_batch(4, 24, names, pad, seed=100 + seed))
     if finalize:
         manager.finalize()
     return model.eval()
 
 
-def _export(model, output_dir, names=INPUTS, pad: int = 0, **options):
-    batches = options.pop("batches", [_batch(4, 24, names, pad)])
+def export_model(model, output_dir, names=INPUTS, pad: int = 0, **options):
+    batches = options.pop("batches", [make_batch(4, 24, names, pad)])
     return export_onnx(model, output_dir, input_names=names, output_names=OUTPUTS, check_batches=batches, **options)
 
 
-def _initializers(path) -> dict[str, np.ndarray]:
+def read_initializers(path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
 
 
@@ -132,7 +132,7 @@ except BuildError:
 needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason=NO_COMPILER)
 
 
-def _prune(model, share: float = 0.9, block: int = 4):
+def prune_model(model, share: float = 0.9, block: int = 4):
     generator = torch.Generator().manual_seed(0)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and "qa_outputs" not in name:

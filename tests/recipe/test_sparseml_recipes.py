@@ -163,7 +163,7 @@ def block(label: str) -> str:
 
 
 # Not SparseML's, or not of its recipes for training.
-OURS = {"ReconstructionPruningModifier", "SparseGPTModifier", "WandaPruningModifier"}
+OURS = {"ReconstructionPruningModifier", "SparseGPTModifier", "WandaPruningModifier", "WeightAveragingModifier"}
 
 
 def test_every_modifier_is_here():

@@ -11,13 +11,13 @@ from helpers.exports import (
     FAMILIES,
     INPUTS,
     OUTPUTS,
-    _batch,
-    _bert,
-    _export,
-    _initializers,
-    _prune,
-    _quantize,
+    export_model,
+    make_batch,
+    make_bert,
     needs_compiler,
+    prune_model,
+    quantize_model,
+    read_initializers,
 )
 from sparsification import runtime
 from sparsification.runtime.build import BuildError
@@ -27,7 +27,7 @@ from sparsification.runtime.rewrite import SparseGraphError, rewrite_sparse
 def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: int = 0) -> float:
     """The mean difference of the sparse file from the int8 one at real tokens, in standard deviations."""
     sessions = [runtime.load_session(folder / name, threads=1) for name in ("model.onnx", "model.sparse.onnx")]
-    batch = _batch(rows, length, names, pad, seed=5)
+    batch = make_batch(rows, length, names, pad, seed=5)
     feed = {name: tensor.numpy() for name, tensor in batch.items()}
     real = feed["attention_mask"] == 1
     pairs = zip(*(session.run(OUTPUTS, feed) for session in sessions), strict=True)
@@ -38,7 +38,7 @@ def _compare(folder: Path, rows: int = 3, length: int = 24, names=INPUTS, pad: i
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sparse_file_equals_the_int8_file(family, tmp_path):
     make, names, pad = FAMILIES[family]
-    _export(_quantize(_prune(make()), names, pad), tmp_path, names, pad)
+    export_model(quantize_model(prune_model(make()), names, pad), tmp_path, names, pad)
     report = rewrite_sparse(tmp_path / "model.onnx")
     assert report.path == tmp_path / "model.sparse.onnx"
     assert all(density < 0.2 for density in report.sparse.values())
@@ -60,7 +60,7 @@ RECIPES += [("per channel", 17), ("per channel", 20)]
 @needs_compiler
 @pytest.mark.parametrize(("case", "opset"), RECIPES)
 def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
-    _export(_quantize(_prune(_bert(1)), **CASES[case]), tmp_path, opset=opset)
+    export_model(quantize_model(prune_model(make_bert(1)), **CASES[case]), tmp_path, opset=opset)
     if case == "asymmetric weights":  # no zero of such a weight is an integer of 0
         with pytest.raises(SparseGraphError, match="no Linear layer in int8 with symmetric weights"):
             rewrite_sparse(tmp_path / "model.onnx")
@@ -76,12 +76,12 @@ def test_every_recipe_gives_the_same_numbers_or_a_reason(case, opset, tmp_path):
 
 @needs_compiler
 def test_nothing_of_what_was_fused_is_left(tmp_path):
-    _export(_quantize(_prune(_bert())), tmp_path)
+    export_model(quantize_model(prune_model(make_bert())), tmp_path)
     rewrite_sparse(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.sparse.onnx")
     kinds = {node.op_type for node in model.graph.node}
     assert kinds.isdisjoint({"Erf", "Softmax", "ReduceMean", "Transpose", "Reshape", "QuantizeLinear", "Expand"})
-    arrays = _initializers(tmp_path / "model.sparse.onnx")
+    arrays = read_initializers(tmp_path / "model.sparse.onnx")
     values = [array for name, array in arrays.items() if name.endswith(".values")]
     assert all(block.any(-1).all() for block in values)
     # Nor is a weight there twice.
@@ -90,13 +90,13 @@ def test_nothing_of_what_was_fused_is_left(tmp_path):
 
 @needs_compiler
 def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
-    model = _bert()
+    model = make_bert()
     dense = [model.bert.encoder.layer[0].attention.self.key, model.bert.encoder.layer[1].intermediate.dense]
     kept = [module.weight.data.clone() for module in dense]
-    _prune(model)
+    prune_model(model)
     for module, weight in zip(dense, kept, strict=True):
         module.weight.data = weight
-    _export(_quantize(model), tmp_path)
+    export_model(quantize_model(model), tmp_path)
     report = rewrite_sparse(tmp_path / "model.onnx")
     assert (len(report.sparse), len(report.dense)) == (10, 3)
     assert report.fused["QuantizedAttention"] == 2
@@ -105,17 +105,17 @@ def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
 
 @needs_compiler
 def test_unstructured_zeros_count_by_their_blocks(tmp_path):
-    _export(_quantize(_prune(_bert(), 0.9, block=1)), tmp_path)
+    export_model(quantize_model(prune_model(make_bert(), 0.9, block=1)), tmp_path)
     report = rewrite_sparse(tmp_path / "model.onnx")
     assert 0.3 < np.mean(list(report.sparse.values())) < 0.4  # 1 - 0.9 ** 4
     assert _compare(tmp_path) < 0.02
 
 
 def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
-    _export(_quantize(_bert()), tmp_path)
+    export_model(quantize_model(make_bert()), tmp_path)
     with pytest.raises(SparseGraphError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
         rewrite_sparse(tmp_path / "model.onnx")
-    _export(_bert(), tmp_path)
+    export_model(make_bert(), tmp_path)
     with pytest.raises(SparseGraphError, match="has no Linear layer in int8 with symmetric weights: quantize"):
         rewrite_sparse(tmp_path / "model.onnx")
     assert not list(tmp_path.glob("*sparse*"))
@@ -125,8 +125,8 @@ def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
 def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match="has neither model.sparse.onnx nor model.onnx"):
         runtime.load_session(tmp_path)
-    _export(_quantize(_prune(_bert())), tmp_path)
-    feed = {name: tensor.numpy() for name, tensor in _batch(2, 9).items()}
+    export_model(quantize_model(prune_model(make_bert())), tmp_path)
+    feed = {name: tensor.numpy() for name, tensor in make_batch(2, 9).items()}
     dense = runtime.load_session(tmp_path).run(OUTPUTS, feed)
     rewrite_sparse(tmp_path / "model.onnx")
     sparse = runtime.load_session(tmp_path)
@@ -140,7 +140,7 @@ def test_load_takes_the_sparse_file_of_a_folder_and_the_dense_one_where_it_is_al
 
 @needs_compiler
 def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypatch):
-    _export(_quantize(_prune(_bert(1))), tmp_path)
+    export_model(quantize_model(prune_model(make_bert(1))), tmp_path)
     rewrite_sparse(tmp_path / "model.onnx")
     for name in ("CC", "CXX"):
         monkeypatch.delenv(name, raising=False)

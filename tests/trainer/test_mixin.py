@@ -171,6 +171,16 @@ def test_recipe_decides_length_and_learning_rate_and_says_so(tmp_path, caplog):
     assert rates[8:12] == pytest.approx([0.01, 0.007, 0.004, 0.001])
 
 
+def test_flags_set_the_optimizer_beside_a_recipe(tmp_path):
+    flags = {"adam_beta1": 0.8, "adam_beta2": 0.98, "weight_decay": 0.125, "warmup_steps": 0.25}
+    trainer = make_trainer(tmp_path, PRUNE, **flags)
+    trainer.train()
+    assert {group["betas"] for group in trainer.optimizer.param_groups} == {(0.8, 0.98)}
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.125, 0.0}  # 0: biases and norms
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates[:7] == pytest.approx([5e-3 * step / 6 for step in range(7)])  # 6 of 24 steps
+
+
 def test_best_checkpoint_is_one_after_the_last_change(tmp_path):
     trainer = make_trainer(
         tmp_path,

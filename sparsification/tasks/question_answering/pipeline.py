@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, TrainingArguments
 
 from sparsification.arguments import SparsificationArguments
 from sparsification.export.onnx import ExportReport, refuse_unrecordable
@@ -24,7 +20,7 @@ from sparsification.tasks.question_answering.loading import Models
 from sparsification.tasks.question_answering.metrics import squad_metrics, squad_v2_metrics
 from sparsification.tasks.question_answering.records import has_answer_text
 from sparsification.tasks.question_answering.sparse_trainer import SparseQuestionAnsweringTrainer
-from sparsification.tasks.question_answering.trainer import QuestionAnsweringTrainer
+from sparsification.tasks.question_answering.trainer import PostProcess, QuestionAnsweringTrainer, ScoredRecords
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +61,11 @@ def check_export(model: PreTrainedModel, sparse_args: SparsificationArguments) -
 def evaluate_exported(
     trainer: SparseQuestionAnsweringTrainer,
     exported: ExportReport | None,
-    sparse_args: SparsificationArguments,
+    directory: str,
     data_args: DataTrainingArguments,
 ) -> dict[str, float]:
     """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json and eval_onnx_sparse_results.json."""
-    folder = Path(sparse_args.onnx_export_path)
+    folder = Path(directory)
     metrics = trainer.evaluate_onnx(folder)
     if exported is not None:  # on the process that exported it
         metrics["eval_onnx_max_difference"] = exported.max_difference
@@ -134,12 +130,10 @@ def report_run(
         print(f"\n{plain(result_table(trainer.result))}\n\nThe report is in {trainer.args.output_dir}/report.html")
 
 
-def make_post_process_function(
-    data_args: DataTrainingArguments, training_args: TrainingArguments
-) -> Callable[[Dataset, Dataset, Any, str], EvalPrediction]:
+def make_post_process_function(data_args: DataTrainingArguments, training_args: TrainingArguments) -> PostProcess:
     """Make the function that computes answers from logits and writes them to the output folder on the main process."""
 
-    def post_process(examples: Dataset, features: Dataset, predictions: Any, stage: str = "eval") -> EvalPrediction:
+    def post_process(examples: Dataset, features: Dataset, predictions: Any, stage: str) -> ScoredRecords:
         answers = postprocess_qa_predictions(
             examples,
             features,
@@ -157,15 +151,15 @@ def make_post_process_function(
         references = [
             {"id": name, "answers": truth} for name, truth in zip(examples["id"], examples["answers"], strict=True)
         ]
-        return EvalPrediction(predictions=predicted, label_ids=references)
+        return ScoredRecords(predictions=predicted, label_ids=references)
 
     return post_process
 
 
-def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[EvalPrediction], dict[str, float]]:
+def make_compute_metrics(data_args: DataTrainingArguments) -> Callable[[ScoredRecords], dict[str, float]]:
     """Make the function that scores answers: EM and F1 of SQuAD v1.1 or 2.0."""
 
-    def compute_metrics(outcome: EvalPrediction) -> dict[str, float]:
+    def compute_metrics(outcome: ScoredRecords) -> dict[str, float]:
         if data_args.version_2_with_negative:
             return squad_v2_metrics(outcome.predictions, outcome.label_ids)
         if not any(has_answer_text(reference["answers"]) for reference in outcome.label_ids):
@@ -228,7 +222,7 @@ def write_model_card(
     trainer: QuestionAnsweringTrainer, model_args: ModelArguments, data_args: DataTrainingArguments
 ) -> None:
     """Write the model card, or push model and card to the hub."""
-    facts: dict[str, str] = {"finetuned_from": model_args.model_name_or_path, "tasks": "question-answering"}
+    facts: dict[str, Any] = {"finetuned_from": model_args.model_name_or_path, "tasks": "question-answering"}
     if data_args.dataset_name is not None:
         facts["dataset_tags"] = facts["dataset"] = data_args.dataset_name
         if data_args.dataset_config_name is not None:

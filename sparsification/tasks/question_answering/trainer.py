@@ -5,18 +5,26 @@ features of a question and its context, so here the loop runs without metrics; t
 answers from its logits, and ``compute_metrics`` scores them. Timing, logging and callbacks are Trainer's.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, Trainer
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
-PostProcess = Callable[[Dataset, Dataset, Any, str], EvalPrediction]
+
+class ScoredRecords(NamedTuple):
+    """What ``compute_metrics`` scores: one record for each question, under the names of EvalPrediction's fields."""
+
+    predictions: Sequence[Mapping[str, Any]]  # {"id", "prediction_text"}, of SQuAD 2.0 "no_answer_probability" too
+    label_ids: Sequence[Mapping[str, Any]]  # {"id", "answers"}
+
+
+PostProcess = Callable[[Dataset, Dataset, tuple[np.ndarray, ...], str], ScoredRecords]
 
 
 class QuestionAnsweringTrainer(Trainer):
@@ -24,9 +32,9 @@ class QuestionAnsweringTrainer(Trainer):
 
     Args:
         eval_examples: the questions of ``eval_dataset``'s features.
-        post_process_function: ``(examples, features, logits, stage) -> EvalPrediction`` with answers and references;
-            ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. Without it, this class
-            behaves as Trainer.
+        post_process_function: ``(examples, features, logits, stage) -> ScoredRecords``, which ``compute_metrics``
+            gets; ``stage`` is the metrics' prefix in ``evaluate`` and "predict" in ``predict``. An EvalPrediction with
+            these fields does as well. Without this function, this class behaves as Trainer.
         *args: see Trainer.
         **kwargs: see Trainer.
     """
@@ -44,7 +52,7 @@ class QuestionAnsweringTrainer(Trainer):
         # (examples, features, stage) of the logits of evaluation_loop; set during one call.
         self._answering: tuple[Dataset, Dataset, str] | None = None
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]  # the questions come second, as in Transformers' example
         self,
         eval_dataset: Dataset | None = None,
         eval_examples: Dataset | None = None,
@@ -70,7 +78,7 @@ class QuestionAnsweringTrainer(Trainer):
         finally:
             self._answering = None
 
-    def predict(
+    def predict(  # type: ignore[override]  # the questions come second, as in Transformers' example
         self,
         predict_dataset: Dataset,
         predict_examples: Dataset | None = None,
@@ -112,7 +120,8 @@ class QuestionAnsweringTrainer(Trainer):
             )
         if ignore_keys is None:
             ignore_keys = list(INTERMEDIATE_OUTPUTS)
-        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        compute_metrics: Any = self.compute_metrics  # scores records here; Trainer's annotation has an EvalPrediction
+        self.compute_metrics = None
         # Keep batches separate: Trainer would copy all logits so far with every batch, and hold both copies.
         concatenates, self.args.eval_do_concat_batches = self.args.eval_do_concat_batches, False
         try:
@@ -126,21 +135,30 @@ class QuestionAnsweringTrainer(Trainer):
             return output  # prediction_loss_only
 
         # On every process, because each needs the metrics to choose the best checkpoint.
-        logits = join_batches(output.predictions)
-        answers = self.post_process_function(*self._answering[:2], logits, self._answering[2])
-        metrics = dict(output.metrics)
+        batches: Any = output.predictions  # a list of batches; Trainer's annotation has them concatenated
+        examples, features, stage = self._answering
+        answers = self.post_process_function(examples, features, join_batches(batches), stage)
+        metrics = dict(output.metrics or {})
         for name, value in (compute_metrics(answers) if compute_metrics is not None else {}).items():
             metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
-        return output._replace(predictions=answers.predictions, label_ids=answers.label_ids, metrics=metrics)
+        records: dict[str, Any] = {"predictions": answers.predictions, "label_ids": answers.label_ids}  # for arrays
+        return output._replace(**records, metrics=metrics)
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+    def _get_dataloader(
+        self,
+        dataset: Dataset,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Dataset], Sampler] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader:
         """Load all features of an evaluation in order, whatever the flags for training batches are."""
-        if is_training:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         given = self.args.dataloader_drop_last, self.args.dataloader_in_order
-        self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
+        if not is_training:
+            self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
         finally:
             self.args.dataloader_drop_last, self.args.dataloader_in_order = given
 

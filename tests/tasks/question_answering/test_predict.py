@@ -16,7 +16,7 @@ from transformers import (
 
 from helpers import ROOT
 from helpers.data import PLACES, squad_json
-from helpers.exports import _prune, needs_compiler
+from helpers.exports import needs_compiler, prune_model
 from helpers.models import build_tiny_tokenizer
 from helpers.recipes import PRUNE_BLOCKS_QUANTIZE
 from sparsification.cli.main import main
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     torch.manual_seed(0)
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.2, **size)
-    model = _prune(BertForQuestionAnswering(config)).eval()
+    model = prune_model(BertForQuestionAnswering(config)).eval()
     for name in ("plain", "int8"):
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)
