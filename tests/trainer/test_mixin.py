@@ -50,9 +50,7 @@ class Stop(TrainerCallback):
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
-def test_run_resumed_at_each_stop_equals_uninterrupted_run_and_its_checkpoints_load_in_plain_transformers(
-    tmp_path, name
-):
+def test_resumed_run_equals_uninterrupted_run_and_its_checkpoints_load_in_plain_transformers(tmp_path, name):
     whole = make_trainer(tmp_path / "whole", EVERYTHING[name])
     whole.train()
     start, checkpoint = 0, None
