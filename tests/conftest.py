@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def _own_settings() -> Iterator[None]:
     before = [library.get_verbosity() for library in libraries], [script.level for script in scripts]
     bars = transformers_logging.is_progress_bar_enabled()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", os.environ)  # datasets puts a copy in its place when it maps in processes
         patch.setenv("TENSORBOARD_LOGGING_DIR", "runs")  # so that it is put back
         patch.delenv("TENSORBOARD_LOGGING_DIR")
         yield
