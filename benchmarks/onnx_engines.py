@@ -82,10 +82,6 @@ class Variant:
             parts.append(QUANTIZATION)
         return "".join(parts)
 
-    def target(self, engine: str) -> str:
-        """Whose form of the graph an engine is given: that of fp32 is the same."""
-        return "deepsparse" if self.int8 and engine == "deepsparse" else "onnxruntime"
-
 
 VARIANTS = (
     Variant(FP32),
@@ -105,6 +101,7 @@ PYTHONS = {
     "openvino": ROOT / ".venv-openvino" / "bin" / "python",
     "deepsparse": ROOT / ".venv-deepsparse" / "bin" / "python",
 }
+TARGETS = {"onnxruntime": "onnxruntime", "openvino": "onnxruntime", "deepsparse": "deepsparse"}  # of each engine's file
 
 
 def main() -> None:
@@ -208,7 +205,7 @@ def export(variant: Variant, folder: Path | None, work_dir: Path) -> dict[str, P
     transform(model, variant)
     place = work_dir / variant.name.replace("%", "percent").replace(",", "").replace(" ", "-")
     paths = {}
-    for target in dict.fromkeys(map(variant.target, PYTHONS)):
+    for target in dict.fromkeys(TARGETS.values()):
         kept = export_onnx(
             model,
             place / target,
@@ -219,7 +216,7 @@ def export(variant: Variant, folder: Path | None, work_dir: Path) -> dict[str, P
         )
         paths[target] = kept.path
         print(f"exported {variant.name} for {target}", flush=True)
-    return {engine: paths[variant.target(engine)] for engine in PYTHONS}
+    return {engine: paths[target] for engine, target in TARGETS.items()}
 
 
 def sizes(paths: dict[str, Path], zstd_level: int) -> dict[str, dict]:

@@ -64,6 +64,13 @@ distillation_modifiers:
     hardness: 1.0
     distill_output_keys: [start_logits, end_logits]
 """
+COMPARED = """
+distillation_modifiers:
+  - !PerLayerDistillationModifier
+    student_layer_names: ['re:bert\\.encoder\\.layer\\.\\d+$']
+    ignore_padding: true
+    cache_hidden_states: true
+"""
 QUANTIZED = """
 quantization_modifiers:
   - !QuantizationModifier
@@ -73,7 +80,7 @@ quantization_modifiers:
 SQUAD_STEPS = 5533  # of an epoch: 88,524 features of 384 tokens in batches of 16
 WARM_UP = 3  # rounds that do not count
 BARS = {"masks": 1.01, "cached teacher": 1.03, "int8, observing": 1.4, "int8, frozen": 1.25}
-# Name: recipe, whether the teacher's logits are kept, more arguments of the Trainer.
+# Name: recipe, whether what the teacher computes is cached, more arguments of the Trainer.
 VARIANTS = {
     "plain Trainer": (None, False, {}),
     "empty recipe": ("modifiers: []\n", False, {}),
@@ -81,6 +88,8 @@ VARIANTS = {
     "masks, new in every step": (UPDATED, False, {}),
     "live teacher": (DISTILLED, False, {}),
     "cached teacher": (DISTILLED, True, {}),
+    "live teacher, each layer": (COMPARED, False, {}),
+    "cached teacher, each layer": (COMPARED, True, {}),
     "int8, observing": (QUANTIZED.format(frozen=1000.0), False, {}),
     "int8, frozen": (QUANTIZED.format(frozen=0.01), False, {}),
     "plain Trainer, bf16": (None, False, {"bf16": True}),
@@ -203,7 +212,7 @@ def make_trainer(name: str, shape: str, folder: Path) -> tuple[Trainer, Turns]:
     more = {}
     if recipe is not None:
         more["manager"] = TimedManager.from_yaml(recipe)
-        more["teacher"] = make_model(shape, seed=1) if recipe == DISTILLED else None
+        more["teacher"] = make_model(shape, seed=1) if "Distillation" in recipe else None
         more["teacher_cache"] = folder / "cache" if cached else None
     turns = Turns(more.get("manager"))
     kind = Trainer if recipe is None else SparseTrainer
@@ -233,9 +242,10 @@ def measure(shape: str, rounds: int, names: Sequence[str]) -> tuple[dict[str, li
 def fill_cache(trainer: SparseTrainer) -> None:
     """Ask the teacher about every feature."""
     for batch in trainer.get_train_dataloader():
-        rows = batch.pop("feature_row")
+        rows, inputs = batch.pop("feature_row"), trainer._for_teacher(batch)
         with torch.no_grad():
-            trainer._teacher_outputs(batch, rows, trainer.teacher(**batch))
+            outputs = trainer.teacher(**inputs)
+        trainer._teacher_outputs(trainer.teacher, inputs, rows, outputs, batch["attention_mask"])
 
 
 def page(shape: str, seconds: dict[str, list[float]], managing: dict[str, list[float]]) -> str:

@@ -29,8 +29,9 @@ class SparsificationArguments:
     teacher_cache: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of cached teacher logits, which are computed once instead of in every epoch; 'off' for "
-            "data that changes between epochs. Default: --cache_dir, or the cache of the datasets library."
+            "help": "Folder of cached teacher logits, and of hidden states if the recipe caches them, which are "
+            "computed once instead of in every epoch; 'off' for data that changes between epochs. Default: "
+            "--cache_dir, or the cache of the datasets library."
         },
     )
     onnx_export_path: str | None = field(
@@ -49,12 +50,14 @@ class SparsificationArguments:
             "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],
         },
     )
-    onnx_opset: int = field(default=14, metadata={"help": "ONNX operator set of the exported file."})
+    onnx_opset: int | None = field(
+        default=None, metadata={"help": "ONNX operator set of the exported file. Default: 18; 14 for DeepSparse."}
+    )
     onnx_exporter: str = field(
         default=AUTO,
         metadata={
             "help": "PyTorch's ONNX exporter: dynamo (opsets 18 to 23), torchscript (deprecated by PyTorch), or "
-            "auto, which is dynamo from opset 18 on, except for DeepSparse and XLNet.",
+            "auto, which is dynamo, but torchscript for XLNet, mBART, DeepSparse and other opsets.",
             "choices": [*EXPORTERS],
         },
     )

@@ -44,14 +44,14 @@ def explaining_faults(folder: Path, what: str) -> Iterator[None]:
         if isinstance(error, RuntimeError):
             if not any(word in reason for word in TORCH_WRITER):
                 raise
-            reason = f"a file could not be written completely ({_free_space(folder)})"
+            reason = f"a file could not be written completely ({free_bytes(folder) / 1e6:.0f} MB are free on its disk)"
         raise SavingError(f"{what} could not be saved in {folder}: {reason}. Earlier saves are unchanged") from error
 
 
-def _free_space(folder: Path) -> str:
-    """Describe the free space on the disk of a folder, which torch's messages do not contain."""
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of a folder, which need not exist."""
     there = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
-    return f"{shutil.disk_usage(there).free / 1e6:.0f} MB are free on its disk"
+    return shutil.disk_usage(there).free
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
 MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
-
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
 
@@ -65,6 +64,7 @@ class Modifier:
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
     averages_weights: ClassVar[bool] = False  # reads the weights last, after the others' ``after_optimizer_step``
     samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
+    samples_gradients: ClassVar[bool] = False  # of the task loss, which needs labels
 
     def __post_init__(self) -> None:
         for key in ("start_epoch", "end_epoch", "update_frequency"):
@@ -168,9 +168,9 @@ class Modifier:
         return False
 
     @property
-    def compares_layers(self) -> bool:
-        """Whether the teacher must run in every step, because cached logits are not enough."""
-        return False
+    def cached_layers(self) -> Mapping[str, nn.Module] | None:
+        """The teacher's layers to cache, by their outputs' names in ``teacher``; None: it must run in every step."""
+        return {}
 
     @property
     def teacher_inputs(self) -> Sequence[str] | None:

@@ -50,7 +50,7 @@ distillation_modifiers:
 FLAGS = (
     "--do_train --do_eval --use_cpu --max_seq_length 48 --doc_stride 16 --per_device_train_batch_size 4 --seed 5 "
     "--save_strategy steps --save_steps 2 --save_total_limit 2 --logging_steps 1 --report_to none --disable_tqdm true "
-    "--teacher_cache off --recipe recipe.yaml --distill_teacher model --log_level error"
+    "--teacher_cache off --recipe recipe.yaml --distill_teacher model --log_level error --onnx_exporter torchscript"
 )
 
 

@@ -120,11 +120,11 @@ def prune(folder: Path, family: str, export: bool) -> None:
         must(metrics["eval_onnx_f1"] == metrics["eval_f1"], "the ONNX file has another F1")
 
 
-def quantize(folder: Path, family: str, target: str | None) -> None:
+def quantize(folder: Path, family: str, target: str | None, *flags: object) -> None:
     """Prune and quantize, and export in int8 for a target."""
     here = folder / family
     more = () if target is None else ("--onnx_export_path", here / "int8", "--onnx_target", target)
-    metrics = train(folder, family, "quantized", "quantize.yaml", *more)
+    metrics = train(folder, family, "quantized", "quantize.yaml", *more, *flags)
     check_weights(here / "quantized")
     ranges = load_file(here / "quantized" / QUANTIZATION_FILE)
     must(any(name.endswith("weight_quantizer.low") for name in ranges), "no weight has a range")

@@ -4,6 +4,7 @@ import encoder_study
 import onnx
 import pytest
 
+from helpers.command_lines import FAST_EXPORT
 from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 
 ROWS = {
@@ -23,7 +24,9 @@ def test_page_has_a_row_for_each_family():
 def test_family_is_pruned_quantized_and_exported_as_the_page_says(tmp_path, family):
     encoder_study.prepare(tmp_path)
     save_tiny_encoder(family, tmp_path / family / "model")
-    words = encoder_study.outcome(lambda: encoder_study.quantize(tmp_path, family, "onnxruntime"), tmp_path)
+    words = encoder_study.outcome(
+        lambda: encoder_study.quantize(tmp_path, family, "onnxruntime", *FAST_EXPORT), tmp_path
+    )
     assert (words == "yes") == (ROWS[family]["ONNX"] == "yes"), words
     if words == "yes":
         onnx.checker.check_model(tmp_path / family / "int8" / "model.onnx", full_check=True)

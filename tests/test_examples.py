@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from helpers import ROOT
+from helpers.command_lines import FAST_EXPORT
 from helpers.data import PLACES
 from helpers.models import build_tiny_tokenizer
 from helpers.processes import run_script
@@ -175,7 +176,7 @@ def test_run_glue_that_distills_and_quantizes_resumes_with_equal_weights_and_exp
     run_glue = load_example("run_glue")
     out = tmp_path / "out"
     recipe.write_text(RECIPE + DISTILL + QUANTIZE)
-    arguments = [*command(classifier, data, recipe, out), "--distill_teacher", str(classifier)]
+    arguments = [*command(classifier, data, recipe, out), "--distill_teacher", str(classifier), *FAST_EXPORT]
     run_glue.main(arguments)
     whole = AutoModelForSequenceClassification.from_pretrained(out).state_dict()
     checkpoints = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
@@ -222,7 +223,8 @@ def test_run_ner_that_distills_with_a_cache_and_quantizes_resumes_with_equal_wei
     data = write_tagged(tmp_path / "tagged.json")
     recipe.write_text(RECIPE + DISTILL + QUANTIZE)
     out, cache = tmp_path / "out", tmp_path / "cache"
-    arguments = [*command(tagger, data, recipe, out), "--distill_teacher", str(tagger), "--teacher_cache", str(cache)]
+    arguments = [*command(tagger, data, recipe, out), *FAST_EXPORT]
+    arguments += ["--distill_teacher", str(tagger), "--teacher_cache", str(cache)]
     run_ner = load_example("run_ner")
     run_ner.main(arguments)
     assert len(list(cache.glob("teacher-*/logits.*.float32"))) == len(TAGS)

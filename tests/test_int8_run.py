@@ -36,7 +36,7 @@ def trained(tmp_path_factory, tiny_squad):
             *("--model_name_or_path", folder / "bert", "--distill_teacher", "self", "--recipe", RECIPE),
             *("--recipe_args", "num_epochs=8,init_lr=1e-3", "--do_train", "--do_eval", "--seed", 1),
             *("--output_dir", folder / "out", "--onnx_export_path", folder / "onnx", "--onnx_target", "all"),
-            *("--save_strategy", "epoch"),
+            *("--save_strategy", "epoch", "--onnx_exporter", "auto"),
         )
     )
     return folder, metrics
@@ -50,7 +50,8 @@ def test_tutorial_recipe_leaves_a_plain_checkpoint_and_two_int8_files(trained):
         if "encoder" in name and weight.dim() == 2:
             assert int((weight == 0).sum()) == 4 * round(0.9 * weight.numel() / 4), name
     assert (folder / "out" / QUANTIZATION_FILE).exists()
-    for name in ("model.onnx", "deepsparse/model.onnx"):
+    for name, opset in (("model.onnx", 18), ("deepsparse/model.onnx", 14)):
+        assert [entry.version for entry in onnx.load(folder / "onnx" / name).opset_import] == [opset]
         assert onnx.TensorProto.INT8 in integers_in(folder / "onnx" / name)
         assert onnx.TensorProto.FLOAT not in integers_in(folder / "onnx" / name)
         assert (folder / "onnx" / name).with_name("tokenizer.json").exists()
@@ -64,7 +65,7 @@ def test_saved_model_evaluates_and_exports_again_without_a_recipe(trained, tiny_
         squad_command(
             tiny_squad,
             *("--model_name_or_path", folder / "out", "--do_eval", "--output_dir", tmp_path / "out"),
-            *("--onnx_export_path", tmp_path / "onnx"),
+            *("--onnx_export_path", tmp_path / "onnx", "--onnx_exporter", "auto"),
         )
     )
     for name in ("eval_f1", "eval_exact_match", "eval_onnx_f1"):
@@ -184,7 +185,7 @@ def test_two_processes_write_one_quantized_model(tiny_model_dir, tiny_squad, tmp
         *("--model_name_or_path", tiny_model_dir, "--recipe", ROOT / "recipes" / "quantize.md"),
         *("--distill_teacher", "self", "--do_train", "--do_eval", "--per_device_train_batch_size", 2),
         *("--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx", "--save_strategy", "epoch"),
-        *("--cache_dir", tmp_path / "cache"),
+        *("--cache_dir", tmp_path / "cache", "--onnx_exporter", "auto"),
     )
     done = run_script([ROOT / "run_qa.py", *arguments], ROOT, processes=2)
     assert [status for status, _ in done] == [0, 0], done[0][1][-3000:]

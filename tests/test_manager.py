@@ -98,7 +98,7 @@ def test_loss_of_a_users_own_modifier_is_added_in_its_window_alone():
 def test_users_own_distillation_is_given_the_teacher():
     manager = ScheduledModifierManager.from_yaml(TEACHER, modifiers=OWN)
     student, teacher = logits()
-    assert manager.distills and manager.distills_at(TrainingStep(0, 10)) and not manager.compares_layers
+    assert manager.distills and manager.distills_at(TrainingStep(0, 10)) and manager.cached_layers == {}
     loss = manager.update_loss(torch.tensor(2.0), student, teacher, TrainingStep(0, 10))
     difference = (student["start_logits"] - teacher["start_logits"]).square().mean()
     assert loss.item() == pytest.approx(1.0 + 0.5 * difference.item())

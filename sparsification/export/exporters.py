@@ -1,7 +1,7 @@
 """PyTorch's two ONNX exporters with one signature, and the choice between them.
 
-The TorchScript exporter, which PyTorch has deprecated, writes opsets 7 to 20. The dynamo exporter writes opsets 18
-to 23; it takes seconds longer and writes fewer nodes. Both keep the batch and the sequence axis dynamic.
+The dynamo exporter, the default, writes opsets 18 to 23. The TorchScript exporter, which PyTorch has deprecated, writes
+opsets 7 to 20; it takes seconds less and writes more nodes. Both keep the batch and the sequence axis dynamic.
 ``choose_exporter`` follows the measurements in benchmarks/onnx_exporters.md.
 """
 
@@ -21,8 +21,14 @@ from sparsification.export.verify import ExportError, NamedOutputs
 
 # The dynamo exporter's own opset is 18: it cannot convert LayerNormalization to an older one. 23 is the newest tested.
 DYNAMO_OPSETS = range(18, 24)
+DEFAULT_OPSET = DYNAMO_OPSETS.start
+# DeepSparse has been measured with it (benchmarks/onnx_engines.md), and optimizes fewer operators of 17 and 18.
+DEEPSPARSE_OPSET = 14
 # Models that the dynamo exporter of PyTorch 2.13 cannot export; by model type.
-_TORCHSCRIPT_ONLY = {"xlnet"}  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
+_TORCHSCRIPT_ONLY = {
+    "mbart",  # its squeeze() of a (batch, 1) tensor removes the batch axis, too, if there is one row
+    "xlnet",  # subtracts an int64 mask from 1.0, which fails in the exporter's decomposition
+}
 REGISTRATION_LOGGER = logging.getLogger("torch.onnx._internal.exporter._registration")
 # Warnings on every BERT; the comparison afterwards covers what those of the TorchScript exporter suspect.
 _KNOWN_WARNINGS = (
@@ -35,12 +41,17 @@ _KNOWN_WARNINGS = (
 )
 
 
+def default_opset(exporter: str, target: str) -> int:
+    """ONNX operator set of a file for which none is given; the arguments are those of ``choose_exporter``."""
+    return DEEPSPARSE_OPSET if target == "deepsparse" and exporter != DYNAMO else DEFAULT_OPSET
+
+
 def choose_exporter(exporter: str, model_type: str, opset: int, target: str) -> str:
     """The exporter for a model.
 
     Args:
         exporter: one of ``EXPORTERS``. "auto" is the dynamo exporter where it passes the checks that the TorchScript
-            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet.
+            exporter passes: with opsets 18 to 23, for ONNX Runtime, except for XLNet and mBART.
         model_type: of the model's config.
         opset: ONNX operator set.
         target: engine.

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.atomic_io import EXPORTING, move_files
-from sparsification.export.exporters import choose_exporter
+from sparsification.export.exporters import choose_exporter, default_opset
 from sparsification.export.prepare import (
     check_opset,
     check_ranges,
@@ -67,7 +67,7 @@ def export_onnx(
     input_names: Sequence[str],
     output_names: Sequence[str],
     check_batches: Iterable[Mapping[str, Tensor]],
-    opset: int = 14,
+    opset: int | None = None,
     tolerance: float = 1e-4,
     file_name: str = ONNX_FILE,
     target: str = "onnxruntime",
@@ -85,14 +85,15 @@ def export_onnx(
         output_names: the fields of the model's output that become the outputs of the graph, (batch, sequence, ...).
         check_batches: real features, at least one batch; other keys than ``input_names`` are ignored. One row
             of half the length of the first is checked as well. Consumed lazily, each batch once.
-        opset: ONNX operator set: at most 20, for DeepSparse at most 18; at least 13 for a quantized model.
+        opset: ONNX operator set: at most 20, for DeepSparse at most 18; at least 13 for a quantized model. By default
+            18; 14 for DeepSparse, unless the exporter is "dynamo".
         tolerance: largest allowed absolute difference of a model that is not quantized, times the largest |output|
             where that is above 1. Positions whose ``attention_mask`` is 0 do not count.
         file_name: the model's name inside ``output_dir``.
         target: engine that the int8 graph of a quantized model is written for: "onnxruntime" (also for OpenVINO) or
             "deepsparse". Both run in ONNX Runtime, where they are checked.
-        exporter: PyTorch's exporter, "dynamo" or "torchscript". "auto" uses dynamo from opset 18 on, except for
-            DeepSparse and XLNet.
+        exporter: PyTorch's exporter, "dynamo" or "torchscript". "auto" is dynamo, but torchscript for XLNet,
+            mBART, DeepSparse and the opsets that dynamo does not write (it writes 18 to 23).
 
     Returns:
         The report of the check, which is logged as well.
@@ -111,6 +112,8 @@ def export_onnx(
         raise ExportError("there is no feature to check the exported model with: check_batches is empty")
     first = select(first, input_names)
     quantized = fake_quant_enabled(model)
+    if opset is None:
+        opset = default_opset(exporter, target)
     check_opset(opset, target, quantized)
     exporter = choose_exporter(exporter, model.config.model_type, opset, target)
     mean_limit = math.inf

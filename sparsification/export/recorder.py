@@ -27,6 +27,7 @@ class ActivationRecorder:
 
     def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]):
         self.tensors: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}
         # By module: its arguments, tensors by their name in ``tensors``; and the name of its output.
         self.calls: dict[str, tuple[list[object], str]] = {}
         model.register_forward_pre_hook(self._forget)
@@ -36,6 +37,7 @@ class ActivationRecorder:
 
     def _forget(self, *_) -> None:
         self.tensors.clear()
+        self._originals.clear()
         self.calls.clear()
 
     def _record(self, name: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -47,8 +49,11 @@ class ActivationRecorder:
             self.calls[name] = arguments, self._keep(f"{name}:output", output)
 
     def _keep(self, name: str, value: Tensor) -> str:
-        known = next((known for known, tensor in self.tensors.items() if tensor is value), name)
-        self.tensors[known] = value
+        known = next((known for known, tensor in self._originals.items() if tensor is value), name)
+        if known not in self.tensors:
+            self._originals[known] = value
+            # A model may change a tensor in place later, as DeBERTa v1 does: the recorded one must not change with it.
+            self.tensors[known] = value.clone()
         return known
 
 

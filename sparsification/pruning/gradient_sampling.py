@@ -22,6 +22,7 @@ class GradientSampling(ScheduledPruning):
     grad_sampler_kwargs: dict[str, object] | None  # batch_size; default: that of training
 
     samples_data: ClassVar[bool] = True
+    samples_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

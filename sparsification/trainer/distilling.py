@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,18 @@ import datasets
 import torch
 from transformers import PreTrainedModel
 
+from sparsification.distillation.hidden_state_cache import HiddenStateCache, count_tokens, recorded_outputs
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX, TeacherCache, cache_key, fingerprint, settings
 from sparsification.trainer.trainer_base import TrainerBase, signature_columns
+
+logger = logging.getLogger(__name__)
 
 
 class DistillationMixin(TrainerBase):
     """Computes the outputs of a Trainer's ``teacher``, which its ``manager`` mixes into the loss."""
 
     _teacher_cache: TeacherCache | None = None
+    _hidden_state_cache: HiddenStateCache | None = None  # beside it, if the recipe caches layers
 
     def _for_student(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Select the columns of a batch that the student takes, labels included."""
@@ -47,10 +52,10 @@ class DistillationMixin(TrainerBase):
             loss = loss * (own_items * batches / num_items_in_batch)
         elif batches > 1:
             loss = loss * batches
-        targets = None
+        targets, mask = None, inputs.get("attention_mask")
         if self.teacher is not None and self.manager.distills_at(self.current_step):
-            targets = self._teacher_outputs(self.teacher, self._for_teacher(given), rows, outputs)
-        loss = self.manager.update_loss(loss, outputs, targets, self.current_step, inputs.get("attention_mask"))
+            targets = self._teacher_outputs(self.teacher, self._for_teacher(given), rows, outputs, mask)
+        loss = self.manager.update_loss(loss, outputs, targets, self.current_step, mask)
         return (loss / batches, outputs) if return_outputs else loss / batches
 
     def _counts_whole_step(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
@@ -68,39 +73,55 @@ class DistillationMixin(TrainerBase):
         return int(labels.ne(-100).sum())
 
     def _teacher_outputs(
-        self, teacher: PreTrainedModel, inputs: dict, rows: torch.Tensor | None, outputs: dict
+        self,
+        teacher: PreTrainedModel,
+        inputs: dict,
+        rows: torch.Tensor | None,
+        outputs: dict,
+        mask: torch.Tensor | None,
     ) -> dict[str, torch.Tensor]:
-        """The teacher's outputs for a batch, from the cache or computed.
+        """The teacher's outputs for a batch, from the cache or computed, with those of its layers that are cached.
 
         Args:
             teacher: the teacher.
             inputs: the teacher's columns.
             rows: (batch,) numbers of the features; None without a cache.
             outputs: the student's, which are as wide as the teacher's.
+            mask: (batch, positions), 0 where padded; None: no padding.
         """
         tensors = (value for value in outputs.values() if isinstance(value, torch.Tensor))
         width = next((tensor.shape[1] for tensor in tensors if tensor.dim() >= 2), None)
-        cache = self._teacher_cache
+        cache, hidden = self._teacher_cache, self._hidden_state_cache
         if cache is not None and rows is not None and width is not None:
             kept = cache.get(rows, width)
-            if kept is not None:
-                return _stack_labels(kept)
-        with torch.no_grad(), self.accelerator.autocast():
-            computed = teacher(**self.manager.teacher_inputs(inputs))
+            states = {} if hidden is None or kept is None else hidden.get(rows, mask)
+            if kept is not None and states is not None:
+                return _stack_labels(kept) | states
+        computed, layers = self._run_teacher(teacher, inputs)
         if cache is not None and rows is not None:
             cache.put(rows, _split_labels(computed, teacher.config.num_labels))
+            if hidden is not None:
+                return {**computed, **hidden.put(rows, mask, layers)}
         return computed
 
-    def _open_teacher_cache(
-        self, folder: str | Path, teacher: PreTrainedModel, dataset: datasets.Dataset
-    ) -> TeacherCache:
-        """Number the training features, and open this teacher's cache of their logits.
+    def _open_teacher_cache(self, folder: str | Path, teacher: PreTrainedModel, dataset: datasets.Dataset) -> None:
+        """Number the training features, and open this teacher's cache of their logits, and of hidden states if needed.
 
         Args:
             folder: of all caches.
             teacher: the teacher.
             dataset: the training features.
         """
+        layers = self.manager.cached_layers
+        if layers is None:
+            logger.warning(
+                "The recipe compares layers with the teacher's: the teacher runs in every step; the modifier's "
+                "cache_hidden_states caches their outputs beside its logits."
+            )
+            return
+        if "input_ids" not in dataset.column_names:
+            logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
+            return
         self._set_signature_columns_if_needed()
         columns = dict.fromkeys(dataset.column_names, torch.empty(0))  # chosen by name
         seen = self.manager.teacher_inputs(self._for_teacher(columns))
@@ -111,13 +132,29 @@ class DistillationMixin(TrainerBase):
             self.args.bf16,
             self.args.fp16,
             self.args.device.type,
+            *sorted(layers),
         )
         longest = max(len(ids) for ids in dataset.with_format("arrow")[:]["input_ids"])
         width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
-        rows = range(len(dataset))
-        self.train_dataset = dataset.add_column(SAMPLE_INDEX, list(rows))
+        cache = TeacherCache(folder, key, len(dataset), width)
+        if layers:
+            row = {name: torch.as_tensor(dataset[0][name])[None].to(self.args.device) for name in seen}
+            computed, features = self._run_teacher(teacher, row)
+            logits = _split_labels(computed, teacher.config.num_labels)
+            hidden = HiddenStateCache(cache.folder / "hidden_states", count_tokens(dataset))
+            with self.args.main_process_first(desc="creation of the teacher's cache"):
+                is_open = cache.accepts(logits) and hidden.open(features) and cache.open(logits)
+            if not is_open:
+                return
+            self._hidden_state_cache = hidden
+        self._teacher_cache = cache
+        self.train_dataset = dataset.add_column(SAMPLE_INDEX, list(range(len(dataset))))
         signature_columns(self).append(SAMPLE_INDEX)
-        return TeacherCache(folder, key, len(rows), width)
+
+    def _run_teacher(self, teacher: PreTrainedModel, inputs: dict) -> tuple[dict, dict[str, torch.Tensor]]:
+        """Compute the teacher's outputs, and those of its layers to cache, by name."""
+        with torch.no_grad(), self.accelerator.autocast(), recorded_outputs(self.manager.cached_layers or {}) as layers:
+            return teacher(**self.manager.teacher_inputs(inputs)), layers
 
 
 def _split_labels(outputs: Mapping[str, object], num_labels: int | None) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ class EvaluationMixin(TrainerBase):
     _evaluated_teacher: PreTrainedModel | None = None  # set while the teacher is evaluated in place of the model
 
     def export_onnx(
-        self, output_dir: str | Path, target: str = "onnxruntime", opset: int = 14, exporter: str = AUTO
+        self, output_dir: str | Path, target: str = "onnxruntime", opset: int | None = None, exporter: str = AUTO
     ) -> ExportReport | None:
         """Write the model as an ONNX file, checked against it on evaluation (else training) features.
 
@@ -40,8 +40,8 @@ class EvaluationMixin(TrainerBase):
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
             target: engine that a quantized model is written for. ``onnxruntime-sparse`` also writes
                 ``model.sparse.onnx``; ``all`` writes DeepSparse's file, too, in a folder of its own.
-            opset: ONNX operator set.
-            exporter: PyTorch's exporter, as for ``sparsification.export_onnx``.
+            opset: ONNX operator set, as for ``sparsification.export_onnx``.
+            exporter: PyTorch's exporter, likewise.
 
         Returns:
             The report on the first file; None on all processes but the first, which exports.

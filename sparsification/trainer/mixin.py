@@ -94,7 +94,8 @@ class SparseTrainerMixin(
         manager: the recipe's manager; None trains exactly as the Trainer alone does.
         teacher: model to distill from, with the student's outputs.
         teacher_inputs: columns that the teacher takes, without labels; None: all arguments of its ``forward``.
-        teacher_cache: folder of cached teacher logits, which are then computed once; None computes them in every epoch.
+        teacher_cache: folder of cached teacher logits, which are then computed once, and of hidden states if the recipe
+            sets ``cache_hidden_states``; None computes them in every epoch.
         best_model_after_epoch: only later checkpoints can be the best one; None: after the recipe's last change of
             masks or layers.
         *args, **kwargs: arguments of the Trainer.
@@ -133,12 +134,7 @@ class SparseTrainerMixin(
             self.teacher = teacher.eval().requires_grad_(False).to(self.args.device)
             self.manager.attach_teacher(self.teacher)
         if self.teacher is not None and teacher_cache is not None and isinstance(self.train_dataset, datasets.Dataset):
-            if self.manager.compares_layers:
-                logger.warning("The recipe compares layers with the teacher's: the teacher's logits are not cached.")
-            elif "input_ids" not in self.train_dataset.column_names:
-                logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
-            else:
-                self._teacher_cache = self._open_teacher_cache(teacher_cache, self.teacher, self.train_dataset)
+            self._open_teacher_cache(teacher_cache, self.teacher, self.train_dataset)
         self._best_model_after_epoch = (
             self.manager.final_epoch if best_model_after_epoch is None else best_model_after_epoch
         )

@@ -131,7 +131,7 @@ def test_padding_changes_neither_distillation_where_both_ignore_it(hardness, end
 
 def test_a_term_of_nothing_asks_no_teacher():
     manager = ScheduledModifierManager.from_yaml(LAYERS + "    gain: 0.0\n")
-    assert not manager.distills and not manager.compares_layers and not manager.distills_at(TrainingStep(0, 10))
+    assert not manager.distills and manager.cached_layers == {} and not manager.distills_at(TrainingStep(0, 10))
 
 
 def test_student_comes_closer_to_a_wider_teacher_and_the_model_is_saved_without_the_projections(tmp_path):
@@ -214,6 +214,14 @@ def test_a_model_that_is_quantized_later_is_still_listened_to():
     assert not model.qa_outputs._forward_hooks
 
 
+def test_encoder_stands_for_each_of_its_layers(tmp_path):
+    losses = []
+    for names in ("[__ENCODER__]", r"['re:bert\.encoder\.layer\.\d+$']"):
+        recipe = f"modifiers:\n  - !PerLayerDistillationModifier {{student_layer_names: {names}}}\n"
+        losses.append(loss_and_outputs(trainer_of(tmp_path, recipe))[0])
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+
+
 def test_without_names_all_linear_layers_are_compared_as_in_sparseml(tmp_path):
     manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n")
     student = make_model()
@@ -249,7 +257,7 @@ def test_logits_that_are_kept_are_not_used(tmp_path, caplog):
         teacher=make_model(seed=9),
         teacher_cache=tmp_path / "cache",
     )
-    assert "The recipe compares layers with the teacher's" in caplog.text
+    assert "The recipe compares layers with the teacher's" in caplog.text and trainer.manager.cached_layers is None
     trainer.train()
 
 

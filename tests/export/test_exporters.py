@@ -1,4 +1,4 @@
-"""Both of PyTorch's exporters write files that pass the same checks."""
+"""Both of PyTorch's exporters write files that pass the same checks, and dynamo is the default."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import XLNetConfig, XLNetForQuestionAnsweringSimple
+from transformers import MBartConfig, MBartForQuestionAnswering, XLNetConfig, XLNetForQuestionAnsweringSimple
 
 from helpers.exports import (
     CASES,
@@ -20,8 +20,9 @@ from helpers.exports import (
     prune_model,
     quantize_model,
 )
+from helpers.models import BART
 from sparsification.export import exporters
-from sparsification.export.exporters import choose_exporter
+from sparsification.export.exporters import choose_exporter, default_opset
 from sparsification.export.verify import ExportError
 from sparsification.runtime.rewrite import rewrite_sparse
 
@@ -43,6 +44,7 @@ def _optimized(path, target) -> list[str]:
         ("auto", "bert", 18, "onnxruntime", "dynamo"),
         ("auto", "bert", 18, "deepsparse", "torchscript"),
         ("auto", "xlnet", 18, "onnxruntime", "torchscript"),
+        ("auto", "mbart", 18, "onnxruntime", "torchscript"),
         ("auto", "bert", 23, "onnxruntime", "dynamo"),
         ("auto", "bert", 24, "onnxruntime", "torchscript"),
         ("torchscript", "bert", 20, "onnxruntime", "torchscript"),
@@ -51,6 +53,20 @@ def _optimized(path, target) -> list[str]:
 )
 def test_auto_is_dynamo_where_it_passes_the_checks(exporter, model_type, opset, target, expected):
     assert choose_exporter(exporter, model_type, opset, target) == expected
+
+
+@pytest.mark.parametrize(
+    ("exporter", "target", "expected"),
+    [
+        ("auto", "onnxruntime", (18, "dynamo")),
+        ("torchscript", "onnxruntime", (18, "torchscript")),
+        ("auto", "deepsparse", (14, "torchscript")),
+        ("dynamo", "deepsparse", (18, "dynamo")),
+    ],
+)
+def test_default_opset_is_dynamos_oldest_and_an_older_one_for_deepsparse(exporter, target, expected):
+    opset = default_opset(exporter, target)
+    assert (opset, choose_exporter(exporter, "bert", opset, target)) == expected
 
 
 def test_impossible_choices_are_errors(tmp_path):
@@ -63,9 +79,9 @@ def test_impossible_choices_are_errors(tmp_path):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
-    """A BERT and the report of its export by the dynamo exporter."""
+    """A BERT and the report of its export by default."""
     model = make_bert()
-    return model, export_model(model, tmp_path_factory.mktemp("plain"), opset=18)
+    return model, export_model(model, tmp_path_factory.mktemp("plain"), exporter="auto")
 
 
 def test_dynamo_file_equals_torch_on_every_batch_size_and_length(plain):
@@ -97,7 +113,7 @@ def test_dynamo_file_has_named_axes_and_nothing_of_the_machine(plain):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_onnx_runtime_fuses_gelu_and_leaves_layer_norm_as_it_is(exporter, tmp_path):
-    path = export_model(make_bert(), tmp_path, opset=18, exporter=exporter).path
+    path = export_model(make_bert(), tmp_path, exporter=exporter).path
     kinds = _optimized(path, tmp_path / "optimized.onnx")
     assert (kinds.count("BiasGelu"), kinds.count("Erf")) == (2, 0)
     assert "SkipLayerNormalization" not in kinds
@@ -108,7 +124,7 @@ def test_dynamo_exporter_says_nothing_and_leaves_the_model_as_it_was(tmp_path, c
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        export_model(model, tmp_path, opset=18)
+        export_model(model, tmp_path, exporter="auto")
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
@@ -119,7 +135,7 @@ def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
     model = quantize_model(prune_model(make()), names, pad)
     fused, weights = {}, {}
     for exporter in ("dynamo", "torchscript"):
-        report = export_model(model, tmp_path / exporter, names, pad, opset=18, exporter=exporter)
+        report = export_model(model, tmp_path / exporter, names, pad, exporter)
         assert report.mean_difference < 0.1
         fused[exporter] = rewrite_sparse(report.path).fused
         tensors = onnx.load(report.path).graph.initializer
@@ -136,7 +152,7 @@ def test_int8_file_and_its_sparse_form_are_the_same_from_both(family, tmp_path):
 def test_quantized_outputs_are_recorded_by_the_dynamo_exporter(target, tmp_path):
     """An output quantizer's tensor is the next layer's input: one object in PyTorch, two in the exporter's run."""
     model = quantize_model(make_bert(1), **CASES["outputs"])
-    report = export_model(model, tmp_path, target=target, opset=18, exporter="dynamo")
+    report = export_model(model, tmp_path, target=target, exporter="dynamo")
     assert report.exporter == "dynamo"
     kinds = [node.op_type for node in onnx.load(report.path).graph.node]
     assert ("MatMulInteger" in kinds) == (target == "deepsparse")
@@ -149,13 +165,22 @@ def test_model_that_only_torchscript_exports_says_so_in_one_line(tmp_path):
     with pytest.raises(
         ExportError, match="dynamo exporter cannot export .*, try --onnx_exporter torchscript: "
     ) as raised:
-        export_model(model, tmp_path, INPUTS[:2], opset=18, exporter="dynamo")
+        export_model(model, tmp_path, INPUTS[:2], exporter="dynamo")
     assert "\n" not in str(raised.value)
-    assert export_model(model, tmp_path, INPUTS[:2], opset=18).exporter == "torchscript"
+    report = export_model(model, tmp_path, INPUTS[:2], exporter="auto")
+    assert (report.exporter, report.opset) == ("torchscript", 18)
+
+
+def test_mbart_is_exported_with_one_row_too(tmp_path):
+    torch.manual_seed(0)
+    model = MBartForQuestionAnswering(MBartConfig(**BART | {"vocab_size": 31})).eval()
+    batches = [make_batch(rows, 24, INPUTS[:2], pad=1) for rows in (4, 1)]
+    report = export_model(model, tmp_path, INPUTS[:2], exporter="auto", batches=batches)
+    assert (report.exporter, report.num_features) == ("torchscript", 5)
 
 
 def test_registration_warnings_come_back_after_an_export(tmp_path):
     logger = exporters.REGISTRATION_LOGGER
     level = logger.level
-    export_model(make_bert(1), tmp_path, opset=18)
+    export_model(make_bert(1), tmp_path, exporter="auto")
     assert logger.level == level

@@ -33,6 +33,7 @@ from sparsification.export import verify as export_check
 from sparsification.export import write as export_write
 from sparsification.export.cpu import has_vnni
 from sparsification.export.onnx import export_onnx
+from sparsification.export.recorder import ActivationRecorder
 from sparsification.export.verify import ExportError, OnnxModel
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
 from sparsification.quantization.modules import enable_fake_quant, quantizers
@@ -66,7 +67,7 @@ def export_case(tmp_path_factory):
         for name, quantizer in quantizers(model).items():
             if name.endswith((".key", ".value")):
                 quantizer.set_range(quantizer.min_val / 2, quantizer.max_val / 2)
-        return model, export_model(model, tmp_path_factory.mktemp("case"), target=target, opset=18)
+        return model, export_model(model, tmp_path_factory.mktemp("case"), target=target, opset=18, exporter="auto")
 
     return make
 
@@ -122,7 +123,7 @@ def exported(request, tmp_path_factory):
             if isinstance(module, nn.Linear):
                 module.weight[torch.rand(module.weight.shape, generator=torch.Generator().manual_seed(index)) < 0.8] = 0
     model = quantize_model(model)
-    return model, export_model(model, tmp_path_factory.mktemp("exported"), target=request.param)
+    return model, export_model(model, tmp_path_factory.mktemp("exported"), target=request.param, exporter="auto")
 
 
 def test_no_quantized_weight_is_left_in_fp32(exported):
@@ -335,6 +336,26 @@ def test_faulty_scale_of_a_product_in_integers_is_refused_and_named(layer, monke
     _spoil(monkeypatch, change)
     with pytest.raises(ExportError, match=rf"{layer} differs .* by 2\.\d\de-01"):
         export_model(model, tmp_path, target="deepsparse")
+
+
+def test_output_that_the_model_changes_in_place_is_recorded_as_the_module_gave_it():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 2)
+
+        def forward(self, x):
+            output = self.linear(x)
+            output.view(-1).div_(2)
+            return {"logits": output}
+
+    model, x = Halves(), torch.ones(1, 3)
+    with torch.no_grad():
+        expected = model.linear(x)
+        ActivationRecorder(model, {"linear": model.linear})
+        recorded = model(x)
+    assert torch.equal(recorded["linear:output"], expected)
+    assert torch.equal(recorded["logits"], expected / 2)
 
 
 @pytest.mark.parametrize("target", TARGETS)

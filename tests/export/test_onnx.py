@@ -33,6 +33,7 @@ from sparsification.export import onnx as export
 from sparsification.export import prepare
 from sparsification.export import verify as export_check
 from sparsification.export.onnx import export_onnx
+from sparsification.export.targets import TORCHSCRIPT
 from sparsification.export.verify import ExportError, OnnxModel
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -74,11 +75,11 @@ def _albert() -> AlbertForQuestionAnswering:
     return AlbertForQuestionAnswering(AlbertConfig(**size | {"initializer_range": 0.1}))
 
 
-def _export(model, output_dir, tokenizer=None, names=INPUTS, batches=None, **options):
+def _export(model, output_dir, tokenizer=None, names=INPUTS, batches=None, exporter=TORCHSCRIPT, **options):
+    """Export by the faster exporter; "auto" is the default exporter."""
     batches = [make_batch(3, 17, names)] if batches is None else batches
-    return export_onnx(
-        model, output_dir, tokenizer, input_names=names, output_names=OUTPUTS, check_batches=batches, **options
-    )
+    given = {"input_names": names, "output_names": OUTPUTS, "check_batches": batches, "exporter": exporter}
+    return export_onnx(model, output_dir, tokenizer, **given, **options)
 
 
 def _run(path, batch) -> list[np.ndarray]:
@@ -93,7 +94,7 @@ def exported(tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
     model = _bert()
     tokenizer = BertTokenizer(vocab={token: index for index, token in enumerate(VOCABULARY)})
-    return model, directory, _export(model, directory, tokenizer)
+    return model, directory, _export(model, directory, tokenizer, exporter="auto")
 
 
 FAMILIES = {

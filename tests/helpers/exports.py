@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from sparsification.export.onnx import export_onnx
+from sparsification.export.targets import TORCHSCRIPT
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.runtime.build import BuildError, find_compiler
@@ -114,9 +115,11 @@ def quantize_model(model, names=INPUTS, pad: int = 0, finalize: bool = True, bat
     return model.eval()
 
 
-def export_model(model, output_dir, names=INPUTS, pad: int = 0, **options):
+def export_model(model, output_dir, names=INPUTS, pad: int = 0, exporter: str = TORCHSCRIPT, **options):
+    """Export by the faster exporter, for tests of other things; "auto" is the default exporter."""
     batches = options.pop("batches", [make_batch(4, 24, names, pad)])
-    return export_onnx(model, output_dir, input_names=names, output_names=OUTPUTS, check_batches=batches, **options)
+    given = {"input_names": names, "output_names": OUTPUTS, "check_batches": batches, "exporter": exporter}
+    return export_onnx(model, output_dir, **given, **options)
 
 
 def read_initializers(path) -> dict[str, np.ndarray]:

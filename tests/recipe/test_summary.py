@@ -1,5 +1,7 @@
 """Facts about a run that follow from its recipe alone."""
 
+import math
+
 from sparsification.base import TrainingStep
 from sparsification.recipe.loader import load_recipe
 from sparsification.recipe.summary import RecipeSummary
@@ -18,7 +20,7 @@ modifiers:
 def test_empty_recipe_and_none_require_nothing():
     for summary in (RecipeSummary(), RecipeSummary(load_recipe("modifiers: []\n"))):
         assert (summary.max_epochs, summary.final_epoch, summary.num_calibration_steps) == (0.0, -1.0, 0)
-        flags = (summary.sets_learning_rate, summary.distills, summary.compares_layers, summary.quantizes)
+        flags = (summary.sets_learning_rate, summary.distills, summary.cached_layers, summary.quantizes)
         assert not any(flags)
         assert summary.learning_rate(TrainingStep(0, 10), 0, 0.5) == 0.5
 
@@ -26,7 +28,7 @@ def test_empty_recipe_and_none_require_nothing():
 def test_summary_of_a_recipe_with_everything():
     summary = RecipeSummary(load_recipe(RECIPE))
     assert (summary.max_epochs, summary.final_epoch, summary.num_calibration_steps) == (4.0, 3.5, 7)
-    assert summary.sets_learning_rate and summary.distills and summary.quantizes and not summary.compares_layers
+    assert summary.sets_learning_rate and summary.distills and summary.quantizes and summary.cached_layers == {}
 
 
 def test_learning_rate_is_that_of_the_modifier_that_started_last():
@@ -41,3 +43,21 @@ def test_teacher_is_needed_within_the_window_of_distillation_alone():
     assert [summary.distills_at(step) for step in steps] == [False, True, True, False]
     assert [summary.changes_loss_at(step) for step in steps] == [False, True, True, False]
     assert not any(summary.changes_loss_at(step, has_teacher=False) for step in steps)
+
+
+def test_labels_have_no_effect_where_hardness_1_covers_the_run():
+    full = "modifiers:\n  - !DistillationModifier {hardness: 1.0}\n"
+    sampled = "  - !MFACPruningModifier {params: ['re:.*weight'], final_sparsity: 0.8, end_epoch: 1.0}\n"
+    cases = {
+        full: False,
+        full.replace("}", ", end_epoch: 3.0}"): False,
+        full.replace("}", ", end_epoch: 2.9}"): True,
+        full.replace("}", ", start_epoch: 0.1}"): True,
+        full.replace("1.0", "0.9"): True,
+        full + sampled: True,
+        full + sampled.replace("MFAC", "GM"): False,
+        "modifiers: []\n": True,
+    }
+    for recipe, expected in cases.items():
+        assert RecipeSummary(load_recipe(recipe)).uses_labels(3.0) == expected, recipe
+    assert RecipeSummary(load_recipe(full.replace("}", ", end_epoch: 3.0}"))).uses_labels(math.inf)

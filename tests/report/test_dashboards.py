@@ -71,7 +71,8 @@ def train(model: Path, data: Path, folder: Path, report_to: str) -> None:
         f"--model_name_or_path {model} --dataset_name {data} --output_dir {folder}/out --do_train --do_eval "
         f"--eval_strategy epoch --use_cpu --max_seq_length 64 --doc_stride 16 --logging_steps 1 "
         f"--per_device_train_batch_size 4 --recipe {folder}/recipe.yaml --distill_teacher self "
-        f"--report_to {report_to} --run_name the-run --onnx_export_path {folder}/out/onnx".split()
+        f"--report_to {report_to} --run_name the-run --onnx_export_path {folder}/out/onnx "
+        "--onnx_exporter torchscript".split()
     )
 
 

@@ -54,7 +54,7 @@ def out(tiny_model_dir, tiny_squad, tmp_path_factory) -> Path:
     run_qa.main(
         f"--model_name_or_path {tiny_model_dir} --do_train --do_eval --eval_strategy epoch --output_dir {folder}/out "
         f"{data} --save_strategy epoch --recipe {folder}/recipe.yaml --distill_teacher {folder}/teacher "
-        f"--onnx_export_path {folder}/out/onnx --hub_token hf_secret".split()
+        f"--onnx_export_path {folder}/out/onnx --onnx_exporter torchscript --hub_token hf_secret".split()
     )
     return folder / "out"
 

@@ -77,7 +77,9 @@ def test_run_with_recipe_teacher_and_export_prints_each_model_once(four_steps, t
     recipe.write_text(RECIPE)
     export = ("--onnx_export_path", tmp_path / "out" / "onnx")
     lines, imported = run(*four_steps, "--recipe", recipe, "--distill_teacher", tiny_model_dir, *export)
-    assert len(lines) <= 76, "\n".join(lines)
+    text = "\n".join(lines)
+    assert len(lines) <= 76, text
+    assert text.count("opset 18 by the dynamo exporter") == 1 and "Deprecat" not in text
     assert [sum(line.startswith(f"{name} ") for line in lines) for name in ("teacher", "student", "ONNX")] == [1, 1, 1]
     assert imported == ["matplotlib"]
 
