@@ -36,6 +36,8 @@ def server() -> ForkServerContext:
 def run(target: Callable[..., object], *arguments: object, folder: Path, processes: int = 1) -> list[tuple[int, str]]:
     """Call ``target`` in a new process, or in several as ``torchrun --nproc_per_node`` does.
 
+    The environment is the server's, with what torchrun adds.
+
     Returns:
         Of each process its exit status, negative where a signal ended it, and what it printed.
     """
