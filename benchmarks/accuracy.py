@@ -64,6 +64,15 @@ class Run:
     seed: int = 42
 
 
+RATE = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
+TUTORIALS_RATE = ("--learning_rate", "5e-5")
+SPARSE_FILE = ("--onnx_target", "onnxruntime-sparse")  # also writes model.sparse.onnx
+
+
+def _trained(recipe: str, variables: str, flags: tuple[str, ...] = RATE) -> Run:
+    return Run(recipe, variables, "one_epoch", flags)
+
+
 def _one_shot(recipe: str, variables: str = "", start: str = "one_epoch") -> Run:
     return Run(recipe, variables, start, one_shot=True)
 
@@ -81,6 +90,22 @@ RUNS: dict[str, Run] = {
     "reconstruct80": _one_shot("one-shot_reconstruct80"),
     "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", start="teacher"),
     "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9"),
+    "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
+    "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
+    "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
+    "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
+    "prune95": _trained("minilm-6layers_prune80", "num_epochs=10,sparsity=0.95"),
+    "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
+    "prune80_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10"),
+    "prune90_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10,sparsity=0.9"),
+    "tutorial80": _trained("bert-base-12layers_prune80", "num_epochs=3", TUTORIALS_RATE),
+    "tutorial90": _trained("bert-base-12layers_prune90", "num_epochs=3", TUTORIALS_RATE),
+    "obert80": _trained("bert-base-12layers_obert80", "num_epochs=3", ()),
+    "obert90": _trained("bert-base-12layers_obert90", "num_epochs=3", ()),
+}
+RUNS |= {
+    f"{name}_seed43": Run(**{**vars(RUNS[name]), "seed": 43})
+    for name in ("prune50", "prune80", "prune90", "prune_quant80", "prune80_10epochs", "prune90_10epochs")
 }
 
 

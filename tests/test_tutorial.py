@@ -243,13 +243,19 @@ def test_full_disk_is_one_message_and_keeps_the_checkpoints(folder, tmp_path, ru
     assert run_here(f"{command} 2") == 0
 
 
+def own_signals() -> None:
+    """A process group that Ctrl-C reaches, also where the tests run in the background of a shell, which ignores it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_run_keeps_its_checkpoint_and_goes_on(folder, tmp_path, run_here):
     out = tmp_path / "out"
     command = f"{QUICK} --output_dir {out} --num_train_epochs 200 --save_strategy steps --save_steps 10 {PRUNE}"
     command = command.replace("num_epochs=1", "num_epochs=200") + "--distill_teacher self"
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, *command.split()[1:]], cwd=folder, stderr=log, stdout=log, start_new_session=True
+            [sys.executable, *command.split()[1:]], cwd=folder, stderr=log, stdout=log, preexec_fn=own_signals
         )
         deadline = time.monotonic() + 120
         while not (out / "checkpoint-10" / "trainer_state.json").exists():
