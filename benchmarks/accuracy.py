@@ -137,7 +137,8 @@ class Study:
             return
         model = self.model(name)
         self.results[name] = self.measure(name, model)
-        atomic_write_text(RESULTS, json.dumps(self.results, indent=1, sort_keys=True) + "\n")
+        lines = [f"{json.dumps(each)}: {json.dumps(self.results[each])}" for each in RUNS if each in self.results]
+        atomic_write_text(RESULTS, "{\n" + ",\n".join(lines) + "\n}\n")
         atomic_write_text(PAGE, page(self.results))
 
     def model(self, name: str) -> Path:
@@ -182,7 +183,7 @@ class Study:
             "sparsity": layer_sparsities(folder),
             "megabytes": megabytes(folder),
             "f1_of_questions": f1_of_questions(self.validation, folder / "eval_predictions.json"),
-            "machine": f"{torch.get_num_threads()} threads of {cpu_name()}, {platform.system()}; torch "
+            "machine": f"{cpu_name()}, torch.get_num_threads() = {torch.get_num_threads()}, {platform.system()}; torch "
             f"{torch.__version__}, Transformers {transformers.__version__}",
         }
 

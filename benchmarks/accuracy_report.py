@@ -23,7 +23,7 @@ def page(results: Results) -> str:
             "# Accuracy: all-MiniLM-L6-v2 on New Wikipedia",
             "",
             f"{min(run['date'] for run in results.values())} to {max(run['date'] for run in results.values())}, "
-            f"{teacher['machine']}. Made by `make newwiki`. Other work ran on the machine: processor minutes are those "
+            "on the machines below. Made by `make newwiki`. Other work ran on the machine: processor minutes are those "
             "of the whole command, with features, evaluations and export.",
             "",
             f"The teacher: {teacher['epochs']:g} epochs on 6,313 questions, {teacher['em']:.1f} / {teacher['f1']:.1f} "
@@ -103,7 +103,8 @@ def how(run: dict) -> str:
     words += [f"`--recipe_args '{run['variables']}'`"] if run["variables"] else []
     words += [f"`{' '.join(run['flags'])}`"] if run["flags"] else []
     words += ["`--one_shot`"] if run["one_shot"] else []
-    return ", ".join(words) + (f", from {run['start']}" if run["start"] not in ("", "teacher") else "")
+    words += [f"from {run['start']}"] if run["start"] else []
+    return f"{', '.join(words)}; {run['machine']}"
 
 
 def interval(student: np.ndarray, other: np.ndarray) -> tuple[float, float]:
