@@ -32,7 +32,7 @@ _AMOUNTS = {
     "how much": rf"(?<![\w$£€])[$£€] ?{_NUMBER}{_LARGE}{_RIGHT}",
 }
 _COUNT = rf"{_LEFT}(?:{_NUMBER}|{_WORDS}){_LARGE}{_RIGHT}"
-_QUOTED = r'["“](\w[^"“”]*?)[,.;:!?]*["”]'
+_QUOTED = r'["“](\w[^"“”]*?)[\s,.;:!?]*["”]'
 # Initials and abbreviations with their points; words with their hyphens and apostrophes.
 _WORD = re.compile(r"(?:[A-Z]\.)+[A-Z]?(?!\w)|[^\W_]+(?:[-'’&][^\W_]+)*")
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from helpers.data import PLACES, SENTENCES
@@ -120,6 +120,7 @@ PIECES = st.sampled_from(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example('The a\tThe "a in "', 0)
 @given(st.lists(PIECES, max_size=60).map("".join), st.integers(0, 3))
 def test_any_text_gives_answers_at_their_places_and_whole_questions(text, seed):
     bounds = sentence_bounds(text)
