@@ -34,6 +34,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from benchmarks.accuracy_report import page
 from sparsification.atomic_io import atomic_write_text
 from sparsification.logits import distillation_loss, without_padding
+from sparsification.quantization.checkpoint import load_quantization
 from sparsification.report.environment import cpu_name
 from sparsification.tasks.question_answering.metrics import f1_score
 
@@ -193,6 +194,7 @@ class Study:
         student, teacher = (
             AutoModelForQuestionAnswering.from_pretrained(path).eval() for path in (folder, self.model("teacher"))
         )
+        load_quantization(student, folder)
         tokenizer, losses = AutoTokenizer.from_pretrained(folder), []
         records = [(question["question"], context) for question, context in questions(self.aside)]
         for first in range(0, len(records), 32):
