@@ -167,7 +167,7 @@ def test_config_file_means_the_same_as_the_command_line(tiny_model_dir, tiny_squ
     values = {
         **{"model_name_or_path": str(tiny_model_dir), "dataset_name": str(tiny_squad), "do_eval": True},
         **{"output_dir": str(tmp_path / "out"), "max_seq_length": 64, "doc_stride": 16, "use_cpu": True, "token": None},
-        **{"label_names": ["a", "b"], "lr_scheduler_kwargs": {"x": 1}, "report_to": []},
+        **{"label_names": ["a", "b"], "lr_scheduler_kwargs": {"x": 1}, "report_to": [], "onnx_exporter": "torchscript"},
     }
     path = tmp_path / f"config.{extension}"
     if extension == "json":
