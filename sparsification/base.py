@@ -8,12 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsification.samplers import CalibrationSampler, GradientSampler
+from sparsification.samplers import CalibrationSampler, GradientSampler, SampledGradients
 from sparsification.targets import Targets
 
 MAX_EPOCHS = 1_000_000  # longest run; bounds the numbers that are computed from times
 MIN_FREQUENCY = 1e-6  # epochs; shortest time between updates
-
 _MINUS_ONE = {"start_epoch": "the start", "end_epoch": "the end of the run", "update_frequency": "every step"}
 
 
@@ -34,8 +33,7 @@ class TrainingStep:
 
     def step_at(self, epoch: float) -> float:
         """First optimizer step at or after ``epoch``; infinity for infinity."""
-        # The small term undoes the rounding of products such as 0.07 * 100.
-        step = epoch * self.steps_per_epoch - 1e-6
+        step = epoch * self.steps_per_epoch - 1e-6  # undoes the rounding of products such as 0.07 * 100
         return math.ceil(step) if math.isfinite(step) else step
 
 
@@ -43,9 +41,9 @@ class TrainingStep:
 class Modifier:
     """One technique that a recipe applies to a model or its training, between ``start_epoch`` and ``end_epoch``.
 
-    The fields are the keys of the recipe. The methods are hooks, named by the time at which they are called; each does
-    nothing unless it is overridden. ``update`` runs after the backward pass and before the optimizer step, as in
-    SparseML. Manager, trainer, check and report use only these, so that your own modifiers have full support.
+    The fields are the keys of the recipe. The methods are hooks, named by their time; each does nothing unless it is
+    overridden. ``update`` runs after the backward pass and before the optimizer step, as in SparseML. Manager, trainer,
+    check and report use only these, so that your own modifiers have full support.
     """
 
     start_epoch: float = -1.0  # -1: from the start
@@ -67,20 +65,18 @@ class Modifier:
     samples_data: ClassVar[bool] = False  # needs training data of its own, in one shot too
 
     def __post_init__(self) -> None:
-        for key in ("start_epoch", "end_epoch", "update_frequency"):
-            if abs(getattr(self, key)) > MAX_EPOCHS:
-                raise ValueError(f"{key} must be at most {MAX_EPOCHS:,} epochs, got {getattr(self, key):g}")
-            if getattr(self, key) < -1:
-                raise ValueError(f"{key} must be at least -1 ({_MINUS_ONE[key]}), got {getattr(self, key):g}")
-        if -1 < self.end_epoch < 0:
-            raise ValueError(f"end_epoch must be at least 0, or -1 ({_MINUS_ONE['end_epoch']}), got {self.end_epoch:g}")
-        if 0 < self.update_frequency < MIN_FREQUENCY:
-            raise ValueError(
-                f"update_frequency must be at least {MIN_FREQUENCY:g} epochs, or -1 (every step), got "
-                f"{self.update_frequency:g}"
-            )
-        if self.end_epoch != -1 and self.end_epoch < self.start_epoch:
-            raise ValueError(f"end_epoch must be at least start_epoch, got {self.end_epoch:g} and {self.start_epoch:g}")
+        start, end, frequency = self.start_epoch, self.end_epoch, self.update_frequency
+        for key, value in (("start_epoch", start), ("end_epoch", end), ("update_frequency", frequency)):
+            if abs(value) > MAX_EPOCHS:
+                raise ValueError(f"{key} must be at most {MAX_EPOCHS:,} epochs, got {value:g}")
+            if value < -1:
+                raise ValueError(f"{key} must be at least -1 ({_MINUS_ONE[key]}), got {value:g}")
+        if -1 < end < 0:
+            raise ValueError(f"end_epoch must be at least 0, or -1 ({_MINUS_ONE['end_epoch']}), got {end:g}")
+        if 0 < frequency < MIN_FREQUENCY:
+            raise ValueError(f"update_frequency must be -1 or at least {MIN_FREQUENCY:g} epochs, got {frequency:g}")
+        if end != -1 and end < start:
+            raise ValueError(f"end_epoch must be at least start_epoch, got {end:g} and {start:g}")
 
     @property
     def active_range(self) -> tuple[float, float]:
@@ -114,9 +110,13 @@ class Modifier:
         """Number of calibration batches that it needs in one shot; None: all batches."""
         return 0
 
+    def sampled_gradients(self) -> SampledGradients | None:
+        """Gradients that it samples for each mask, after ``initialize``; None: it samples none."""
+        return None
+
     @property
     def needs_reference(self) -> bool:
-        """Whether it reconstructs the outputs of the teacher's layers; if so, it needs a teacher in one shot too."""
+        """Whether it prunes by the outputs of the teacher or its layers; if so, it needs one in one shot too."""
         return False
 
     @property
@@ -153,11 +153,7 @@ class Modifier:
         return math.inf
 
     def warnings(self, length: float | None) -> Iterable[str]:
-        """Warnings about keys that are valid but probably not intended, one sentence each.
-
-        Args:
-            length: length of the run in epochs; None if the recipe does not set it.
-        """
+        """Warnings about keys that are valid but probably not intended; ``length`` of the run in epochs or None."""
         return ()
 
     # The loss
@@ -166,6 +162,11 @@ class Modifier:
     def needs_teacher(self) -> bool:
         """Whether ``loss_term`` needs the outputs of a teacher; if so, it is not called without one."""
         return False
+
+    @property
+    def logits_temperature(self) -> float | None:
+        """Temperature at which ``loss_term`` compares logits with the teacher's; None: it compares none."""
+        return None
 
     @property
     def cached_layers(self) -> Mapping[str, nn.Module] | None:
@@ -197,16 +198,13 @@ class Modifier:
         teacher: Mapping[str, Tensor],
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Compute the term that is added to ``task_share`` · task loss in the steps in which ``changes_loss`` is true.
+        """Compute the scalar that is added to ``task_share`` · task loss in steps in which ``changes_loss`` is true.
 
         Args:
             task_loss: scalar.
             student: outputs by name; logits (batch, ..., n).
             teacher: the teacher's outputs for the same inputs; may be empty unless ``needs_teacher``.
             attention_mask: (batch, positions), 0 where padded; None: no padding.
-
-        Returns:
-            Scalar.
         """
         return torch.zeros_like(task_loss)
 

@@ -3,9 +3,7 @@
 import csv
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from helpers import ROOT
 from helpers.command_lines import FAST_EXPORT
 from helpers.data import PLACES
 from helpers.models import build_tiny_tokenizer
+from helpers.processes import run_script
 from sparsification.errors import SparsificationError
 
 RECIPE = """modifiers:
@@ -149,15 +148,8 @@ def run_from_an_empty_folder(example: str, model: Path, data: Path, recipe: Path
     """Run an example in a process of its own, which leaves its working folder empty; return its output folder."""
     out, folder = tmp_path / "out", tmp_path / "empty"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, ROOT / "examples" / f"{example}.py", *command(model, data, recipe, out)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    ((status, printed),) = run_script([ROOT / "examples" / f"{example}.py", *command(model, data, recipe, out)], folder)
+    assert status == 0, printed
     assert not list(folder.iterdir())
     return out
 

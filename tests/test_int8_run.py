@@ -1,9 +1,6 @@
 """From a recipe to an int8 file, from the command line: train, evaluate, export, again, and what goes wrong."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -16,11 +13,11 @@ import run_qa
 from helpers import ROOT
 from helpers.command_lines import squad_command
 from helpers.models import save_model
+from helpers.processes import run_script
 from sparsification.export.onnx import ExportError
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE, QuantizationError
 from sparsification.tasks.errors import UsageError
 
-SMALL = {"OMP_NUM_THREADS": "1"}
 RECIPE = ROOT / "recipes" / "bert-base-6layers_prune_quant90.md"
 
 
@@ -190,9 +187,8 @@ def test_two_processes_write_one_quantized_model(tiny_model_dir, tiny_squad, tmp
         *("--output_dir", tmp_path / "out", "--onnx_export_path", tmp_path / "onnx", "--save_strategy", "epoch"),
         *("--cache_dir", tmp_path / "cache", "--onnx_exporter", "auto"),
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(ROOT / "run_qa.py")]
-    done = subprocess.run([*torchrun, *arguments], capture_output=True, text=True, env=os.environ | SMALL, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_script([ROOT / "run_qa.py", *arguments], ROOT, processes=2)
+    assert [status for status, _ in done] == [0, 0], done[0][1][-3000:]
     assert onnx.TensorProto.INT8 in integers_in(tmp_path / "onnx" / "model.onnx")
     for folder in (tmp_path / "out", *(tmp_path / "out").glob("checkpoint-*")):
         assert (folder / QUANTIZATION_FILE).exists()

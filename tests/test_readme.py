@@ -82,6 +82,7 @@ def table(page: str, *words: str) -> str:
         ("dense", ["31.5"], "benchmarks/sparse_runtime.md", ["| minilm | 1 x 128 | 1 | 80 % 1x4 |"]),
         ("dense", ["90.3 MB"], "benchmarks/sparse_runtime.md", ["| minilm |", " MB "]),
         ("pruned, 50 % sparsity", ["51.8 / 68.2", "90.4 MB"], "benchmarks/newwiki.md", ["| prune50 |"]),
+        ("pruned, 80 % sparsity", ["52.3 / 68.5"], "benchmarks/accuracy.md", ["| prune80 |"]),
         ("pruned 50 %, int8", ["50.5 / 66.9", "22.9 MB"], "benchmarks/newwiki.md", ["| prune50_int8 |"]),
         ("pruned 50 %, int8", ["12.4"], "benchmarks/sparse_runtime.md", ["| minilm | 1 x 128 | 1 | 80 % 1x4 |"]),
         ("pruned 50 %, sparse int8", ["50.3 / 67.0"], "docs/sparse-runtime.md", ["| 50 % unstructured"]),

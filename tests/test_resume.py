@@ -45,6 +45,7 @@ pruning = {
     "leave_enabled": st.booleans(),
 }
 sampled = {"num_grads": 2, "update_frequency": st.sampled_from([0.5, 1.0]), "grad_sampler_kwargs": {"batch_size": 2}}
+labels = st.sampled_from(["data", "model"])
 until_the_end = {"end_epoch": -1.0}
 calibration = {"num_samples": 6, "batch_size": 4}
 KEYS = {
@@ -91,8 +92,14 @@ KEYS = {
         momentum_buffer_reset=st.booleans(),
     ),
     "MovementPruningModifier": keys(**pruning),
-    "OBSPruningModifier": keys(**pruning | sampled, fisher_block_size=8, num_recomputations=st.sampled_from([1, 2])),
-    "MFACPruningModifier": keys(**pruning | sampled, fisher_block_size=64),
+    "OBSPruningModifier": keys(
+        **pruning | sampled,
+        fisher_block_size=8,
+        num_recomputations=st.sampled_from([1, 2]),
+        fisher_labels=labels,
+        damp=st.sampled_from([1e-7, "auto", [1e-7, 1e-5]]),
+    ),
+    "MFACPruningModifier": keys(**pruning | sampled, fisher_block_size=64, fisher_labels=labels),
     "ReconstructionPruningModifier": keys(
         **pruning | calibration | {"update_frequency": st.sampled_from([0.5, 1.0])},
         mask_method=st.sampled_from(["alps", "sparsegpt", "wanda", "magnitude"]),

@@ -2,18 +2,20 @@
 
 import ast
 import graphlib
+import importlib
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from helpers import ROOT
+from helpers.processes import run
 
 PACKAGE = ROOT / "sparsification"
 # From the bottom to the top. A module has the place of the longest name here that it begins with.
 ORDER = [
-    *("errors", "atomic_io", "quiet", "model_io", "model_outputs", "saved_weights", "encoder", "targets", "samplers"),
+    *("errors", "atomic_io", "quiet", "model_io", "model_outputs", "logits", "saved_weights", "encoder"),
+    *("targets", "samplers"),
     *("recipe.expressions", "recipe.types"),
     *("pruning.masks", "pruning.sparsity", "pruning.fisher", "pruning.reconstruction", "pruning.allocation"),
     *("schedule.curves", "quantization.fake_quantize", "quantization.scheme", "quantization.attention"),
@@ -94,21 +96,17 @@ def test_package_imports_no_script_and_nothing_else_of_this_repository():
         assert not {name.split(".")[0] for name in imports_of(path)} & beside, path
 
 
-IMPORT_EACH_ALONE = """
-import importlib, sys
-for name in sys.argv[1:]:
-    for other in [other for other in sys.modules if other.split(".")[0] == "sparsification"]:
-        del sys.modules[other]
-    importlib.import_module(name)
-    print(name)
-"""
+def import_each_alone(names: list[str]) -> None:
+    for name in names:
+        for other in [other for other in sys.modules if other.split(".")[0] == "sparsification"]:
+            del sys.modules[other]
+        importlib.import_module(name)
+        print(name)
 
 
 def test_every_module_can_be_imported_first():
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT_EACH_ALONE, *MODULES], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.stdout.split() == list(MODULES), done.stderr
+    ((status, printed),) = run(import_each_alone, list(MODULES), folder=ROOT)
+    assert status == 0 and printed.split() == list(MODULES), printed
 
 
 def test_file_is_short_or_says_why_not(subtests):

@@ -72,6 +72,7 @@ class ModelEstimate:
     name: str
     has_weights: bool  # False: random weights
     matches: list[Match]
+    sampling_bytes: dict[int, int]  # memory for the sampled gradients of a mask, by the number of the modifier
     dropped: dict[str, list[int]]  # indices by the name of the list of layers
     quantized: dict[str, int]  # number of modules by kind
     num_parameters: tuple[int, int]  # before, after
@@ -157,11 +158,13 @@ def estimate_model(
         for modifier in timeline.modifiers
         for pattern in modifier.parameter_patterns
     ]
+    costs = {timeline.number(modifier): modifier.sampled_gradients() for modifier in timeline.modifiers}
     zeros = _zeros_at_end(timeline, targets) | _thin(timeline, targets)
     return ModelEstimate(
         name=name,
         has_weights=has_weights,
         matches=matches,
+        sampling_bytes={number: cost.num_bytes for number, cost in costs.items() if cost is not None},
         dropped=dropped,
         quantized=_count_quantized(model),
         num_parameters=(before, sum(parameter.numel() for parameter in model.parameters())),

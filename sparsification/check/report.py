@@ -59,7 +59,7 @@ def check(
     try:
         recipe = load_recipe(source, recipe_args, modifiers=modifiers)
         steps = math.ceil(num_examples / batch_size) if num_examples and batch_size else None
-        timeline = Timeline(RecipeSummary(recipe), steps)
+        timeline = Timeline(RecipeSummary(recipe), steps, num_examples)
         sections = [_about_run(recipe, timeline), _about_modifiers(recipe, timeline), text_lines(timeline)]
         targets = None
         if model_name:
@@ -140,9 +140,8 @@ def _about_modifiers(recipe: Recipe, timeline: Timeline) -> list[str]:
         if timeline.steps_per_epoch:
             head += f"  ({_in_steps(modifier, timeline)})"
         lines.append(head)
-        lines += textwrap.wrap(
-            ", ".join(_keys(modifier, given[id(modifier)])), WIDTH, initial_indent="   ", subsequent_indent="   "
-        )
+        for text in (", ".join(_keys(modifier, given[id(modifier)])), _sampling(modifier, timeline)):
+            lines += textwrap.wrap(text, WIDTH, initial_indent="   ", subsequent_indent="   ")
     return lines
 
 
@@ -165,9 +164,19 @@ def _in_steps(modifier: Modifier, timeline: Timeline) -> str:
     start, end = (now.step_at(epoch) for epoch in modifier.active_range)
     text = f"from step {start:,}" if math.isinf(end) else f"steps {start:,} to {end:,}"
     if modifier.final_sparsities:
-        stride = max(now.step_at(modifier.update_frequency), 1)
-        text += f", {-(-(end - start) // stride) + 1:,} masks"  # the last one is always at the end
+        text += f", {timeline.num_masks(modifier):,} masks"
     return text
+
+
+def _sampling(modifier: Modifier, timeline: Timeline) -> str:
+    """Describe the gradients that a modifier samples for its masks; empty if it samples none."""
+    cost = modifier.sampled_gradients()
+    if cost is None:
+        return ""
+    masks, epochs = timeline.num_masks(modifier), timeline.sampled_epochs(modifier)
+    size = "training's size" if cost.batch_size is None else f"{cost.batch_size:,}"
+    text = f"gradients of {cost.num_batches:,} batches of {size} for each of {masks:,} masks"
+    return text if epochs is None else f"{text}: as much as {epochs:.2g} epochs each, {epochs * masks:.2g} in all"
 
 
 def _about_model(outcome: "ModelEstimate") -> list[str]:
@@ -180,6 +189,8 @@ def _about_model(outcome: "ModelEstimate") -> list[str]:
         if match.names:
             count += f": {match.names[0]}" + (f" to {match.names[-1]}" if len(match.names) > 1 else "")
         lines += _entry("", count)
+    for number, num_bytes in outcome.sampling_bytes.items():
+        lines += _entry(f"{number} memory", f"about {_size(num_bytes)} beside the model while it computes a mask")
     for path, indices in outcome.dropped.items():
         lines += _entry("Dropped", f"layers {', '.join(map(str, indices))} of {path}")
     if outcome.quantized:

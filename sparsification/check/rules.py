@@ -124,6 +124,17 @@ def _modifiers_own(ctx: LintContext) -> Iterator[LintWarning]:
             yield modifier, text
 
 
+def _sampling_takes_longer_than_an_epoch(ctx: LintContext) -> Iterator[LintWarning]:
+    for modifier in ctx.pruning():
+        epochs = ctx.timeline.sampled_epochs(modifier)
+        if epochs is not None and (total := epochs * ctx.timeline.num_masks(modifier)) > 1:
+            yield (
+                modifier,
+                f"the gradients for all masks cost as much as {total:.2g} epochs of training: lower num_grads or "
+                "batch_size of grad_sampler_kwargs, or make fewer masks (update_frequency)",
+            )
+
+
 # Quantization, averages and distillation
 
 
@@ -170,6 +181,7 @@ RULES = (
     _learning_rate_is_zero,
     _pruning_ends_too_late,
     _pruned_weights_train_again,
+    _sampling_takes_longer_than_an_epoch,
     _modifiers_own,
     _quantized_while_pruned,
     _averaged_while_pruned,

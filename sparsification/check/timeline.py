@@ -35,11 +35,13 @@ class Timeline:
     Args:
         summary: of the recipe.
         steps_per_epoch: optimizer steps, if known.
+        num_examples: training features, if known.
     """
 
-    def __init__(self, summary: RecipeSummary, steps_per_epoch: int | None = None):
+    def __init__(self, summary: RecipeSummary, steps_per_epoch: int | None = None, num_examples: int | None = None):
         self.summary = summary
         self.steps_per_epoch = steps_per_epoch
+        self.num_examples = num_examples
         self.length = summary.max_epochs if summary.max_epochs > 0 else None  # epochs; None: not set by the recipe
         ends = [time for m in summary.modifiers for time in m.active_range if math.isfinite(time)]
         self.shown = self.length or max(ends, default=0.0) or 1.0  # epochs
@@ -57,6 +59,24 @@ class Timeline:
     def acts(self, modifier: Modifier) -> bool:
         """Tell whether a modifier starts before the end of the run."""
         return self.length is None or modifier.active_range[0] < self.length
+
+    def num_masks(self, modifier: Modifier) -> float:
+        """Return the number of new masks of a modifier with ``final_sparsities``; the last one is always at the end."""
+        now = self.training_step(0.0)
+        start, end = (now.step_at(epoch) for epoch in modifier.active_range)
+        return -(-(end - start) // max(now.step_at(modifier.update_frequency), 1)) + 1
+
+    def sampled_epochs(self, modifier: Modifier) -> float | None:
+        """Return the cost of the gradients that a modifier samples for one mask, None if it is none or not known.
+
+        The unit is a forward and a backward pass over all training features.
+        """
+        cost = modifier.sampled_gradients()
+        if cost is None:
+            return None
+        if cost.batch_size is None:
+            return cost.num_batches / self.steps_per_epoch if self.steps_per_epoch else None
+        return cost.num_batches * cost.batch_size / self.num_examples if self.num_examples else None
 
     def sparsity(self, epochs: Sequence[float]) -> Iterator[Curve]:
         """Yield the target sparsity in percent: for each pruning modifier, one curve per final sparsity."""

@@ -1,4 +1,4 @@
-"""Distillation of logits: the loss, padding, agreement, and the modifier."""
+"""Distillation of logits: the modifier, and the agreement of student and teacher."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,47 +8,7 @@ from torch import Tensor
 
 from sparsification.base import TrainingStep
 from sparsification.distillation.base import DistillationBase
-from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
-
-_MASKED_LOGIT = torch.finfo(torch.float16).min  # its probability is 0; finite in 16 bits and at any temperature
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened distributions, times the squared temperature.
-
-    Hinton et al. 2015, arXiv:1503.02531. The factor T² keeps the gradients at the scale of the task loss.
-
-    Args:
-        student: logits, (..., n); each distribution lies along the last dimension, e.g. over positions.
-        teacher: logits of the same shape.
-        temperature: T, by which both logits are divided, > 0.
-
-    Returns:
-        Scalar, mean over all but the last dimension.
-    """
-    student = torch.log_softmax(student.float() / temperature, dim=-1)
-    teacher = torch.log_softmax(teacher.float() / temperature, dim=-1)
-    divergence = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
-    return divergence * temperature**2 / (student.numel() / student.shape[-1])
-
-
-def without_padding(logits: Tensor, attention_mask: Tensor) -> Tensor:
-    """Remove padded positions from logits.
-
-    Args:
-        logits: (batch, positions), each row a distribution over positions; or (batch, positions, n), a distribution at
-            each position.
-        attention_mask: (batch, positions), 0 where padded.
-
-    Returns:
-        For (batch, positions) the same shape, with probability 0 at padded positions; for (batch, positions, n) the
-        rows of the real tokens, (tokens, n). Logits of any other shape are returned unchanged.
-    """
-    if logits.shape == attention_mask.shape:
-        return logits.masked_fill(attention_mask == 0, _MASKED_LOGIT)
-    if logits.shape[:-1] == attention_mask.shape:
-        return logits[attention_mask.bool()]
-    return logits
+from sparsification.logits import distillation_loss, head_outputs, without_padding
 
 
 def agreement(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -97,6 +57,10 @@ class DistillationModifier(DistillationBase):
         return self.hardness > 0
 
     @property
+    def logits_temperature(self) -> float:
+        return self.temperature
+
+    @property
     def task_share(self) -> float:
         return 1 - self.hardness
 
@@ -116,8 +80,7 @@ class DistillationModifier(DistillationBase):
         """
         names = [name for name, value in student.items() if isinstance(value, Tensor) and name != "loss"]
         if self.distill_output_keys is None:
-            heads = [name for name in names if name not in INTERMEDIATE_OUTPUTS]
-            keys = [name for name in heads if student[name].is_floating_point() and name in teacher]
+            keys = [name for name in head_outputs(student) if name in teacher]
         else:
             keys = [
                 names[key] if isinstance(key, int) and key < len(names) else str(key)

@@ -3,14 +3,18 @@
 Optimal Brain Surgeon (Hassibi & Stork 1992) prunes the weights Q with the lowest saliency 1/2 w_Q' ([H^-1]_QQ)^-1 w_Q
 and adds -[H^-1]_:Q ([H^-1]_QQ)^-1 w_Q to all others, where H is the Hessian of the loss. oBERT (Kurtic et al. 2022,
 arXiv:2203.07259) replaces H by the empirical Fisher matrix, damped and restricted to blocks along the diagonal:
-F = damp I + 1/m sum of g g' over m gradients. Its inverse is computed directly, one gradient after the other.
+F = damp I + 1/m sum of g g' over m gradients. Its inverse is computed directly, one gradient after the other; to
+compare several values of damp, the sum is computed first and inverted for each.
 
-Pure functions, except ``add_gradient_``. The weights of a matrix are numbered row by row; block b of size B has the
-weights b B to (b + 1) B - 1, and the last block is padded. An inverse is (blocks, B, B): n B numbers for n weights.
+Pure functions, except ``add_gradient_`` and ``add_outer_product_``. The weights of a matrix are numbered row by row;
+block b of size B has the weights b B to (b + 1) B - 1, and the last block is padded. A Fisher matrix or its inverse is
+(blocks, B, B): n B numbers for n weights.
 """
 
 import torch
 from torch import Tensor
+
+_BLOCKS_AT_ONCE = 10_000  # of which copies in double precision are made
 
 
 def damped_inverse(num_weights: int, block_size: int, damp: float, device: torch.device | str = "cpu") -> Tensor:
@@ -47,6 +51,37 @@ def add_gradient_(inverse: Tensor, gradient: Tensor, num_gradients: int) -> None
     step = _times(inverse, gradient)
     step /= (num_gradients + (gradient * step).sum(dim=1, keepdim=True)).sqrt()
     inverse.addcmul_(step[:, :, None], step[:, None, :], value=-1)
+
+
+def add_outer_product_(matrix: Tensor, gradient: Tensor, num_gradients: int) -> None:
+    """Add one of ``num_gradients`` gradients to the Fisher matrix without damp, in place.
+
+    Args:
+        matrix: (blocks, B, B).
+        gradient: of the n weights, any shape.
+        num_gradients: m, over which the Fisher matrix is the mean.
+    """
+    gradient = _in_blocks(gradient, matrix)
+    matrix.addcmul_(gradient[:, :, None], gradient[:, None, :], value=1 / num_gradients)
+
+
+def inverse_with_damp(matrix: Tensor, damp: float) -> Tensor:
+    """Inverse of each block, computed in double precision.
+
+    Args:
+        matrix: the Fisher matrix without damp, (blocks, B, B).
+        damp: added to the diagonal, > 0.
+
+    Returns:
+        (blocks, B, B), fp32; nan where a block is not finite, or not positive definite because of rounding.
+    """
+    inverse = torch.empty_like(matrix)
+    for part, result in zip(matrix.split(_BLOCKS_AT_ONCE), inverse.split(_BLOCKS_AT_ONCE), strict=True):
+        damped = part.double()
+        damped.diagonal(dim1=1, dim2=2).add_(damp)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        result.copy_(torch.cholesky_inverse(factor).masked_fill((failed != 0)[:, None, None], torch.nan))
+    return inverse
 
 
 def lagrange_multipliers(weight: Tensor, inverse: Tensor, group: int = 1) -> Tensor:

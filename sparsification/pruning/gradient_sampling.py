@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsification.pruning.gradual import GradualPruning
 from sparsification.pruning.scheduled import ScheduledPruning
-from sparsification.samplers import GradientSampler
+from sparsification.samplers import GradientSampler, Labels
 
 
 class GradientSampling(ScheduledPruning):
@@ -41,7 +41,7 @@ class GradientSampling(ScheduledPruning):
     def set_gradient_sampler(self, sampler: GradientSampler) -> None:
         self.sampler = sampler
 
-    def _gradients(self, count: int, moment: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
+    def _gradients(self, count: int, moment: tuple[int, int], labels: Labels = "data") -> Iterator[dict[str, Tensor]]:
         """Sample gradients of ``count`` batches, by weight, those of pruned weights included.
 
         A batch's gradients are valid until those of the next one are sampled.
@@ -49,16 +49,21 @@ class GradientSampling(ScheduledPruning):
         if self.sampler is None:
             raise ValueError("it prunes by sampled gradients: call ScheduledModifierManager.set_gradient_sampler first")
         weights = self.masked.weights
-        for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment):
+        for gradients in self.sampler(list(weights.values()), count, self._batch_size, moment, labels):
             yield dict(zip(weights, gradients, strict=True))
 
 
 @dataclass(kw_only=True)
 class GradientSampledPruning(GradientSampling, GradualPruning):
-    """Gradual pruning by scores that are made from sampled gradients."""
+    """Gradual pruning by second-order scores that are made from sampled gradients."""
 
     update_frequency: float = 1.0
     grad_sampler_kwargs: dict[str, object] | None = None
+    fisher_labels: Labels = "data"  # labels of the sampled loss: of the data, drawn from the model, or the teacher's
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.fisher_labels == "teacher"
 
 
 def from_first_process(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sparsification.pruning.gradient_sampling import GradientSampledPruning, from_first_process
+from sparsification.samplers import SampledGradients
 
 BLOCKS_AT_ONCE = 256  # on the device of the weights: 131 MB for 64 gradients and blocks of 2000
 
@@ -65,6 +66,7 @@ class MFACPruningModifier(GradientSampledPruning):
     Frantar et al. 2021, arXiv:2107.03356. The inverse Fisher matrix is stored as the ``num_grads`` gradients from which
     it is computed: 4 bytes x weights x gradients on ``grads_device`` for any block size, 22 GB for BERT-base's encoder
     and 64 gradients. Blocks consist of the weights that are not pruned yet; a block may span two matrices.
+    ``fisher_labels`` is that of ``OBSPruningModifier``.
     """
 
     num_grads: int | dict[float, int] = 64  # batches; or {sparsity: batches}, from each sparsity on
@@ -84,6 +86,11 @@ class MFACPruningModifier(GradientSampledPruning):
             raise ValueError(f"damp must be greater than 0 for the Fisher matrix to have an inverse, got {self.damp:g}")
         self._counts = dict(sorted(counts.items()))
         self._sampled = torch.empty(0, 0)  # (gradients, weights that are not pruned, padded to whole blocks)
+
+    def sampled_gradients(self) -> SampledGradients:
+        count = max(self._counts.values())
+        num_bytes = 4 * count * sum(weight.numel() for weight in self.masked.weights.values())
+        return SampledGradients(count, self._batch_size, self.fisher_labels, num_bytes)
 
     def compute_masks(self, targets: Mapping[str, float], step: int, progress: float) -> dict[str, Tensor]:
         self._sample(step)
@@ -113,7 +120,7 @@ class MFACPruningModifier(GradientSampledPruning):
         total = sum(int(keep.sum()) for keep in live.values())
         size = self.fisher_block_size
         self._sampled = torch.zeros(count, max(-(-total // size), 1) * size, device=self.grads_device)
-        for row, gradients in zip(self._sampled, self._gradients(count, (step, 1)), strict=True):
+        for row, gradients in zip(self._sampled, self._gradients(count, (step, 1), self.fisher_labels), strict=True):
             row[:total] = torch.cat([gradient[live[name]] for name, gradient in gradients.items()])
         if not self._sampled.isfinite().all():
             raise ValueError("a gradient is not finite: is the loss nan?")

@@ -13,6 +13,7 @@ from sparsification.pruning import masks
 from sparsification.pruning.gradient_sampling import GradientSampling, from_first_process
 from sparsification.pruning.masked_weights import first_moments
 from sparsification.pruning.scheduled import FinalSparsity, sparsity_groups
+from sparsification.samplers import SampledGradients
 from sparsification.targets import Targets
 
 Strategy = Literal["uniform", "erdos_renyi", "erdos_renyi_kernel"]
@@ -118,6 +119,10 @@ class RigLPruningModifier(GradientSampling):
         for final, patterns in self.groups():
             shapes = {name: weight.shape for name, weight in targets.parameters(patterns).items()}
             self._final |= allocate_sparsity(shapes, final, self.sparsity_strategy)
+
+    def sampled_gradients(self) -> SampledGradients:
+        num_weights = sum(weight.numel() for weight in self.masked.weights.values())
+        return SampledGradients(self.num_grads, self._batch_size, "data", 4 * num_weights)
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         super().update(now, optimizer)

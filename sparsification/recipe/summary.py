@@ -62,6 +62,25 @@ class RecipeSummary:
         """Whether the recipe needs a teacher."""
         return any(modifier.needs_teacher for modifier in self.modifiers)
 
+    def uses_labels(self, length: float) -> bool:
+        """Whether labels have an effect in a run with a teacher.
+
+        They have none if distillation with hardness 1 replaces the task loss in all steps, and no modifier samples
+        gradients of the task loss.
+
+        Args:
+            length: length of the run in epochs; infinity if it is unknown.
+        """
+        replaced = any(
+            modifier.needs_teacher
+            and modifier.task_share == 0
+            and modifier.active_range[0] == 0
+            and modifier.active_range[1] >= length
+            for modifier in self.modifiers
+        )
+        gradients = (modifier.sampled_gradients() for modifier in self.modifiers)
+        return not replaced or any(sampled is not None and sampled.labels == "data" for sampled in gradients)
+
     @property
     def cached_layers(self) -> dict[str, nn.Module] | None:
         """The teacher's layers to cache beside its logits; None: the teacher must run in every step."""

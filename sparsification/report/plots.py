@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -74,6 +74,13 @@ class Panel:
     by_layer: bool = False  # one line a layer, colored from the first to the last
 
 
+class _Numbers(ScalarFormatter):
+    """Tick labels in plain text: formulas take most of a plot's time. A power of ten beside an axis stays one."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return super().__call__(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the style of the report; settings of the program that uses matplotlib as well stay as they are."""
@@ -94,6 +101,7 @@ def draw_panel(panel: Panel, end: float) -> Figure:
         for index, line in enumerate(panel.lines):
             _draw_line(axes, line, _color(panel, index))
         _set_epochs(axes, end)
+        axes.yaxis.set_major_formatter(_Numbers())
         if panel.is_share:
             axes.set_ylim(-3, 103)
         elif panel.from_zero:
@@ -102,7 +110,7 @@ def draw_panel(panel: Panel, end: float) -> Figure:
             axes.margins(y=0.08)
         if panel.by_layer and len(panel.lines) > MAX_LAYER_NAMES:
             scale = ScalarMappable(Normalize(0, len(panel.lines) - 1), matplotlib.colormaps["viridis_r"])
-            bar = figure.colorbar(scale, ax=axes, ticks=MaxNLocator(6, integer=True), pad=0.02)
+            bar = figure.colorbar(scale, ax=axes, ticks=MaxNLocator(6, integer=True), format=_Numbers(), pad=0.02)
             bar.set_label("layer")
             bar.outline.set_visible(False)
         elif any(line.label for line in panel.lines):
@@ -171,6 +179,7 @@ def _color(panel: Panel, index: int) -> object:
 def _set_epochs(axes: Axes, end: float) -> None:
     axes.set_xlim(0, end or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(_Numbers())
     axes.set_xlabel("epoch")
 
 

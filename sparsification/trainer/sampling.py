@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import datasets
 import torch
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX
+from sparsification.logits import distillation_loss, distributions, drawn_label_loss
+from sparsification.samplers import Labels
 from sparsification.trainer.trainer_base import TrainerBase
 
 if TYPE_CHECKING:
@@ -21,12 +23,17 @@ class SamplingMixin(TrainerBase):
     """Draws from a Trainer's training data for its ``manager``, as functions of the seed and of a moment."""
 
     def _sample_gradients(
-        self, parameters: Sequence[torch.nn.Parameter], count: int, batch_size: int | None, moment: tuple[int, int]
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        count: int,
+        batch_size: int | None,
+        moment: tuple[int, int],
+        labels: Labels = "data",
     ) -> Iterator[Sequence[torch.Tensor]]:
-        """Yield gradients of the task loss on ``count`` random training batches, in evaluation mode; see the manager.
+        """Yield gradients of the loss on ``count`` random training batches, in evaluation mode; see the manager.
 
-        Every process takes the same batches, which depend on the seed and on ``moment``. ``grad`` of the parameters and
-        the random numbers of training are not changed.
+        Every process takes the same batches and draws the same labels; both depend on the seed and on ``moment``.
+        ``grad`` of the parameters and the random numbers of training are not changed.
         """
         model = self.accelerator.unwrap_model(self.model)
         dataset = self._training_rows()
@@ -35,15 +42,52 @@ class SamplingMixin(TrainerBase):
         order = itertools.chain.from_iterable(
             chance.sample(range(len(dataset)), len(dataset)) for _ in itertools.count()
         )
+        draw = random.Random(f"labels {self.args.seed} {moment}")
+        generator = torch.Generator().manual_seed(draw.getrandbits(63))
         was_training = model.training
         model.eval()
         for _ in range(count):
-            batch = self._batch_for_student([dataset[index] for index in itertools.islice(order, size)])
+            batch = self._collate([dataset[index] for index in itertools.islice(order, size)])
             with torch.enable_grad():
                 # The class's forward, without Accelerate's autocast: small gradients would underflow in 16 bits.
-                loss = type(model).forward(model, **batch).loss
+                outputs = type(model).forward(model, **self._for_student(batch))
+                loss = outputs.loss if labels == "data" else self._loss_without_data(outputs, batch, labels, generator)
             yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         model.train(was_training)
+
+    def _loss_without_data(
+        self,
+        outputs: Mapping[str, torch.Tensor],
+        batch: dict[str, torch.Tensor],
+        labels: Labels,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        """Loss of a batch for labels that are drawn from the model, or for the teacher's distributions.
+
+        Padding is left out, and so are the tokens whose labels in the data are ignored.
+
+        Args:
+            outputs: the model's, with the graph.
+            batch: all columns.
+            labels: "model" or "teacher".
+            generator: draws the labels.
+        """
+        mask, own = batch.get("attention_mask"), batch.get("labels")
+        if mask is not None and own is not None and own.shape == mask.shape:
+            mask = mask * own.ne(-100)
+        student = distributions(outputs, mask)
+        if labels == "model":
+            kind = vars(self.model.config).get("problem_type")
+            if kind == "multi_label_classification":
+                raise ValueError(f"fisher_labels: model draws one class, but problem_type is '{kind}'")
+            return drawn_label_loss(student.values(), generator)
+        if self.teacher is None:
+            raise ValueError("fisher_labels: teacher needs a teacher: give --distill_teacher")
+        targets = distributions(self._run_teacher(self.teacher, self._for_teacher(batch))[0], mask)
+        temperatures = (modifier.logits_temperature for modifier in self.manager.modifiers)
+        temperature = next((value for value in temperatures if value is not None), 1.0)
+        losses = [distillation_loss(student[name], targets[name], temperature) for name in student]
+        return torch.stack(losses).mean()
 
     def _sample_inputs(self, count: int, batch_size: int, moment: tuple[int, int]) -> list[dict[str, torch.Tensor]]:
         """Collate ``count`` random training examples, or all that there are, without labels; see the manager.
@@ -55,7 +99,7 @@ class SamplingMixin(TrainerBase):
         chosen = chance.sample(range(len(dataset)), min(count, len(dataset)))
         rows = sorted((dataset[index] for index in chosen), key=self._length_of)
         starts = range(0, len(rows), batch_size)
-        batches = [self._batch_for_student(rows[first : first + batch_size]) for first in starts]
+        batches = [self._for_student(self._collate(rows[first : first + batch_size])) for first in starts]
         return [{name: value for name, value in batch.items() if name not in self.label_names} for batch in batches]
 
     def _training_rows(self) -> SizedDataset:
@@ -70,7 +114,7 @@ class SamplingMixin(TrainerBase):
         """The number of positions of an example, however its features are kept: that of its longest one."""
         return max(len(value) if isinstance(value, list) else torch.as_tensor(value).numel() for value in row.values())
 
-    def _batch_for_student(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def _collate(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = self._prepare_inputs(self.data_collator(rows))
         batch.pop(SAMPLE_INDEX, None)
-        return self._for_student(batch)
+        return batch

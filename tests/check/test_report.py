@@ -22,7 +22,7 @@ from transformers import (
 
 from helpers import GOLDEN as FOLDER
 from helpers import ROOT
-from helpers.checking import RUN, SOUND, warnings_of, write
+from helpers.checking import RUN, SAMPLED, SOUND, warnings_of, write
 from sparsification.base import Modifier
 from sparsification.check.estimate import build_model
 from sparsification.check.report import check
@@ -70,6 +70,26 @@ def test_legacy_recipe_has_warnings_about_its_dots_only(subtests, tmp_path):
 def test_sound_recipe_has_no_warnings_with_and_without_a_model(tmp_path, model_dir):
     assert warnings_of(tmp_path, SOUND) == []
     assert warnings_of(tmp_path, SOUND, model_name=model_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "memory"),
+    [
+        ("fisher_block_size: 16", 4 * 16),
+        ("fisher_block_size: 16\n    damp: auto", 2 * 4 * 16),
+        ("global_sparsity: True", 4),
+        ("num_grads: {0.0: 3, 0.5: 20}", 4 * 20),
+    ],
+)
+def test_report_has_the_cost_of_sampled_gradients(keys, memory, tmp_path, model_dir):
+    recipe = SAMPLED + f"    {keys}\n"
+    if "{0.0" in keys:
+        recipe = recipe.replace("    num_grads: 256\n", "").replace("OBSPruning", "MFACPruning")
+    path = write(tmp_path, recipe)
+    text = " ".join(check(path, model_name=model_dir, num_examples=10_240, batch_size=16)[0].split())
+    if "{0.0" not in keys:
+        assert "gradients of 256 batches of 4 for each of 5 masks: as much as 0.1 epochs each, 0.5 in all" in text
+    assert f"2 memory about {memory * 2048 / 1e6:.3g} MB beside the model while it computes a mask" in text
 
 
 # Doubts

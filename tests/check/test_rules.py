@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.checking import AVERAGE, DECAY, PRUNING, QUANTIZATION, RUN, SOUND, warnings_of
+from helpers.checking import AVERAGE, DECAY, PRUNING, QUANTIZATION, RUN, SAMPLED, SOUND, warnings_of
 from sparsification.check.report import check
 
 
@@ -124,3 +124,10 @@ def test_unused_variable_of_a_stage_has_a_warning(tmp_path):
 def test_warning_that_needs_a_model_is_reported(modifiers, words, tmp_path, model_dir):
     warnings = warnings_of(tmp_path, modifiers, model_name=model_dir)
     assert any(words in doubt for doubt in warnings), warnings
+
+
+def test_gradients_that_cost_more_than_an_epoch_are_reported(tmp_path):
+    assert warnings_of(tmp_path, SAMPLED) == []  # the number of examples is not known
+    assert warnings_of(tmp_path, SAMPLED, num_examples=5120, batch_size=16) == []
+    (warning,) = warnings_of(tmp_path, SAMPLED, num_examples=2560, batch_size=16)
+    assert "line 3: OBSPruningModifier: the gradients for all masks cost as much as 2 epochs of training" in warning

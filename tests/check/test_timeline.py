@@ -9,7 +9,7 @@ from transformers import (
     BertForQuestionAnswering,
 )
 
-from helpers.checking import DECAY, PRUNING, RUN, SOUND, write
+from helpers.checking import DECAY, PRUNING, RUN, SAMPLED, SOUND, write
 from sparsification.check.report import check
 from sparsification.check.timeline import Timeline, text_lines
 from sparsification.manager import ScheduledModifierManager
@@ -94,3 +94,28 @@ def test_steps_are_those_of_the_run(tmp_path):
     report, _ = check(write(tmp_path, RUN + PRUNING + "    update_frequency: 0.5\n"), num_examples=1001, batch_size=10)
     assert "10 epochs; 101 steps per epoch, 1,010 in total" in report
     assert "(steps 202 to 606, 9 masks)" in report  # 202, 253, ..., 559, and the last one at 606
+
+
+@pytest.mark.parametrize(
+    ("modifier", "keys", "epochs"),
+    [
+        ("OBSPruning", "", 1024 / 4096),
+        ("OBSPruning", "    num_recomputations: 3\n", 3 * 1024 / 4096),
+        ("MFACPruning", "", 1024 / 4096),
+    ],
+)
+def test_cost_of_a_masks_gradients_is_relative_to_an_epoch(modifier, keys, epochs):
+    text = f"modifiers:\n{SAMPLED}{keys}".replace("OBSPruning", modifier)
+    summary = RecipeSummary(load_recipe(text))
+    (pruning,) = [modifier for modifier in summary.modifiers if modifier.final_sparsities]
+    assert Timeline(summary, 256, 4096).sampled_epochs(pruning) == epochs
+    assert Timeline(summary, 256).sampled_epochs(pruning) is None
+    own_size = RecipeSummary(load_recipe(text.replace("    grad_sampler_kwargs: {batch_size: 4}\n", "")))
+    (pruning,) = [modifier for modifier in own_size.modifiers if modifier.final_sparsities]
+    assert Timeline(own_size, 512, 8192).sampled_epochs(pruning) == pytest.approx(2 * epochs)  # batches of 16
+    assert Timeline(own_size).sampled_epochs(pruning) is None
+
+
+def test_modifier_without_sampled_gradients_costs_none():
+    summary = RecipeSummary(load_recipe(f"modifiers:\n{SOUND}"))
+    assert all(Timeline(summary, 512, 8192).sampled_epochs(modifier) is None for modifier in summary.modifiers)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsification.distillation.logits import distillation_loss
+from sparsification.logits import distillation_loss
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import DistillationModifier, TrainingStep
 

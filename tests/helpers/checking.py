@@ -19,6 +19,15 @@ DECAY = (
 )
 AVERAGE = "  - !WeightAveragingModifier {start_epoch: %s}\n"
 SOUND = RUN + PRUNING + QUANTIZATION + DECAY % 10.0
+# Five masks from gradients of 1,024 examples each.
+SAMPLED = (
+    RUN
+    + PRUNING.replace("GMPruning", "OBSPruning")
+    + """    update_frequency: 1.0
+    num_grads: 256
+    grad_sampler_kwargs: {batch_size: 4}
+"""
+)
 
 
 def write(folder: Path, modifiers: str, head: str = "") -> str:

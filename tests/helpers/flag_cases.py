@@ -9,11 +9,12 @@ from typing import Literal
 STEPS = "--eval_strategy steps --eval_steps 1 --save_strategy steps --save_steps 1 "
 BEST = STEPS + "--load_best_model_at_end "
 RECIPE = "--recipe {recipe} "  # quantizes from the start
+DISTILL = "--recipe {distills} --distill_teacher self --distill_file {text} "
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to give a flag; {recipe}, {model} and {file} stand for files of the test."""
+    """What to give a flag; {recipe}, {distills}, {model}, {file} and {text} stand for files of the test."""
 
     argv: str
     outcome: Literal["works", "refused", "corrected", "no effect"] = "works"
@@ -228,6 +229,24 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
     "train_file": refused("--train_file nowhere.json", "no such file"),
     "validation_file": refused("--validation_file nowhere.json", "no such file"),
     "test_file": refused("--test_file nowhere.json", "no such file"),
+    "distill_file": (
+        Case(DISTILL),
+        *(
+            refused(argv, "it needs --do_train, a --recipe that distills and a --distill_teacher")
+            for argv in (
+                DISTILL + "--do_train False",
+                DISTILL + "--one_shot",
+                DISTILL + "--distill_teacher disable",
+                RECIPE + "--distill_teacher self --distill_file {text}",
+            )
+        ),
+        refused("--distill_file text.pdf", "expected a file that ends in .txt, .csv"),
+    ),
+    "distill_questions_per_paragraph": (
+        Case(DISTILL + "--distill_questions_per_paragraph 1"),
+        Case("--distill_questions_per_paragraph 1", "no effect", "it is for --distill_file"),
+        refused(DISTILL + "--distill_questions_per_paragraph 0", "expected 1 or more"),
+    ),
     "overwrite_cache": Case("--overwrite_cache"),
     "preprocessing_num_workers": (
         Case("--preprocessing_num_workers 1"),

@@ -4,7 +4,7 @@ torchrun --nproc_per_node 2 tests/helpers/plain_and_empty.py FOLDER
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -94,20 +94,21 @@ def train(folder: Path, task: str, trainer_class: type[Trainer], more: dict, **s
     return trainer
 
 
-def assert_equal_runs(folder: Path, task: str, accumulation: int, recipe: str | None) -> None:
-    """Train with the plain Trainer and with ours, and compare weights and logged losses bit by bit."""
+def assert_equal_runs(folder: Path, task: str, accumulation: int, recipes: Sequence[str | None]) -> None:
+    """Train with the plain Trainer and, by each recipe, with ours; compare weights and logged losses bit by bit."""
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": accumulation}
     plain = train(folder, task, Trainer, {}, **settings)
-    manager = ScheduledModifierManager.from_yaml(recipe) if recipe is not None else None
-    ours = train(folder, task, SparseTrainer, {"manager": manager}, **settings)
     start = make_model(task).state_dict()
     theirs = plain.accelerator.unwrap_model(plain.model).state_dict()
-    for name, weight in ours.accelerator.unwrap_model(ours.model).state_dict().items():
-        assert torch.equal(weight, theirs[name]), f"{task}, {accumulation} accumulated: {name}"
     assert any(not torch.equal(weight, start[name]) for name, weight in theirs.items())
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
-    logs = [[[row.get(key) for key in keys] for row in run.state.log_history] for run in (plain, ours)]
-    assert logs[0] == logs[1], f"{task}, {accumulation} accumulated"
+    for recipe in recipes:
+        manager = ScheduledModifierManager.from_yaml(recipe) if recipe is not None else None
+        ours = train(folder, task, SparseTrainer, {"manager": manager}, **settings)
+        for name, weight in ours.accelerator.unwrap_model(ours.model).state_dict().items():
+            assert torch.equal(weight, theirs[name]), f"{task}, {accumulation} accumulated, {recipe}: {name}"
+        logs = [[[row.get(key) for key in keys] for row in run.state.log_history] for run in (plain, ours)]
+        assert logs[0] == logs[1], f"{task}, {accumulation} accumulated, {recipe}"
 
 
 DISTILL = """
@@ -183,6 +184,6 @@ def assert_mixed_loss_has_its_scale(folder: Path, task: str, accumulation: int, 
 if __name__ == "__main__":
     for name in TASKS:
         for batches in (1, 4):
-            assert_equal_runs(Path(sys.argv[1]), name, batches, EMPTY)
+            assert_equal_runs(Path(sys.argv[1]), name, batches, [EMPTY])
             assert_mixed_loss_has_its_scale(Path(sys.argv[1]), name, batches, processes=2)
             print(f"equal: {name} {batches} {torch.distributed.get_world_size()}")

@@ -85,7 +85,7 @@ class Replay:
     def _batch(self, number: int) -> dict[str, torch.Tensor]:
         return {name: tensor[number % 10] for name, tensor in self._batches.items()}
 
-    def _sample_gradients(self, parameters, count, batch_size, moment) -> Iterator[Sequence[torch.Tensor]]:
+    def _sample_gradients(self, parameters, count, batch_size, moment, labels) -> Iterator[Sequence[torch.Tensor]]:
         for number in itertools.islice(self._samples, count):
             yield torch.autograd.grad(self.model(**self._batch(number)).loss, parameters)
 

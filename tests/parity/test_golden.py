@@ -9,7 +9,7 @@ import torch
 from golden_run import GOLDEN, STEPS_PER_EPOCH, Replay, load_case, load_masks, load_model
 from safetensors.torch import load_file
 
-from sparsification.distillation.logits import distillation_loss
+from sparsification.logits import distillation_loss
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.recipe.document import RecipeError

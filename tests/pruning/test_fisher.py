@@ -30,6 +30,25 @@ def test_inverse_is_the_dense_blocks_inverse(num_weights, block):
     torch.testing.assert_close(ours, torch.linalg.inv(dense), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("num_weights", "block"), [(12, 1), (13, 5)])
+@pytest.mark.parametrize("damp", [1e-6, 0.01, 10.0])
+def test_matrix_that_is_inverted_for_each_damp_has_the_inverse_of_the_dense_blocks(num_weights, block, damp):
+    count = 40
+    gradients = torch.randn(count, num_weights, generator=torch.Generator().manual_seed(0))
+    matrix = torch.zeros(-(-num_weights // block), block, block)
+    for gradient in gradients:
+        fisher.add_outer_product_(matrix, gradient, count)
+    ours = blocks_of(fisher.inverse_with_damp(matrix, damp))[:num_weights, :num_weights].double()
+    _, _, dense = problem(num_weights, block, count, damp)
+    torch.testing.assert_close(ours, torch.linalg.inv(dense), rtol=1e-4, atol=1e-4)
+
+
+def test_block_that_is_not_positive_definite_has_no_inverse():
+    inverse = fisher.inverse_with_damp(torch.stack([torch.eye(2), -torch.eye(2)]), 0.5)
+    torch.testing.assert_close(inverse[0], torch.eye(2) / 1.5)
+    assert inverse[1].isnan().all()
+
+
 def pruned_at_least_cost(weight: torch.Tensor, hessian: torch.Tensor, group: list[int]) -> torch.Tensor:
     """The move that minimizes 1/2 d' H d where w + d is zero in the group: the KKT system, solved."""
     n, q = len(weight), len(group)

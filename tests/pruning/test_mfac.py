@@ -53,7 +53,7 @@ modifiers:
     weights = [module[0].weight, module[1].weight]
     drawn: list[torch.Tensor] = []
 
-    def sampler(parameters, count, batch_size, moment):
+    def sampler(parameters, count, batch_size, moment, labels):
         for _ in range(count):
             gradients = [torch.randn_like(param) for param in parameters]
             drawn.append(torch.cat([gradient.flatten() for gradient in gradients]))

@@ -5,6 +5,7 @@ import torch
 
 from helpers import ROOT
 from helpers.recipes import LINEAR, PRUNE
+from helpers.resuming import assert_resumes_exactly
 from helpers.trainers import make_model, make_trainer
 from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
@@ -59,6 +60,10 @@ def test_one_shot_prunes_by_curvature_too(tmp_path):
     [
         ("num_grads: 0", "num_grads must be at least 1, got 0"),
         ("damp: 0.0", "damp must be greater than 0 .*, got 0"),
+        ("damp: [1.0e-5, -1.0]", "damp must be greater than 0 .*, got -1"),
+        ("damp: []", r"damp must have at least one value, got \[\]"),
+        ("damp: best", "a number or a list .a number each. or 'auto'"),
+        ("fisher_labels: labels", "'data' or 'model' or 'teacher', got 'labels'"),
         ("mask_type: block4", "fisher_block_size must be a multiple of 4 with mask_type block4, e.g. 32, got 1"),
         ("mask_type: [4, 1]", r"must have blocks within one row, \[1, n\]"),
         ("mask_type: '2:4'", "needs global_sparsity False"),
@@ -98,3 +103,80 @@ def test_plan_shows_the_sparsity_of_the_last_mask():
     (pruning,) = (modifier for modifier in manager.modifiers if modifier.changes_weights)
     assert pruning.target_sparsity(0.9, 5.9) == 0.7
     assert pruning.target_sparsity(0.9, 6.0) == pytest.approx(0.7 + 0.2 * (1 - (5 / 6) ** 3))
+
+
+# The damp that is found
+
+SEARCH = OBS.replace("num_grads: 3", "num_grads: 8\n    fisher_block_size: 8\n    fisher_labels: model")
+
+
+def make_sharp(tmp_path, damp: object):
+    """A trainer whose model is far from the uniform distribution, so that pruning changes its outputs."""
+    trainer = make_trainer(tmp_path, SEARCH + f"    damp: {damp}\n")
+    for weight in trainer.model.parameters():
+        weight.detach().mul_(8.0 if weight.dim() == 2 else 1.0)
+    return trainer
+
+
+def divergence(trainer, dense: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> float:
+    """Mean Kullback-Leibler divergence from the dense model's answers."""
+    with torch.no_grad():
+        pruned = trainer.model.eval()(**batch)
+    names = ("start_logits", "end_logits")
+    pairs = [[torch.distributions.Categorical(logits=outputs[name]) for outputs in (dense, pruned)] for name in names]
+    return sum(torch.distributions.kl_divergence(*pair).mean().item() for pair in pairs) / 2
+
+
+@pytest.mark.parametrize("damps", [[1e-9, 1e-3, 100.0], [100.0, 1e-3]])
+def test_damp_found_is_the_one_that_changes_the_outputs_least(tmp_path, damps):
+    found = make_sharp(tmp_path, damps)
+    rows = found.train_dataset  # all 32 are compared
+    batch = {name: torch.stack([row[name] for row in rows]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        dense = found.model.eval()(**batch)
+    fixed = {damp: make_sharp(tmp_path, damp) for damp in damps}
+    for trainer in fixed.values():
+        trainer.apply_one_shot()
+    best = min(damps, key=lambda damp: divergence(fixed[damp], dense, batch))
+    found.apply_one_shot()
+    (pruning,) = found.manager.modifiers
+    assert pruning.metrics(TrainingStep(0, 8))["damp"] == best
+    assert divergence(found, dense, batch) == pytest.approx(divergence(fixed[best], dense, batch), rel=0.05)
+
+
+def test_automatic_damps_are_relative_to_the_gradients(tmp_path):
+    found = []
+    for scale in (1.0, 1e-3):
+        trainer = make_trainer(tmp_path, SEARCH + "    damp: auto\n")
+        (pruning,) = trainer.manager.modifiers
+        sample = pruning.sampler
+        pruning.sampler = lambda *args, sample=sample, scale=scale: (
+            [gradient * scale for gradient in gradients] for gradients in sample(*args)
+        )
+        trainer.apply_one_shot()
+        found.append(pruning.metrics(TrainingStep(0, 8))["damp"])
+    assert found[1] == pytest.approx(1e-6 * found[0], rel=1e-4)
+
+
+def test_damp_is_found_at_the_first_mask_and_kept(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer = make_trainer(tmp_path, SEARCH + "    damp: auto\n")
+        trainer.train()
+    assert sum("divergence of the outputs for each damp" in record.message for record in caplog.records) == 1
+    logged = [log["OBSPruningModifier/damp"] for log in trainer.state.log_history if "OBSPruningModifier/damp" in log]
+    assert len(logged) > 10 and len(set(logged)) == 1
+
+
+def test_run_that_finds_its_damp_resumes_exactly(tmp_path):
+    assert_resumes_exactly(tmp_path, SEARCH + "    damp: auto\n", {}, 0.5, 1)  # between two masks
+
+
+def test_search_for_a_damp_without_data_or_gradients_is_refused(tmp_path):
+    trainer = make_trainer(tmp_path, SEARCH + "    damp: auto\n")
+    (pruning,) = trainer.manager.modifiers
+    pruning.sampler = lambda parameters, *_: [[torch.zeros_like(param) for param in parameters]] * 8
+    with pytest.raises(ManagerError, match="needs gradients that are finite and not all 0, got a mean square of 0"):
+        trainer.apply_one_shot()
+    pruning.set_calibration_sampler(None)
+    with pytest.raises(ManagerError, match=r"call ScheduledModifierManager.set_calibration_sampler first"):
+        trainer.apply_one_shot()

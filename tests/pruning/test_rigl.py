@@ -44,7 +44,7 @@ def test_masks_hold_large_weights_and_grow_large_gradients(reset):
     manager.initialize(module)
     samples = {}
 
-    def sampler(parameters, count, batch_size, moment):
+    def sampler(parameters, count, batch_size, moment, labels):
         samples[moment] = [torch.randn(12, 8, generator=generator) for _ in range(count)]
         yield from ([gradient] for gradient in samples[moment])
 

@@ -1,5 +1,7 @@
 """Facts about a run that follow from its recipe alone."""
 
+import math
+
 from sparsification.base import TrainingStep
 from sparsification.recipe.loader import load_recipe
 from sparsification.recipe.summary import RecipeSummary
@@ -41,3 +43,22 @@ def test_teacher_is_needed_within_the_window_of_distillation_alone():
     assert [summary.distills_at(step) for step in steps] == [False, True, True, False]
     assert [summary.changes_loss_at(step) for step in steps] == [False, True, True, False]
     assert not any(summary.changes_loss_at(step, has_teacher=False) for step in steps)
+
+
+def test_labels_have_no_effect_where_hardness_1_covers_the_run():
+    full = "modifiers:\n  - !DistillationModifier {hardness: 1.0}\n"
+    sampled = "  - !MFACPruningModifier {params: ['re:.*weight'], final_sparsity: 0.8, end_epoch: 1.0}\n"
+    cases = {
+        full: False,
+        full.replace("}", ", end_epoch: 3.0}"): False,
+        full.replace("}", ", end_epoch: 2.9}"): True,
+        full.replace("}", ", start_epoch: 0.1}"): True,
+        full.replace("1.0", "0.9"): True,
+        full + sampled: True,
+        full + sampled.replace("}", ", fisher_labels: model}"): False,
+        full + sampled.replace("MFAC", "GM"): False,
+        "modifiers: []\n": True,
+    }
+    for recipe, expected in cases.items():
+        assert RecipeSummary(load_recipe(recipe)).uses_labels(3.0) == expected, recipe
+    assert RecipeSummary(load_recipe(full.replace("}", ", end_epoch: 3.0}"))).uses_labels(math.inf)

@@ -21,6 +21,13 @@ def test_lines_start_and_end_where_their_values_do():
     assert '"a" < b' in [text.text for text in drawing.iter(f"{SVG}text")]
 
 
+def test_numbers_are_plain_text_and_a_power_of_ten_stands_beside_its_axis():
+    drawing = to_svg(draw_panel(Panel("", [Line("", [(0.0, -2e-5), (1.0, 2e-5)])]), 1.0), "")
+    texts = {text.text for text in ElementTree.fromstring(drawing).iter(f"{SVG}text")}
+    assert texts >= {"0.2", "\N{MINUS SIGN}2", "2"}
+    assert "".join(span.text for span in ElementTree.fromstring(drawing).iter(f"{SVG}tspan")) == "×10\N{MINUS SIGN}5"
+
+
 def test_spans_have_the_length_of_their_time():
     spans = [("always", 0.0, math.inf), ("half", 1.0, 3.0), ("moment", 4.0, 4.0), ("after the run", 9.0, 10.0)]
     bars = draw_spans(spans, 4.0).axes[0].patches

@@ -17,7 +17,7 @@ from sparsification.runtime.build import FLAGS, BuildError, build, compile_sourc
 @needs_compiler
 def test_sanitizers_find_nothing(tmp_path):
     flags = [flag for flag in FLAGS if flag != "-O3"]
-    flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags += ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     compiler = find_compiler()
     made = compile_sources(compiler, tmp_path, flags, "weight.cpp", str(ROOT / "tests" / "runtime_driver.cpp"))
     driver = tmp_path / "driver"

@@ -134,17 +134,26 @@ def weights_of(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(folder / f"checkpoint-{step}" / "model.safetensors")
 
 
+PRUNE_WITH_POWERS = PRUNE + POWER.replace("1.75", "3.0")
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
+    """The weights of a run without averages after each of its steps 17 to 24."""
+    folder = tmp_path_factory.mktemp("raw")
+    trained(folder, PRUNE_WITH_POWERS, **SAVING)
+    return [weights_of(folder, step) for step in range(17, 25)]
+
+
 @pytest.mark.parametrize("end", ["", ", end_epoch: 3.0"])
 @pytest.mark.parametrize(
     "evaluating", [{"eval_strategy": "epoch"}, {"eval_strategy": "steps", "eval_steps": 5}], ids=["epoch", "steps"]
 )
 def test_last_checkpoint_and_last_evaluation_have_the_mean_of_the_checkpoints_of_a_run_without_averages(
-    tmp_path, end, evaluating
+    tmp_path, raw, end, evaluating
 ):
-    recipe = PRUNE + POWER.replace("1.75", "3.0")
-    trained(tmp_path / "raw", recipe, **SAVING)
-    trainer = trained(tmp_path / "mean", recipe + MEAN_OF_LAST.replace("}", end + "}"), **SAVING | evaluating)
-    raw = [weights_of(tmp_path / "raw", step) for step in range(17, 25)]
+    recipe = PRUNE_WITH_POWERS + MEAN_OF_LAST.replace("}", end + "}")
+    trainer = trained(tmp_path / "mean", recipe, **SAVING | evaluating)
     last = weights_of(tmp_path / "mean", 24)
     for name, weight in trainer.model.named_parameters():
         torch.testing.assert_close(last[name], torch.stack([part[name] for part in raw]).mean(dim=0))

@@ -25,8 +25,9 @@ modifiers:
 """
 
 
-@pytest.mark.parametrize("several", [False, True], ids=["one data set", "several"])
-@pytest.mark.parametrize("with_tokenizer", [False, True], ids=["no tokenizer", "tokenizer"])
+@pytest.mark.parametrize(
+    ("with_tokenizer", "several"), [(False, True), (True, False)], ids=["several data sets", "tokenizer"]
+)
 @pytest.mark.parametrize("task", ["question-answering", "sequence-classification", "token-classification"])
 def test_any_trainer_exports_and_reports(task, with_tokenizer, several, tmp_path):
     data = plain_and_empty.make_data(task)

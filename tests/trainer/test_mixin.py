@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForQuestionAnswering, Trainer
+from transformers import AutoModelForQuestionAnswering, Trainer, TrainerCallback
 
 from helpers.recipes import DISTILL, DROP, EVERYTHING, LEARNING_RATE, PRUNE, QUANTIZE
 from helpers.trainers import SparseTrainer, arguments, assert_same_model, losses, make_data, make_model, make_trainer
@@ -15,6 +15,12 @@ from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.quantization.checkpoint import QuantizationError
 from sparsification.quantization.modules import enable_fake_quant, fake_quant_enabled, quantizers
 from sparsification.recipe.model import RECIPE_FILE
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    batch = {key: torch.stack([row[key] for row in make_data(4)]) for key in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        return model.eval()(**batch).start_logits
 
 
 @pytest.mark.parametrize("recipe", [None, "modifiers: []\n"])
@@ -27,59 +33,44 @@ def test_an_empty_recipe_trains_bit_identically_to_the_plain_trainer(tmp_path, r
     assert losses(plain) == losses(sparse)
 
 
+class Stop(TrainerCallback):
+    """Save a checkpoint after a step, and stop there as if the process was killed."""
+
+    class Stopped(Exception):
+        """The run is stopped."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_save = state.global_step == self.step
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        raise self.Stopped
+
+
 @pytest.mark.parametrize("name", EVERYTHING)
-@pytest.mark.parametrize("stop", [2, 5, 13, 16])
-def test_resumed_run_equals_uninterrupted_run(tmp_path, name, stop):
-    recipe = EVERYTHING[name]
-    whole = make_trainer(tmp_path / "whole", recipe)
+def test_resumed_run_equals_uninterrupted_run_and_its_checkpoints_load_in_plain_transformers(tmp_path, name):
+    whole = make_trainer(tmp_path / "whole", EVERYTHING[name])
     whole.train()
-    first = make_trainer(tmp_path / "parts", recipe, save_strategy="steps", save_steps=stop, save_total_limit=1)
-    first.args.max_steps = -1
-
-    class Stop(Exception):
-        pass
-
-    save = first._save_checkpoint
-
-    def save_and_stop(*args, **kwargs):
-        save(*args, **kwargs)
-        raise Stop
-
-    first._save_checkpoint = save_and_stop
-    with pytest.raises(Stop):
-        first.train()
-    checkpoint = tmp_path / "parts" / f"checkpoint-{stop}"
-    second = make_trainer(tmp_path / "parts", recipe)
-    second.train(resume_from_checkpoint=str(checkpoint))
-    assert_same_model(whole.model, second.model)
-    assert losses(whole)[stop:] == losses(second)[stop:]
-
-
-@pytest.mark.parametrize("name", EVERYTHING)
-def test_every_checkpoint_loads_in_plain_transformers_with_the_same_logits(tmp_path, name):
-    trainer = make_trainer(tmp_path, EVERYTHING[name], save_strategy="steps", save_steps=6)
-    logits = {}
-    batch = {key: torch.stack([row[key] for row in make_data(4)]) for key in ("input_ids", "attention_mask")}
-    save = trainer._save_checkpoint
-
-    def save_and_ask(*args, **kwargs):
-        save(*args, **kwargs)
-        twin = copy.deepcopy(trainer.model).eval()
-        enable_fake_quant(twin, False)
-        with torch.no_grad():
-            logits[trainer.state.global_step] = twin(**batch).start_logits, trainer.model.config.to_dict()
-
-    trainer._save_checkpoint = save_and_ask
-    trainer.train()
-    assert sorted(logits) == [6, 12, 18, 24]
-    for step, (expected, config) in logits.items():
-        loaded, info = AutoModelForQuestionAnswering.from_pretrained(
-            tmp_path / f"checkpoint-{step}", output_loading_info=True
-        )
+    start, checkpoint = 0, None
+    for stop in (2, 5, 13, 16, 20):
+        part = make_trainer(tmp_path / "parts", EVERYTHING[name], save_total_limit=1)
+        part.add_callback(Stop(stop))
+        with pytest.raises(Stop.Stopped):
+            part.train(resume_from_checkpoint=checkpoint)
+        assert losses(whole)[start:stop] == losses(part)[start:]
+        start, checkpoint = stop, str(tmp_path / "parts" / f"checkpoint-{stop}")
+        loaded, info = AutoModelForQuestionAnswering.from_pretrained(checkpoint, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert loaded.config.num_hidden_layers == len(loaded.bert.encoder.layer) == config["num_hidden_layers"]
-        with torch.no_grad():
-            assert torch.equal(loaded.eval()(**batch).start_logits, expected)
+        layers = part.model.config.num_hidden_layers
+        assert loaded.config.num_hidden_layers == len(loaded.bert.encoder.layer) == layers
+        enable_fake_quant(part.model, False)
+        assert torch.equal(logits_of(loaded), logits_of(part.model))
+    last = make_trainer(tmp_path / "parts", EVERYTHING[name])
+    last.train(resume_from_checkpoint=checkpoint)
+    assert losses(whole)[start:] == losses(last)[start:]
+    assert_same_model(whole.model, last.model)
 
 
 def test_what_is_pruned_stays_zero_through_momentum_clipping_and_weight_decay(tmp_path):
@@ -258,12 +249,6 @@ def test_trainer_state_is_plain_json(tmp_path):
     assert state["global_step"] == 24
 
 
-def logits_of(trainer: Trainer) -> torch.Tensor:
-    batch = {key: torch.stack([row[key] for row in make_data(4)]) for key in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        return trainer.model.eval()(**batch).start_logits
-
-
 def from_folder(folder: Path, output_dir: Path, recipe: str | None = None, **changes) -> SparseTrainer:
     """A trainer of a saved model."""
     manager = ScheduledModifierManager.from_yaml(recipe) if recipe else None
@@ -275,12 +260,12 @@ def test_quantized_model_is_saved_and_loaded_bit_by_bit(tmp_path):
     trainer = make_trainer(tmp_path, PRUNE + QUANTIZE, save_strategy="epoch")
     trainer.train()
     trainer.save_model()
-    expected = logits_of(trainer)
+    expected = logits_of(trainer.model)
     loaded = from_folder(tmp_path, tmp_path / "again")
     assert fake_quant_enabled(loaded.model)
-    assert torch.equal(logits_of(loaded), expected)
+    assert torch.equal(logits_of(loaded.model), expected)
     loaded.save_model()
-    assert torch.equal(logits_of(from_folder(tmp_path / "again", tmp_path / "third")), expected)
+    assert torch.equal(logits_of(from_folder(tmp_path / "again", tmp_path / "third").model), expected)
     plain = AutoModelForQuestionAnswering.from_pretrained(tmp_path)
     enable_fake_quant(trainer.model, False)
     trainer.model.set_attn_implementation(plain.config._attn_implementation)
@@ -311,7 +296,7 @@ def test_best_quantized_checkpoint_comes_back_with_its_own_frozen_ranges(tmp_pat
     trainer.train()
     best = Path(trainer.state.best_model_checkpoint)
     assert int(best.name.split("-")[1]) > 14  # the step at which the ranges are frozen
-    assert torch.equal(logits_of(from_folder(best, tmp_path / "again")), logits_of(trainer))
+    assert torch.equal(logits_of(from_folder(best, tmp_path / "again").model), logits_of(trainer.model))
 
 
 def test_one_shot_prunes_and_calibrates(tmp_path):
@@ -324,7 +309,7 @@ def test_one_shot_prunes_and_calibrates(tmp_path):
     assert all(
         quantizer.observed and not quantizer.observer_enabled for quantizer in quantizers(trainer.model).values()
     )
-    assert torch.equal(logits_of(from_folder(tmp_path, tmp_path / "again")), logits_of(trainer))
+    assert torch.equal(logits_of(from_folder(tmp_path, tmp_path / "again").model), logits_of(trainer.model))
 
 
 def test_sixteen_bits_stay_out_of_what_is_fake_quantized_and_the_log_says_so(tmp_path, caplog):

@@ -1,18 +1,15 @@
 """Do several processes do what one with all their batches does? Masks, ranges, weights, files and log lines."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import crash_study
 import pytest
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file
 
 from helpers import ROOT
+from helpers.processes import run, run_script
 from helpers.trainers import make_model
 from sparsification.manager import ScheduledModifierManager
 from sparsification.quantization.fake_quantize import FakeQuantize, QuantizationArgs
@@ -23,23 +20,28 @@ LEARNING_RATE = (
 FLAGS = crash_study.FLAGS.replace("--per_device_train_batch_size 4", "--per_device_train_batch_size {}")
 
 
-def observe(rank: int, folder: str, batches: list[list[torch.Tensor]]) -> None:
+def batches_of(rank: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(rank)
+    return [torch.randn(3, 8, generator=generator) for _ in range(4)]
+
+
+def observe() -> None:
     """One process of two: watch its batches, and save the ranges."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
     for per_channel in (False, True):
         quantizer = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
-        for batch in batches[rank]:
+        for batch in batches_of(rank):
             quantizer.observe(batch)
-        torch.save((quantizer.min_val, quantizer.max_val, quantizer.scale), f"{folder}/{rank}-{per_channel}")
+        torch.save((quantizer.min_val, quantizer.max_val, quantizer.scale), f"{rank}-{per_channel}")
     torch.distributed.destroy_process_group()
 
 
 def test_ranges_are_those_of_all_processes_batches(tmp_path):
-    batches = [[torch.randn(3, 8) for _ in range(4)] for _ in range(2)]
-    torch.multiprocessing.spawn(observe, (str(tmp_path), batches), nprocs=2)
+    run(observe, folder=tmp_path, processes=2)
     for per_channel in (False, True):
         one = FakeQuantize(QuantizationArgs(per_channel=per_channel), num_channels=3)
-        for pair in zip(*batches, strict=True):
+        for pair in zip(batches_of(0), batches_of(1), strict=True):
             one.observe(torch.cat(pair, dim=1))
         for rank in range(2):
             for mine, theirs in zip(
@@ -54,10 +56,8 @@ RECONSTRUCT = (
 )
 
 
-def reconstruct(rank: int, folder: str, world_size: int) -> None:
-    """One process of several: prune with calibration data that no other process has, and save the weights."""
-    if world_size > 1:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def reconstruct(rank: int) -> dict[str, torch.Tensor]:
+    """Prune with calibration data that no other process has."""
     model = make_model()
     generator = torch.Generator().manual_seed(rank)
     batches = [{"input_ids": torch.randint(0, 50, (4, 8), generator=generator)} for _ in range(2)]
@@ -65,34 +65,66 @@ def reconstruct(rank: int, folder: str, world_size: int) -> None:
     manager.initialize(model)
     manager.set_calibration_sampler(lambda *_: batches)
     manager.apply_one_shot()
-    torch.save(model.state_dict(), f"{folder}/{world_size}-{rank}")
-    if world_size > 1:
-        torch.distributed.destroy_process_group()
+    return model.state_dict()
+
+
+def reconstruct_together() -> None:
+    """One process of two: prune, and save the weights."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    torch.save(reconstruct(rank), str(rank))
+    torch.distributed.destroy_process_group()
+
+
+SEARCH = (
+    "modifiers:\n  - !OBSPruningModifier {params: ['re:.*layer.*dense.weight'], final_sparsity: 0.5, start_epoch: 0.0, "
+    "end_epoch: 0.0, num_grads: 4, fisher_block_size: 8, damp: auto}\n"
+)
+
+
+def find_damp(rank: int, folder: str) -> None:
+    """One process of two: prune with gradients and examples that the other one does not have."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/search", rank=rank, world_size=2)
+    model = make_model()
+    generator = torch.Generator().manual_seed(rank)
+    batches = [{"input_ids": torch.randint(0, 50, (4, 8), generator=generator)} for _ in range(2)]
+    manager = ScheduledModifierManager.from_yaml(SEARCH)
+    manager.initialize(model)
+    manager.set_calibration_sampler(lambda *_: batches)
+    manager.set_gradient_sampler(
+        lambda parameters, count, *_: (
+            [(rank + 1) * torch.randn(param.shape, generator=generator) for param in parameters] for _ in range(count)
+        )
+    )
+    manager.apply_one_shot()
+    torch.save(model.state_dict() | manager.state_dict(), f"{folder}/damp-{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_find_one_damp_and_have_the_same_weights(tmp_path):
+    torch.multiprocessing.spawn(find_damp, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"damp-{rank}") for rank in range(2))
+    assert any(name.endswith("damp") for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
 
 
 def test_processes_have_the_masks_and_weights_that_the_first_one_reconstructs(tmp_path):
-    torch.multiprocessing.spawn(reconstruct, (str(tmp_path), 2), nprocs=2)
-    reconstruct(0, str(tmp_path), 1)
-    first, second, alone = (torch.load(tmp_path / name) for name in ("2-0", "2-1", "1-0"))
-    for name, weight in alone.items():
+    run(reconstruct_together, folder=tmp_path, processes=2)
+    first, second = (torch.load(tmp_path / name) for name in ("0", "1"))
+    for name, weight in reconstruct(0).items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], weight, rtol=1e-4, atol=1e-5)
 
 
-def launch(launcher: str, folder: Path, name: str, batch_size: int, more: str = "") -> str:
+def launch(folder: Path, name: str, processes: int, batch_size: int, more: str = "") -> str:
     """Run the script and give its output."""
     flags = FLAGS.format(batch_size) + f" --output_dir {name} --onnx_export_path {name}-onnx {more}"
     data = "--model_name_or_path model --train_file train.json --validation_file validation.json"
-    done = subprocess.run(
-        [sys.executable, *launcher.split(), str(ROOT / "run_qa.py"), *data.split(), *flags.split()],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    done = run_script([ROOT / "run_qa.py", *data.split(), *flags.split()], folder, processes)
+    log = "".join(printed for _, printed in done)
+    assert not any(status for status, _ in done), log[-5000:]
+    return log
 
 
 def test_two_processes_prune_quantize_distill_resume_and_export_as_one_does(tmp_path):
@@ -102,10 +134,9 @@ def test_two_processes_prune_quantize_distill_resume_and_export_as_one_does(tmp_
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # each process draws by itself
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    launch("-W ignore", tmp_path, "one", batch_size=6)
-    torchrun = "-m torch.distributed.run --nproc_per_node 2"
-    launch(torchrun, tmp_path, "two", batch_size=3, more="--max_steps 8")
-    log = launch(torchrun, tmp_path, "two", batch_size=3)  # resumes
+    launch(tmp_path, "one", processes=1, batch_size=6)
+    launch(tmp_path, "two", processes=2, batch_size=3, more="--max_steps 8")
+    log = launch(tmp_path, "two", processes=2, batch_size=3)  # resumes
     files = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert files[0] == files[1]
     history = [
@@ -131,9 +162,9 @@ def test_every_process_ends_with_the_weights_of_the_best_checkpoint(tmp_path):
     crash_study.prepare(tmp_path)
     (tmp_path / "recipe.yaml").write_text("modifiers: []\n")
     log = launch(
-        "-m torch.distributed.run --nproc_per_node 2",
         tmp_path,
         "two",
+        processes=2,
         batch_size=3,
         more="--max_steps 5 --learning_rate 0.3 --warmup_steps 1 --eval_strategy steps --eval_steps 1 --save_steps 1 "
         "--load_best_model_at_end --metric_for_best_model f1 --do_predict --test_file validation.json",

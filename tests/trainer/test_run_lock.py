@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from helpers import ROOT
 from helpers.command_lines import command
+from helpers.processes import run
 from helpers.recipes import PRUNE
 from helpers.trainers import make_trainer
 from run_qa import main
 from sparsification import atomic_io as saving
+from sparsification.export import onnx
 from sparsification.tasks.errors import TaskError, UsageError
 from sparsification.trainer.checkpoints import TRAINED, checkpoint_error
 from sparsification.trainer.mixin import SparseTrainerMixin
@@ -33,13 +35,6 @@ with locked(Path(sys.argv[1]), sys.argv[2]) as lock:
         os._exit(0)
     print("held", flush=True)
     time.sleep(60)
-"""
-KILLED_EXPORT = """
-import os, signal, sys
-import sparsification.export.onnx
-sparsification.export.onnx.compare = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-from run_qa import main
-main(sys.argv[1:])
 """
 RECIPE = """
 modifiers:
@@ -142,10 +137,14 @@ def test_what_a_killed_run_leaves_is_no_work(tiny_model_dir, tiny_squad, tmp_pat
     assert (out / "model.safetensors").exists() and not (out / RUN_LOCK).exists()
 
 
+def export_until_killed(argv: list[str]) -> None:
+    onnx.compare = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    main(argv)
+
+
 def kill_in_export(argv: list[str]) -> None:
-    process = start(KILLED_EXPORT, *argv)
-    output = process.communicate()
-    assert process.returncode == -signal.SIGKILL, output
+    ((status, printed),) = run(export_until_killed, argv, folder=ROOT)
+    assert status == -signal.SIGKILL, printed
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, None], ids=["recipe", "none"])

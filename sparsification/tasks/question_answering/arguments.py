@@ -25,6 +25,7 @@ from sparsification.tasks.question_answering.command_line import (
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = ("csv", "json", "jsonl", "parquet")
+TEXT_EXTENSIONS = ("txt", *EXTENSIONS)
 
 
 @dataclass
@@ -67,6 +68,16 @@ class DataTrainingArguments:
         default=None,
         metadata={"help": "Questions to answer with --do_predict, in the same formats; answers may be missing."},
     )
+    distill_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text without labels to distill on: .txt (a paragraph on each line, or between blank lines), or "
+            "records with a context in the formats above. Cloze questions are made from paragraphs without questions."
+        },
+    )
+    distill_questions_per_paragraph: int = field(
+        default=2, metadata={"help": "Maximum number of cloze questions made from a paragraph of --distill_file."}
+    )
     overwrite_cache: bool = field(default=False, metadata={"help": "Make the features again, even if they are cached."})
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Number of processes that make the features."}
@@ -81,7 +92,11 @@ class DataTrainingArguments:
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first N questions (and features) only, e.g. for a quick test."}
+        default=None,
+        metadata={
+            "help": "Train on the first N questions (and features) only, e.g. for a quick test; those of "
+            "--distill_file come in addition."
+        },
     )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first N questions only."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Answer the first N test questions only."})
@@ -114,13 +129,13 @@ class DataTrainingArguments:
     def __post_init__(self) -> None:
         """Check these arguments by themselves."""
         files = {"train_file": self.train_file, "validation_file": self.validation_file, "test_file": self.test_file}
+        files |= {"distill_file": self.distill_file}
         if self.dataset_name is None and not any(files.values()):
             raise ValueError("no data: give --dataset_name, or --train_file, --validation_file or --test_file")
         for name, path in files.items():
-            if path is not None and Path(path).suffix[1:].lower() not in EXTENSIONS:
-                raise ValueError(
-                    f"--{name} {path}: expected a file that ends in {', '.join('.' + e for e in EXTENSIONS)}"
-                )
+            known = TEXT_EXTENSIONS if name == "distill_file" else EXTENSIONS
+            if path is not None and Path(path).suffix[1:].lower() not in known:
+                raise ValueError(f"--{name} {path}: expected a file that ends in {', '.join('.' + e for e in known)}")
         for name in ("max_seq_length", "n_best_size", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")

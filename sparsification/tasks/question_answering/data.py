@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +88,40 @@ def load_squad_files(
         for path in paths:
             if not os.path.isfile(path):
                 raise DataError(f"{path}: no such file (the {split} data)")
-        try:
-            loaded[split] = Dataset.from_generator(
-                _generate_records,
-                features=QA_FEATURES,
-                cache_dir=cache_dir,
-                # The digest is part of the cache's key: an edited file is read again.
-                gen_kwargs={"paths": paths, "split_name": split, "digest": _digest(paths)},
-                split=datasets.NamedSplit(split),
-            )
-        except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, (DataError, OSError)):
-                raise error.__cause__ from None
-            raise
-        loaded[split].info.builder_name = "json"  # the model card would link any other name to a data set of the hub
+        loaded[split] = table_of_files(_generate_records, paths, split, cache_dir)
     return loaded
+
+
+def table_of_files(
+    generate: Callable[..., Iterator[dict[str, Any]]], paths: list[str], split: str, cache_dir: str | None, **more: Any
+) -> Dataset:
+    """Make a table from files, or take it from the cache.
+
+    Args:
+        generate: yields rows of ``QA_FEATURES``, given ``paths``, ``split_name``, ``digest`` and ``more``.
+        paths: the files.
+        split: name of the split.
+        cache_dir: folder of the cache; None: the one of the datasets library.
+        **more: further arguments of ``generate``.
+
+    Raises:
+        DataError: as ``generate`` raises it.
+    """
+    try:
+        table = Dataset.from_generator(
+            generate,
+            features=QA_FEATURES,
+            cache_dir=cache_dir,
+            # The digest is part of the cache's key: an edited file is read again.
+            gen_kwargs={"paths": paths, "split_name": split, "digest": _digest(paths), **more},
+            split=datasets.NamedSplit(split),
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, (DataError, OSError)):
+            raise error.__cause__ from None
+        raise
+    table.info.builder_name = "json"  # the model card would link any other name to a data set of the hub
+    return table
 
 
 def load_dataset_folder(folder: Path, config_name: str | None = None, cache_dir: str | None = None) -> DatasetDict:

@@ -1,10 +1,10 @@
 """Feature data sets of a run, and their padding into batches."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -47,10 +47,9 @@ def build_features(
     """
     settings = cutting(models, data_args)
 
-    def make(split: str, prepare: Callable, limit: int | None, **more: Any) -> tuple[Dataset, Dataset]:
-        examples = limited(raw_datasets[split], limit)
+    def make(split: str, examples: Dataset, prepare: Callable, **more: Any) -> Dataset:
         with training_args.main_process_first(desc=f"features of the {split} data"):
-            features = examples.map(
+            return examples.map(
                 prepare,
                 batched=True,
                 num_proc=data_args.preprocessing_num_workers,
@@ -59,14 +58,20 @@ def build_features(
                 fn_kwargs=settings | more,
                 desc=f"Making features of the {split} data",
             )
-        return examples, features
 
     train_dataset = eval_dataset = predict_dataset = eval_examples = predict_examples = None
     if training_args.do_train:
-        limit = data_args.max_train_samples
-        _, train_dataset = make("train", prepare_train_features, limit, length_column=length_column(training_args))
-        if limit is not None:
-            train_dataset = train_dataset.select(range(min(limit, len(train_dataset))))
+        parts: list[Dataset] = []
+        for split, examples in training_questions(raw_datasets, settings, data_args, training_args).items():
+            features = make(split, examples, prepare_train_features, length_column=length_column(training_args))
+            if split == "distill":
+                paragraphs, others = len(set(examples["context"])), len(parts[0]) if parts else 0
+                logger.info(
+                    f"--distill_file {data_args.distill_file}: {len(features)} features of {len(examples)} questions "
+                    f"on {paragraphs} paragraphs, beside {others} features of labelled questions"
+                )
+            parts.append(limited(features, data_args.max_train_samples) if split == "train" else features)
+        train_dataset = concatenate_datasets(parts) if len(parts) > 1 else parts[0]
         batch = training_args.train_batch_size * training_args.world_size
         if training_args.dataloader_drop_last and len(train_dataset) < batch:
             raise DataError(
@@ -76,10 +81,55 @@ def build_features(
     # The limits below count questions, of which all features are kept: without its last windows, a question would get a
     # wrong answer.
     if training_args.do_eval:
-        eval_examples, eval_dataset = make("validation", prepare_validation_features, data_args.max_eval_samples)
+        eval_examples = limited(raw_datasets["validation"], data_args.max_eval_samples)
+        eval_dataset = make("validation", eval_examples, prepare_validation_features)
     if training_args.do_predict:
-        predict_examples, predict_dataset = make("test", prepare_validation_features, data_args.max_predict_samples)
+        predict_examples = limited(raw_datasets["test"], data_args.max_predict_samples)
+        predict_dataset = make("test", predict_examples, prepare_validation_features)
     return train_dataset, eval_dataset, predict_dataset, eval_examples, predict_examples
+
+
+def training_questions(
+    raw_datasets: DatasetDict,
+    settings: Mapping[str, Any],
+    data_args: DataTrainingArguments,
+    training_args: TrainingArguments,
+) -> dict[str, Dataset]:
+    """Choose the questions to train on, by split: those with labels, and those of ``--distill_file``.
+
+    A question of ``--distill_file`` that leaves no room for a long context is left out.
+
+    Args:
+        raw_datasets: the questions; "train" may be missing if there is "distill".
+        settings: from ``cutting``.
+        data_args: limit of the questions with labels.
+        training_args: order of the processes.
+
+    Raises:
+        DataError: no question of ``--distill_file`` leaves room.
+    """
+    chosen = {}
+    if "train" in raw_datasets:
+        chosen["train"] = limited(raw_datasets["train"], data_args.max_train_samples)
+    if "distill" in raw_datasets:
+        tokenizer = settings["tokenizer"]
+        special = tokenizer.num_special_tokens_to_add(pair=True)
+        most = settings["max_seq_length"] - special - settings["doc_stride"] - 1
+        given = raw_datasets["distill"]
+        with training_args.main_process_first(desc="questions of --distill_file"):
+            chosen["distill"] = given.filter(
+                _are_short, input_columns="question", batched=True, fn_kwargs={"tokenizer": tokenizer, "most": most}
+            )
+        if removed := len(given) - len(chosen["distill"]):
+            about = f"--distill_file: {removed} of {len(given)} questions have more than {most} tokens"
+            if removed == len(given):
+                raise DataError(f"{about}, which --max_seq_length and --doc_stride leave for a question")
+            logger.info(f"{about} and are left out")
+    return chosen
+
+
+def _are_short(questions: list[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[bool]:
+    return [len(ids) <= most for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
 
 
 def cutting(models: Models, data_args: DataTrainingArguments) -> dict[str, Any]:

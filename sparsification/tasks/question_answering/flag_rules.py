@@ -73,6 +73,11 @@ def _is_file(flag: str) -> Rule:
     return Rule(flag, "refused", lambda flags: os.path.isfile(flags.value(flag) or ""), "a file; a folder is expected")
 
 
+def _trains_with_teacher(flags: Flags) -> bool:
+    trains = flags.training.do_train and not flags.sparse.one_shot
+    return trains and flags.manager.distills and flags.sparse.distill_teacher not in (None, "disable")
+
+
 def _without_workers(flag: str, default: Any) -> Rule:
     """Reset a setting of workers if there are none, which torch refuses."""
     return Rule(
@@ -217,6 +222,7 @@ RULES: tuple[Rule, ...] = (
         for flag in ("gradient_accumulation_steps", "eval_accumulation_steps", "preprocessing_num_workers")
     ),
     *(_below(flag, 1) for flag in ("max_train_samples", "max_eval_samples", "max_predict_samples")),
+    _below("distill_questions_per_paragraph", 1),
     *(
         _below(flag, 0)
         for flag in ("weight_decay", "max_grad_norm", "num_train_epochs", "seed", "data_seed", "doc_stride")
@@ -253,6 +259,18 @@ RULES: tuple[Rule, ...] = (
         "no effect",
         lambda flags: flags.sparse.teacher_cache not in (None, "off") and not flags.manager.distills,
         "no recipe that distills was given",
+    ),
+    Rule(
+        "distill_file",
+        "refused",
+        lambda flags: flags.data.distill_file is not None and not _trains_with_teacher(flags),
+        "a teacher labels its questions: it needs --do_train, a --recipe that distills and a --distill_teacher",
+    ),
+    Rule(
+        "distill_questions_per_paragraph",
+        "no effect",
+        lambda flags: flags.data.distill_file is None and flags.data.distill_questions_per_paragraph != 2,
+        "it is for --distill_file",
     ),
     Rule(
         "auto_find_batch_size",

@@ -14,16 +14,16 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainingArguments,
 )
 
 from sparsification.distillation.teacher import load_teacher, teacher_tokenizer
 from sparsification.model_io import input_names, knows_no_words, takes_token_types
 from sparsification.saved_weights import check_saved_shapes
 from sparsification.tasks.errors import DataError, UsageError
-from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
+from sparsification.tasks.question_answering.arguments import Flags, ModelArguments
 from sparsification.tasks.question_answering.data import load_qa_dataset
 from sparsification.tasks.question_answering.data_checks import check_answers, check_ids, check_references
+from sparsification.tasks.question_answering.unlabelled import check_labels, load_distill_file
 
 logger = logging.getLogger(__name__)
 
@@ -58,22 +58,27 @@ def load_teacher_beside(flags: Flags, tokenizer: PreTrainedTokenizerBase, model:
     return Models(tokenizer, model, teacher, input_names(teacher, own), for_both)
 
 
-def load_data(
-    model_args: ModelArguments, data_args: DataTrainingArguments, training_args: TrainingArguments
-) -> DatasetDict:
-    """Load the splits, and check those that the run needs.
+def load_data(flags: Flags) -> DatasetDict:
+    """Load the splits, and check those that the run needs; the questions of ``--distill_file`` are split "distill".
 
     Raises:
         DataError: data is missing or wrong.
+        UsageError: questions of ``--distill_file`` have no answer, and the recipe uses labels.
     """
+    data_args, training_args, cache_dir = flags.data, flags.training, flags.model.cache_dir
     with training_args.main_process_first(desc="loading the data"):
         raw_datasets = load_qa_dataset(
             data_args.dataset_name,
             data_args.dataset_config_name,
             data_args.data_files,
-            cache_dir=model_args.cache_dir,
-            token=model_args.token,
+            cache_dir=cache_dir,
+            token=flags.model.token,
         )
+        if data_args.distill_file is not None:
+            raw_datasets["distill"] = load_distill_file(
+                data_args.distill_file, training_args.seed, data_args.distill_questions_per_paragraph, cache_dir
+            )
+            check_labels(flags, raw_datasets["distill"])
     needed = {
         "train": ("--do_train", training_args.do_train),
         "validation": ("--do_eval", training_args.do_eval),
@@ -81,6 +86,8 @@ def load_data(
     }
     if not any(wanted for _, wanted in needed.values()):
         logger.warning(f"Nothing to do: none of {', '.join(flag for flag, _ in needed.values())} is given")
+    if "train" not in raw_datasets and "distill" in raw_datasets:
+        del needed["train"]
     for split, (flag, wanted) in needed.items():
         if wanted and split not in raw_datasets:
             raise DataError(
@@ -89,7 +96,7 @@ def load_data(
             )
         if wanted and len(raw_datasets[split]) == 0:
             raise DataError(f"{flag}: the {split} data has no questions")
-    if training_args.do_train:
+    if training_args.do_train and "train" in needed:
         check_answers(limited(raw_datasets["train"], data_args.max_train_samples), data_args.version_2_with_negative)
     if training_args.do_eval:
         questions = limited(raw_datasets["validation"], data_args.max_eval_samples)

@@ -181,7 +181,7 @@ def train(
     if checkpoint is not None and trainer.made_no_step and former.is_file():
         metrics = json.loads(former.read_text(encoding="utf-8"))  # of the whole training, not of the resumed part
     trainer.save_model()
-    save_metrics(trainer, "train", metrics, data_args.max_train_samples, trainer.train_dataset)
+    save_metrics(trainer, "train", metrics, None, trainer.train_dataset)
     trainer.save_state()
     return metrics
 

@@ -35,8 +35,12 @@ FLAT_ANSWERS = (
 CSV_SEPARATORS = ",;\t"
 
 
-def read_records(path: str) -> Iterator[dict[str, Any]]:
+def read_records(path: str, questions_needed: bool = True) -> Iterator[dict[str, Any]]:
     """Yield the raw records of one file; nested SQuAD JSON is flattened.
+
+    Args:
+        path: JSON, JSON lines, CSV or parquet.
+        questions_needed: False for text: a nested paragraph without questions is one record, without ``question``.
 
     Raises:
         DataError: the extension is unknown, or the content is not of that format.
@@ -45,7 +49,7 @@ def read_records(path: str) -> Iterator[dict[str, Any]]:
     if os.path.getsize(path) == 0:
         raise DataError(f"{path}: the file is empty")
     if extension in ("json", "jsonl"):
-        yield from _read_json(path)
+        yield from _read_json(path, questions_needed)
     elif extension == "csv":
         yield from _read_csv(path)
     elif extension == "parquet":
@@ -82,11 +86,11 @@ def _read_csv(path: str) -> Iterator[dict[str, Any]]:
 
 
 def _separator(file: TextIO) -> str:
-    """Find the separator of the columns: the one with which the header has ``question`` and ``context``."""
+    """Find the separator of the columns: the one with which the header has ``context``."""
     for separator in CSV_SEPARATORS:
         file.seek(0)
         header = next(csv.reader(file, delimiter=separator))
-        if {"question", "context"} <= {name.strip() for name in header}:
+        if "context" in {name.strip() for name in header}:
             break
     else:
         separator = CSV_SEPARATORS[0]
@@ -94,7 +98,7 @@ def _separator(file: TextIO) -> str:
     return separator
 
 
-def _read_json(path: str) -> Iterator[dict[str, Any]]:
+def _read_json(path: str, questions_needed: bool) -> Iterator[dict[str, Any]]:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -105,13 +109,13 @@ def _read_json(path: str) -> Iterator[dict[str, Any]]:
         content = _json_lines(path, text, error)
     if isinstance(content, dict) and "data" in content:
         content = content["data"]
-    elif isinstance(content, dict) and ("question" in content or "paragraphs" in content):
+    elif isinstance(content, dict) and ("context" in content or "paragraphs" in content):
         content = [content]  # JSON lines of a single line
     if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
         raise DataError(f'{path}: expected SQuAD\'s {{"data": [...]}} or a list of records, found {_brief(content)}')
     for item in content:
         if "paragraphs" in item:
-            yield from _questions_of(item, path)
+            yield from _questions_of(item, path, questions_needed)
         else:
             yield item
 
@@ -131,11 +135,11 @@ def _json_lines(path: str, text: str, whole_error: json.JSONDecodeError) -> list
     return records
 
 
-def _questions_of(article: dict[str, Any], path: str) -> Iterator[dict[str, Any]]:
+def _questions_of(article: dict[str, Any], path: str, questions_needed: bool) -> Iterator[dict[str, Any]]:
     """Yield a flat record for each question of one article of SQuAD's nested JSON."""
     try:
         for paragraph in article["paragraphs"]:
-            for question in paragraph["qas"]:
+            for question in paragraph["qas"] if questions_needed else paragraph.get("qas") or [{}]:
                 yield {"title": article.get("title"), "context": paragraph["context"], **question}
     except (KeyError, TypeError) as error:
         title = article.get("title")

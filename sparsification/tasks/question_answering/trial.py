@@ -98,8 +98,8 @@ def _run(
     eval_count = args.per_device_eval_batch_size * args.world_size
     cutting = feature_sets.cutting(models, flags.data)
     by_length = feature_sets.length_column(args)
-    train_rows = raw_datasets["train"][:train_count]
-    train_dataset = Dataset(prepare_train_features(train_rows, **cutting, length_column=by_length))
+    first = next(iter(feature_sets.training_questions(raw_datasets, cutting, flags.data, args).values()))
+    train_dataset = Dataset(prepare_train_features(first[:train_count], **cutting, length_column=by_length))
     eval_dataset = eval_examples = None
     if args.do_eval:
         eval_examples = loading.limited(raw_datasets["validation"], eval_count)

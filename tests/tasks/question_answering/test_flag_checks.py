@@ -9,7 +9,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from helpers.data import PLACES, SENTENCES
 from helpers.flag_cases import CASES, SCRIPT, Case, cases_of
+from helpers.recipes import DISTILL
 from run_qa import format_error, main
 from sparsification.arguments import SparsificationArguments
 from sparsification.tasks.errors import TaskError
@@ -35,6 +37,9 @@ def run(tiny_model_dir, tiny_squad, tmp_path, monkeypatch):
     out, file, recipe = tmp_path / "out", tmp_path / "file", tmp_path / "recipe.yaml"
     file.write_text("{}")
     recipe.write_text(QUANTIZES)
+    distills, text = tmp_path / "distills.yaml", tmp_path / "text.txt"
+    distills.write_text(DISTILL)
+    text.write_text(" ".join(SENTENCES.format(city=a, country=b, water=c, people=d) for a, b, c, d in PLACES))
     seen = []
     make_trainer = stages_qa.make_trainer
 
@@ -47,7 +52,8 @@ def run(tiny_model_dir, tiny_squad, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(argv: str):
-        places = {"recipe": recipe, "file": file, "out": out, "model": tiny_model_dir}
+        places = {"recipe": recipe, "distills": distills, "file": file, "text": text, "out": out}
+        places["model"] = tiny_model_dir
         data = f"--train_file {tiny_squad}/train.json --validation_file {tiny_squad}/validation.json"
         base = f"--model_name_or_path {tiny_model_dir} {data} --output_dir {out} --do_train --do_eval --max_steps 2"
         small = "--use_cpu --max_seq_length 64 --doc_stride 16 --report_to none --per_device_train_batch_size 6"

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from helpers import ROOT
 from helpers.data import PLACES, squad_json
 from helpers.exports import needs_compiler, prune_model
 from helpers.models import build_tiny_tokenizer
@@ -145,15 +142,6 @@ def test_characters_of_an_answer_are_those_of_the_file(folders, tmp_path, capsys
     (answer,) = json.loads(capsys.readouterr().out)
     assert answer["start"] > context.index("\r\n")
     assert context[answer["start"] : answer["end"]] == answer["answer"]
-
-
-def test_command_line_runs_as_it_is_typed(folders):
-    command = [sys.executable, "-m", "sparsification", "predict", str(folders / "plain"), "--question", QUESTION]
-    command += ["--context", "Riga is the capital of Latvia.", *FLAGS]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert len(result.stdout.splitlines()) == 1
-    assert "characters" in result.stdout
-    assert result.stderr == ""
 
 
 def test_what_cannot_be_asked_is_told_in_one_line(folders, tmp_path, capsys):

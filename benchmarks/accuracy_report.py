@@ -1,0 +1,138 @@
+"""The page of the accuracy study: its results as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+SAMPLES = 10_000  # of the bootstrap
+SEED_ENDING = "_seed43"  # of a second run with another seed
+Results = Mapping[str, dict]
+
+
+def page(results: Results) -> str:
+    """Write the page.
+
+    Args:
+        results: figures of the runs by name, as ``accuracy.py`` measures them; with the teacher's.
+    """
+    teacher, students = results["teacher"], {name: run for name, run in results.items() if name != "teacher"}
+    one_shot = {name: run for name, run in students.items() if run["one_shot"]}
+    trained = {name: run for name, run in students.items() if not run["one_shot"]}
+    return "\n".join(
+        [
+            "# Accuracy: all-MiniLM-L6-v2 on New Wikipedia",
+            "",
+            f"{min(run['date'] for run in results.values())} to {max(run['date'] for run in results.values())}, "
+            "on the machines below. Made by `make newwiki`. Other work ran on the machine: processor minutes are those "
+            "of the whole command, with features, evaluations and export.",
+            "",
+            f"The teacher: {teacher['epochs']:g} epochs on 6,313 questions, {teacher['em']:.1f} / {teacher['f1']:.1f} "
+            "EM / F1 on 1,289 questions of other articles. Recipes were chosen on 336 questions of four further "
+            "articles, on which it has an F1 of "
+            f"{teacher['aside_f1']:.1f}; the tables are of the 1,289. The interval has 95 % of {SAMPLES:,} paired "
+            "bootstrap samples over questions. Two seeds: their figures, and the share of their mean. The distillation "
+            "loss is that of the teacher at temperature 2.",
+            "",
+            "## Without training",
+            "",
+            "The share is that of the model that was pruned.",
+            "",
+            *table(one_shot, {name: results[run["start"]] for name, run in one_shot.items()}),
+            "",
+            "## With training",
+            "",
+            "The share is that of the teacher.",
+            "",
+            *table(trained, dict.fromkeys(trained, teacher)),
+            "",
+            "## Sparsity of the encoder layers",
+            "",
+            *(f"- {name}: {', '.join(f'{share:.1%}' for share in run['sparsity'])}" for name, run in students.items()),
+            "",
+            "## How each was run",
+            "",
+            *(f"- {name}: {how(run)}" for name, run in results.items()),
+            "",
+        ]
+    )
+
+
+def table(runs: Results, dense: Results) -> list[str]:
+    """Figures of runs, those of two seeds in one row, the best first within a sparsity.
+
+    Args:
+        runs: figures of runs by name.
+        dense: figures of the model that each is compared with.
+    """
+    lines = [
+        "| run | epochs | sparsity | EM / F1, PyTorch | EM / F1, ONNX Runtime | share of the dense F1 | interval "
+        "| F1 set aside | distillation loss set aside | file | processor minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    names = [name for name in runs if not name.endswith(SEED_ENDING)]
+    for name in sorted(names, key=lambda name: (round(mean(runs[name]["sparsity"]), 2), -runs[name]["f1"])):
+        both = [runs[each] for each in (name, name + SEED_ENDING) if each in runs]
+        questions = np.mean([run["f1_of_questions"] for run in both], axis=0)
+        low, high = interval(questions, np.array(dense[name]["f1_of_questions"]))
+        onnx = [run["onnx"] for run in both if "onnx_f1" in run["onnx"]]
+        lines.append(
+            f"| {name} | {both[0]['epochs']:g} | {mean(both[0]['sparsity']):.1%} "
+            f"| {scores(both, 'em', 'f1')} | {scores(onnx, 'onnx_exact_match', 'onnx_f1')} "
+            f"| {mean([run['f1'] for run in both]) / dense[name]['f1']:.1%} | {low:.1%} to {high:.1%} "
+            f"| {mean([run['aside_f1'] for run in both]):.1f} "
+            f"| {mean([run['aside_distillation_loss'] for run in both]):.3f} "
+            f"| {both[0]['megabytes']:.1f} MB | {minutes(both)} |"
+        )
+    return lines
+
+
+def scores(runs: Sequence[Mapping[str, float]], em: str, f1: str) -> str:
+    """EM / F1 of each run."""
+    return "; ".join(f"{run[em]:.1f} / {run[f1]:.1f}" for run in runs)
+
+
+def minutes(runs: Sequence[dict]) -> str:
+    """Mean processor minutes."""
+    measured = [run["cpu_minutes"] for run in runs if run["cpu_minutes"] is not None]
+    return f"{mean(measured):.0f}" if measured else "not measured"
+
+
+def how(run: dict) -> str:
+    """What a run's command had of its own."""
+    words = [f"`recipes/{run['recipe']}.md`" if run["recipe"] else "no recipe"]
+    words += [f"`--recipe_args '{run['variables']}'`"] if run["variables"] else []
+    words += [f"`{' '.join(run['flags'])}`"] if run["flags"] else []
+    words += ["`--one_shot`"] if run["one_shot"] else []
+    words += [f"from {run['start']}"] if run["start"] else []
+    return f"{', '.join(words)}; {run['machine']}"
+
+
+def interval(student: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """95 % of the ratio of two mean scores over resampled questions.
+
+    Args:
+        student: (questions,) scores.
+        other: (questions,) scores of another model on the same questions.
+    """
+    ratios = np.divide(*_resampled_means(student, other))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def better(student: np.ndarray, other: np.ndarray) -> float:
+    """Share of the paired bootstrap samples in which the first mean is the larger one."""
+    own, others = _resampled_means(student, other)
+    return float((own > others).mean())
+
+
+def _resampled_means(*scores: np.ndarray) -> list[np.ndarray]:
+    """Means over the same resampled questions, (SAMPLES,) each."""
+    generator = np.random.default_rng(0)
+    count = len(scores[0])
+    weights = generator.multinomial(count, np.full(count, 1 / count), size=SAMPLES) / count
+    return [weights @ each for each in scores]
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return sum(numbers) / len(numbers)

@@ -1,0 +1,89 @@
+"""The accuracy study splits its data by article, and its intervals are those of paired samples."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import accuracy, accuracy_report
+
+
+def article(title: str, count: int) -> dict:
+    """An article with one paragraph."""
+    questions = [
+        {"id": f"{title}{index}", "question": "Where?", "answers": [{"text": "in Oslo", "answer_start": 0}]}
+        for index in range(count)
+    ]
+    return {"title": title, "paragraphs": [{"context": "in Oslo", "qas": questions}]}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file with articles of four sizes."""
+    path = tmp_path / "whole.json"
+    articles = [article("a", 500), article("b", 200), article("c", 150), article("d", 400)]
+    path.write_text(json.dumps({"version": "1.1", "data": articles}))
+    return path
+
+
+def test_shortest_articles_are_set_aside_whole(data, tmp_path):
+    train, aside = accuracy.set_aside(data, tmp_path)
+    titles = [[part["title"] for part in json.loads(path.read_text())["data"]] for path in (train, aside)]
+    assert titles == [["a", "d"], ["b", "c"]]
+    assert len(list(accuracy.questions(aside))) == 350
+
+
+def test_f1_of_each_question_is_that_of_its_best_answer(data, tmp_path):
+    predictions = tmp_path / "predictions.json"
+    known = {question["id"]: "Oslo" for question, _ in accuracy.questions(data)}
+    predictions.write_text(json.dumps(known | {"a0": "in Oslo", "a1": "Lima"}))
+    scores = accuracy.f1_of_questions(data, predictions)
+    assert len(scores) == 1250
+    assert scores[:3] == [100, 0, 67]
+
+
+def test_interval_of_a_constant_ratio_is_that_ratio():
+    scores = np.arange(1.0, 101.0)
+    assert accuracy_report.interval(0.8 * scores, scores) == pytest.approx((0.8, 0.8))
+    assert accuracy_report.better(scores, 0.8 * scores) == 1.0
+
+
+def test_interval_has_the_width_of_the_differences_and_not_of_the_scores():
+    generator = np.random.default_rng(1)
+    scores = generator.uniform(0, 100, 1000)
+    other = scores + generator.normal(0, 1, 1000)
+    low, high = accuracy_report.interval(other, scores)
+    assert 0.996 < low < other.mean() / scores.mean() < high < 1.004
+    assert 0.5 < accuracy_report.better(other, scores) < 1
+
+
+def run(f1: float, **more: object) -> dict:
+    """Figures of a run."""
+    figures = {
+        **{"recipe": "prune80", "variables": "", "start": "teacher", "seed": 42, "flags": [], "one_shot": False},
+        **{"date": "2026-11-28", "minutes": 2.0, "cpu_minutes": 4.0, "epochs": 3, "em": f1 - 10, "f1": f1},
+        **{"aside_f1": f1, "aside_distillation_loss": 0.1, "sparsity": [0.8, 0.8], "megabytes": 90.0},
+        **{"onnx": {"onnx_exact_match": f1 - 10, "onnx_f1": f1}, "f1_of_questions": [round(f1)] * 50, "machine": "m"},
+    }
+    return figures | more
+
+
+def test_page_has_a_row_for_each_run_and_one_for_two_seeds():
+    results = {
+        "teacher": run(70.0, recipe="", sparsity=[0.0, 0.0], onnx={}),
+        "prune80": run(63.0),
+        "prune80_seed43": run(65.0, seed=43),
+        "reconstruct": run(42.0, one_shot=True, epochs=0, start="prune80", cpu_minutes=None),
+    }
+    lines = accuracy_report.page(results).splitlines()
+    rows = [line for line in lines if line.startswith("| prune80") or line.startswith("| reconstruct")]
+    assert len(rows) == 2
+    assert "53.0 / 63.0; 55.0 / 65.0" in rows[1] and "91.4%" in rows[1]
+    assert "32.0 / 42.0" in rows[0] and "66.7%" in rows[0] and "not measured" in rows[0]
+
+
+def test_each_run_starts_from_one_that_comes_before_it_and_names_a_recipe_that_exists():
+    names = list(accuracy.RUNS)
+    for name, each in accuracy.RUNS.items():
+        assert not each.start or name == "teacher" or names.index(each.start) < names.index(name)
+        assert not each.recipe or (accuracy.ROOT / "recipes" / f"{each.recipe}.md").exists()
