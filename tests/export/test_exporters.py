@@ -112,21 +112,24 @@ def test_dynamo_file_has_named_axes_and_nothing_of_the_machine(plain):
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-def test_onnx_runtime_fuses_gelu_and_leaves_layer_norm_as_it_is(exporter, tmp_path):
-    path = export_model(make_bert(), tmp_path, exporter=exporter).path
-    kinds = _optimized(path, tmp_path / "optimized.onnx")
+def test_onnx_runtime_fuses_gelu_and_leaves_layer_norm_as_it_is(exporter, plain, tmp_path):
+    model, dynamo = plain
+    report = dynamo if exporter == "dynamo" else export_model(model, tmp_path, exporter=exporter)
+    assert report.exporter == exporter
+    kinds = _optimized(report.path, tmp_path / "optimized.onnx")
     assert (kinds.count("BiasGelu"), kinds.count("Erf")) == (2, 0)
     assert "SkipLayerNormalization" not in kinds
 
 
-def test_dynamo_exporter_says_nothing_and_leaves_the_model_as_it_was(tmp_path, capfd):
-    model = make_bert(1)
+def test_dynamo_exporter_says_nothing_and_leaves_the_model_and_the_log_as_they_were(tmp_path, capfd):
+    model, level = make_bert(1), exporters.REGISTRATION_LOGGER.level
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         export_model(model, tmp_path, exporter="auto")
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert exporters.REGISTRATION_LOGGER.level == level
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,10 +180,3 @@ def test_mbart_is_exported_with_one_row_too(tmp_path):
     batches = [make_batch(rows, 24, INPUTS[:2], pad=1) for rows in (4, 1)]
     report = export_model(model, tmp_path, INPUTS[:2], exporter="auto", batches=batches)
     assert (report.exporter, report.num_features) == ("torchscript", 5)
-
-
-def test_registration_warnings_come_back_after_an_export(tmp_path):
-    logger = exporters.REGISTRATION_LOGGER
-    level = logger.level
-    export_model(make_bert(1), tmp_path, exporter="auto")
-    assert logger.level == level
