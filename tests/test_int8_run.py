@@ -36,7 +36,7 @@ def trained(tmp_path_factory, tiny_squad):
             *("--model_name_or_path", folder / "bert", "--distill_teacher", "self", "--recipe", RECIPE),
             *("--recipe_args", "num_epochs=8,init_lr=1e-3", "--do_train", "--do_eval", "--seed", 1),
             *("--output_dir", folder / "out", "--onnx_export_path", folder / "onnx", "--onnx_target", "all"),
-            *("--save_strategy", "epoch", "--onnx_exporter", "auto"),
+            *("--save_strategy", "epoch", "--onnx_exporter", "auto", "--skip_trial"),
         )
     )
     return folder, metrics

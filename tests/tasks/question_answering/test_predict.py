@@ -55,7 +55,7 @@ def folders(tmp_path_factory):
     outputs = ["start_logits", "end_logits"]
     for target, place in (("onnxruntime", "onnx"), ("deepsparse", "onnx/deepsparse")):
         given = {"input_names": list(batch), "output_names": outputs, "check_batches": [batch], "target": target}
-        export_onnx(model, folder / place, tokenizer, **given)
+        export_onnx(model, folder / place, tokenizer, **given, exporter="torchscript")
     return folder
 
 
@@ -184,6 +184,7 @@ def test_exported_classifier_is_refused_in_one_line(tmp_path, tiny_tokenizer):
         input_names=list(batch),
         output_names=["logits"],
         check_batches=[batch],
+        exporter="torchscript",
     )
     with pytest.raises(PredictError, match="outputs are logits: a model that answers questions also has start_logits"):
         load_predictor(tmp_path)
