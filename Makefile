@@ -157,10 +157,10 @@ resume-study: $(VENV)/tests-installed  ## an hour: runs stopped anywhere; RESUME
 KILLS ?= 100
 
 crash-study: $(VENV)/tests-installed  ## a quarter of an hour: runs killed at any moment; KILLS=how often
-	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python crash_study.py --kills $(KILLS)
+	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python crash_study.py --kills $(KILLS)
 
 encoders: $(VENV)/tests-installed runtime  ## minutes: docs/encoders.md, what works with which family of encoders
-	cd tests && OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
+	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
 
 clean:  ## environments and what quickstart made
 	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
