@@ -56,7 +56,7 @@ QUANTIZE = "  - !QuantizationModifier {start_epoch: 1.0, disable_quantization_ob
 FLAGS = (
     "--do_train --do_eval --use_cpu --max_seq_length 96 --doc_stride 16 --pad_to_max_length false --optim sgd "
     "--learning_rate 0.1 --max_train_samples 16 --save_strategy epoch --seed 3 --report_to none --disable_tqdm true "
-    "--log_level error"
+    "--log_level warning"
 )
 BATCH = 8
 TIE = 8  # two blocks of four that weigh the same but for rounding, one of them pruned
