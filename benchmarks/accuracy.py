@@ -33,7 +33,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from benchmarks.accuracy_report import page
 from sparsification.atomic_io import atomic_write_text
-from sparsification.logits import distillation_loss, without_padding
+from sparsification.logits import distillation_loss, distributions
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.report.environment import cpu_name
 from sparsification.tasks.question_answering.metrics import f1_score
@@ -202,10 +202,8 @@ class Study:
                 *map(list, zip(*records[first : first + 32], strict=True)),
                 **{"truncation": "only_second", "max_length": 384, "padding": True, "return_tensors": "pt"},
             )
-            own, target = student(**batch), teacher(**batch)
-            for key in ("start_logits", "end_logits"):
-                pair = (without_padding(logits[key], batch["attention_mask"]) for logits in (own, target))
-                losses.append(distillation_loss(*pair, TEMPERATURE) * len(batch["input_ids"]))
+            own, target = (distributions(model(**batch), batch["attention_mask"]) for model in (student, teacher))
+            losses += [distillation_loss(own[key], target[key], TEMPERATURE) * len(batch["input_ids"]) for key in own]
         return float(sum(losses)) / len(records) / 2
 
 
