@@ -10,7 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "weight.h"
+#include "block_weight.h"
+#include "cpu.h"
 
 static std::mt19937 generator(0);
 
@@ -35,32 +36,54 @@ static void fail(const char* what) {
 }
 
 struct RandomWeight {
-  int64_t inputs, outputs, groups;
-  Exact<uint16_t> counts, indices;
+  int64_t inputs, outputs;
+  int width;
+  Exact<uint32_t> counts;
+  Exact<uint8_t> gaps;
   Exact<int8_t> values;
 
-  static int64_t blocks_of(Exact<uint16_t>& counts, int64_t groups) {
-    int64_t blocks = 0;
-    for (size_t row = 0; row < counts.size; row++)
-      blocks += counts[row] = (uint16_t)random_between(0, random_between(0, 3) ? groups / 4 : groups);
-    return blocks;
-  }
-
-  RandomWeight(int64_t inputs, int64_t outputs)
-      : inputs(inputs), outputs(outputs), groups((inputs + 3) / 4), counts(outputs),
-        indices(blocks_of(counts, groups)), values(4 * indices.size) {
-    for (size_t block = 0; block < indices.size; block++) indices[block] = (uint16_t)random_between(0, groups - 1);
+  // Gaps of one density: as many entries as fit into a row.
+  RandomWeight(int64_t inputs, int64_t outputs, int width)
+      : inputs(inputs), outputs(outputs), width(width), counts(outputs), gaps(0), values(0) {
+    int64_t positions = (inputs + width - 1) / width, widest = random_between(0, 20);
+    std::vector<uint8_t> all;
+    for (int64_t row = 0; row < outputs; row++)
+      for (int64_t at = random_between(0, widest); at < positions; counts[row]++) {
+        all.push_back((uint8_t)(counts[row] ? at - last_ - 1 : at));
+        last_ = at;
+        at += 1 + random_between(0, random_between(0, 50) ? widest : 255);
+        if (at - last_ > 256) at = last_ + 256;
+      }
+    gaps = Exact<uint8_t>(all.size());
+    std::copy(all.begin(), all.end(), gaps.get());
+    values = Exact<int8_t>(width * all.size());
     for (size_t index = 0; index < values.size; index++) values[index] = (int8_t)random_between(-128, 127);
   }
 
-  WeightFile file() {
-    return {inputs, outputs, (int64_t)indices.size, counts.get(), indices.get(), values.get()};
+  SparseFile file() {
+    return {inputs, outputs, (int64_t)gaps.size, width, counts.get(), gaps.get()};
   }
+  std::vector<int> dense() {
+    std::vector<int> weight(outputs * inputs);
+    size_t entry = 0;
+    for (int64_t row = 0; row < outputs; row++) {
+      int64_t position = -1;
+      for (uint32_t index = 0; index < counts[row]; index++, entry++) {
+        position += 1 + gaps[entry];
+        for (int i = 0; i < width && position * width + i < inputs; i++)
+          weight[row * inputs + position * width + i] = values[entry * width + i];
+      }
+    }
+    return weight;
+  }
+
+ private:
+  int64_t last_ = 0;
 };
 
 static void test_linear() {
-  RandomWeight weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150));
-  PackedWeight packed(weight.file());
+  RandomWeight weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150), random_between(0, 1) ? 1 : 4);
+  PackedBlocks packed(decode_rows(weight.file()), weight.values.get());
   int64_t tokens = random_between(1, 80), size = packed.padded_outputs();
   std::vector<float> scale(size), bias(size);
   std::vector<QuantParams> output_params(size, make_quant_params(1.0f, 0));
@@ -86,14 +109,12 @@ static void test_linear() {
       kernels().linear(linear, x.get(), tokens, tile, first, end, numbers.get(), memory);
       kernels().linear(quantized, x.get(), tokens, tile, first, end, integers.get(), memory);
     }
-  int64_t block = 0;
-  for (int64_t row = 0; row < weight.outputs; row++) {
+  std::vector<int> dense = weight.dense();
+  for (int64_t row = 0; row < weight.outputs; row++)
     for (int64_t token = 0; token < tokens; token++) {
       int64_t sum = 0;
-      for (int64_t k = 0; k < weight.counts[row]; k++)
-        for (int64_t i = 0; i < 4 && 4 * weight.indices[block + k] + i < weight.inputs; i++)
-          sum += (x[token * weight.inputs + 4 * weight.indices[block + k] + i] - input_zero) *
-                 weight.values[4 * (block + k) + i];
+      for (int64_t k = 0; k < weight.inputs; k++)
+        sum += (x[token * weight.inputs + k] - input_zero) * dense[row * weight.inputs + k];
       volatile float product = (float)sum * scale[row];
       float expected = product + bias[row], actual = numbers[token * weight.outputs + row];
       if (!gelu && actual != expected) fail("a Linear layer's output is wrong");
@@ -101,25 +122,23 @@ static void test_linear() {
       if (integers[token * weight.outputs + row] != std::fmin(std::fmax(integer, 0.0f), 255.0f))
         fail("a Linear layer's integer is wrong");
     }
-    block += weight.counts[row];
-  }
 }
 
 static bool test_hostile_weight() {
-  RandomWeight weight(random_between(1, 100), random_between(1, 100));
-  WeightFile file = weight.file();
+  RandomWeight weight(random_between(1, 100), random_between(1, 100), random_between(0, 1) ? 1 : 4);
+  SparseFile file = weight.file();
   switch (random_between(0, 5)) {
-    case 0: weight.counts[random_between(0, weight.outputs - 1)] += (uint16_t)random_between(1, 65535); break;
+    case 0: weight.counts[random_between(0, weight.outputs - 1)] += (uint32_t)random_between(1, 1 << 30); break;
     case 1:
-      if (file.blocks) weight.indices[random_between(0, file.blocks - 1)] = (uint16_t)random_between(0, 65535);
+      if (file.entries) weight.gaps[random_between(0, file.entries - 1)] = (uint8_t)random_between(0, 255);
       break;
-    case 2: file.blocks -= file.blocks ? random_between(0, file.blocks) : 0; break;
+    case 2: file.entries -= file.entries ? random_between(0, file.entries) : 0; break;
     case 3: file.inputs = random_between(-10, weight.inputs); break;
     case 4: file.outputs = random_between(-10, weight.outputs); break;
-    case 5: for (int64_t row = 0; row < weight.outputs; row++) weight.counts[row] = (uint16_t)random_between(0, 65535);
+    case 5: for (int64_t row = 0; row < weight.outputs; row++) weight.counts[row] = (uint32_t)random_between(0, 65535);
   }
   try {
-    PackedWeight packed(file);
+    PackedBlocks packed(decode_rows(file), weight.values.get());
     return false;
   } catch (const std::invalid_argument&) {
     return true;
@@ -128,12 +147,11 @@ static bool test_hostile_weight() {
 
 // Sizes alone are refused: there is no memory behind these.
 static void test_hostile_sizes() {
-  const int64_t sizes[][3] = {
-      {65536, int64_t{1} << 21, 0}, {65536, int64_t{1} << 28, 0}, {1, 1, int64_t{1} << 40}, {int64_t{1} << 40, 1, 1}};
+  const int64_t sizes[][3] = {{65536, int64_t{1} << 28, 0}, {1, 1, int64_t{1} << 40}, {int64_t{1} << 40, 1, 1}};
   for (auto& size : sizes) {
     try {
-      PackedWeight packed({size[0], size[1], size[2], nullptr, nullptr, nullptr});
-      fail("a weight that is too large was packed");
+      decode_rows({size[0], size[1], size[2], 4, nullptr, nullptr});
+      fail("a weight that is too large was read");
     } catch (const std::invalid_argument&) {
     }
   }

@@ -23,6 +23,7 @@ from sparsification.errors import SparsificationError
 
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
+WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp")  # what the kernels are called with
 OPERATORS = ("operators.cpp", "sparse_linear.cpp", "quantized_attention.cpp", "add_norm_quantize.cpp")
 FLAGS = (
     "-std=c++17",
@@ -94,7 +95,7 @@ def build(force: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may build at the same time: each in a directory of its own; the last rename wins.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
-        made = compile_sources(compiler, Path(scratch), FLAGS, "weight.cpp", *OPERATORS)
+        made = compile_sources(compiler, Path(scratch), FLAGS, *WEIGHTS, *OPERATORS)
         with atomic_path(path) as library:
             # A C compiler that CC names does not link C++ by itself.
             _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])

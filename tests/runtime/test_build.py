@@ -11,7 +11,7 @@ from helpers.exports import (
     NO_COMPILER,
     needs_compiler,
 )
-from sparsification.runtime.build import FLAGS, BuildError, build, compile_sources, find_compiler
+from sparsification.runtime.build import FLAGS, WEIGHTS, BuildError, build, compile_sources, find_compiler
 
 
 @needs_compiler
@@ -19,7 +19,7 @@ def test_sanitizers_find_nothing(tmp_path):
     flags = [flag for flag in FLAGS if flag != "-O3"]
     flags += ["-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     compiler = find_compiler()
-    made = compile_sources(compiler, tmp_path, flags, "weight.cpp", str(ROOT / "tests" / "runtime_driver.cpp"))
+    made = compile_sources(compiler, tmp_path, flags, *WEIGHTS, str(ROOT / "tests" / "runtime_driver.cpp"))
     driver = tmp_path / "driver"
     link = [*compiler, *flags, *map(str, made), "-o", str(driver), "-lstdc++", "-lm"]
     subprocess.run(link, check=True, capture_output=True)

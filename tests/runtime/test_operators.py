@@ -68,19 +68,25 @@ def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], att
 # One Linear layer
 
 
-def _packed(weight: np.ndarray) -> dict[str, np.ndarray]:
-    """A weight [out, in] as the file has it; written here anew, row by row."""
-    counts, indices, values = [], [], []
-    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % 4)])
+def _packed(weight: np.ndarray, width: int = 4) -> dict[str, np.ndarray]:
+    """A weight [out, in] as the file has it; written here anew, entry by entry."""
+    counts, gaps, values = [], [], []
+    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % width)])
     for row in padded:
-        kept = [(i // 4, row[i : i + 4]) for i in range(0, len(row), 4) if row[i : i + 4].any()]
-        counts.append(len(kept))
-        indices += [index for index, _ in kept]
-        values += [block for _, block in kept]
+        count, gap = 0, 0
+        for entry in row.reshape(-1, width):
+            if entry.any() or gap == 255:
+                gaps.append(gap)
+                values.append(entry)
+                count, gap = count + 1, 0
+            else:
+                gap += 1
+        counts.append(count)
+    array = np.array(values, weight.dtype)
     return {
-        "counts": np.array(counts, np.uint16),
-        "indices": np.array(indices, np.uint16),
-        "values": np.array(values, np.int8).reshape(-1, 4),
+        "counts": np.array(counts, np.uint32),
+        "gaps": np.array(gaps, np.uint8),
+        "values": array.reshape(-1) if width == 1 else array.reshape(-1, width),
     }
 
 
@@ -212,12 +218,12 @@ def _with(index, value):
 
 _PER_OUTPUT = ("counts", "scale", "bias", "output_scale", "output_zero_point")
 HOSTILE = [
-    ("blocks than there are groups", {"counts": _with(0, 30)}),
-    ("rows' blocks are not as many", {"counts": _with(0, 0)}),
+    ("more entries than there are inputs", {"counts": _with(0, 30)}),
+    ("rows' entries are not as many", {"counts": _with(0, 0)}),
     ("has no outputs", dict.fromkeys(_PER_OUTPUT, lambda array: array[:0])),
-    ("beyond its inputs", {"indices": _with(-1, 25)}),
-    ("of input parameter .indices.", {"indices": lambda array: array.astype(np.int32)}),
-    ("not four for each index", {"values": lambda array: array[:-1]}),
+    ("beyond its inputs", {"gaps": _with(-1, 25)}),
+    ("of input parameter .gaps.", {"gaps": lambda array: array.astype(np.int32)}),
+    ("not one or four for each gap", {"values": lambda array: array[:-1]}),
     ("scale does not have a number for each", {"scale": lambda array: array[:-1]}),
     ("bias does not have a number for each", {"bias": lambda array: np.append(array, array)}),
     ("output_scale is no positive number", {"output_scale": _with(3, 0.0)}),
@@ -225,7 +231,7 @@ HOSTILE = [
     ("output_scale is no positive number", {"output_scale": _with(3, -1.0)}),
     ("output_zero_point does not have", {"output_zero_point": lambda array: array[:5]}),
     ("inputs is out of range", {"inputs": lambda value: 2**40}),
-    ("blocks than there are groups", {"inputs": lambda value: 12}),
+    ("more entries than there are inputs", {"inputs": lambda value: 12}),
     ("zero_point is out of range", {"zero_point": lambda value: 256}),
 ]
 
@@ -258,15 +264,15 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     [
         ("scale does not have a number", {"scale": 1, "bias": 1}),
         ("output_zero_point does not have", {"output_zero_point": 1}),
-        ("too few blocks for as many inputs and outputs", {}),
+        ("too few entries for as many inputs and outputs", {}),
     ],
 )
 def test_weight_of_sizes_that_do_not_fit_is_refused_before_memory_is_taken(message, per_output, tmp_path):
     """Packed, these 2 million rows of 82 slices each would take 700 MB."""
     rows = 2**21
     constants = {
-        "counts": np.zeros(rows, np.uint16),
-        "indices": np.zeros(0, np.uint16),
+        "counts": np.zeros(rows, np.uint32),
+        "gaps": np.zeros(0, np.uint8),
         "values": np.zeros((0, 4), np.int8),
         "scale": np.ones(per_output.get("scale", rows), np.float32),
         "bias": np.ones(per_output.get("bias", rows), np.float32),
@@ -290,8 +296,8 @@ def test_weight_of_sizes_that_do_not_fit_is_refused_before_memory_is_taken(messa
 def test_weight_of_zeros_alone_is_taken_in_the_sizes_that_models_have(inputs, outputs):
     x, bias = np.zeros((1, inputs), np.uint8), np.arange(outputs, dtype=np.float32)
     constants = {
-        "counts": np.zeros(outputs, np.uint16),
-        "indices": np.zeros(0, np.uint16),
+        "counts": np.zeros(outputs, np.uint32),
+        "gaps": np.zeros(0, np.uint8),
         "values": np.zeros((0, 4), np.int8),
         "scale": np.ones(outputs, np.float32),
         "bias": bias,

@@ -1,8 +1,8 @@
 // What the library exports: the registration of its operators with ONNX Runtime, and the choice of kernels for tests.
+#include "cpu.h"
 #include "operators.h"
-
 #include "ort_helpers.h"
-#include "weight.h"
+
 
 namespace {
 

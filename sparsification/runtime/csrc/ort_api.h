@@ -18,7 +18,7 @@ namespace ort {
 
 constexpr uint32_t kApiVersion = 20;
 constexpr int kInvalidArgument = 2, kFail = 1;                        // OrtErrorCode
-enum Type : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kUint16 = 4 };   // ONNXTensorElementDataType
+enum Type : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kUint32 = 12 };   // ONNXTensorElementDataType
 constexpr int kAnyType = 0;                                           // checked when the kernel runs
 
 struct Status;

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "cpu.h"
 #include "operators.h"
 #include "ort_helpers.h"
-#include "weight.h"
 
 using namespace ort;
 

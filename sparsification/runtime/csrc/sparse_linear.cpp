@@ -1,6 +1,6 @@
 // The operators SparseLinear and SparseLinearQuantized: a Linear layer on integers, of its non-zero 1x4 blocks.
 //
-//   SparseLinear          x (uint8 [.., inputs]), counts, indices, values, scale, bias -> fp32 [.., outputs]
+//   SparseLinear          x (uint8 [.., inputs]), counts, gaps, values, scale, bias -> fp32 [.., outputs]
 //   SparseLinearQuantized the same, output_scale, output_zero_point                    -> uint8 [.., outputs]
 //
 // Weights are constants, checked and packed once, when a session creates its kernels.
@@ -9,9 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "block_weight.h"
+#include "cpu.h"
 #include "operators.h"
 #include "ort_helpers.h"
-#include "weight.h"
 
 using namespace ort;
 
@@ -20,34 +21,35 @@ namespace {
 template <bool quantized>
 struct SparseLinear {
   static constexpr const char* kName = quantized ? "SparseLinearQuantized" : "SparseLinear";
-  static constexpr int kInputs[] = {kUint8, kUint16, kUint16, kInt8,
+  static constexpr int kInputs[] = {kUint8, kUint32, kUint8, kInt8,
                                     kFloat, kFloat,  kFloat,  kUint8};
   static constexpr size_t kInputCount = quantized ? 8 : 6;
   static constexpr int kOutputs[] = {quantized ? kUint8 : kFloat};
   static constexpr size_t kOutputCount = 1;
 
-  std::unique_ptr<PackedWeight> weight;
+  std::unique_ptr<PackedBlocks> weight;
   std::vector<float> scale, bias;
   std::vector<QuantParams> output_params;
   Linear linear;
 
   explicit SparseLinear(const Node& node) {
-    Tensor counts = node.constant(1, kUint16, "counts"), indices = node.constant(2, kUint16, "indices");
+    Tensor counts = node.constant(1, kUint32, "counts"), gaps = node.constant(2, kUint8, "gaps");
     Tensor values = node.constant(3, kInt8, "values");
-    int64_t inputs = node.integer("inputs", 1, kMaxInputs), outputs = counts.count(), blocks = indices.count();
+    int64_t inputs = node.integer("inputs", 1, kMaxInputs), outputs = counts.count(), entries = gaps.count();
     // All sizes are checked before any of them decides how much is allocated.
     auto for_each_output = [&](size_t index, int type, const char* name) {
       Tensor tensor = node.constant(index, type, name);
       check(tensor.count() == outputs, std::string(name) + " does not have a number for each output");
       return tensor;
     };
-    check(values.count() == 4 * blocks, "values are not four for each index");
+    int width = values.shape.size() == 1 ? 1 : 4;
+    check(values.count() == width * entries, "values are not one or four for each gap");
     Tensor scales = for_each_output(4, kFloat, "scale"), biases = for_each_output(5, kFloat, "bias");
     std::vector<Tensor> params;
     if (quantized)
       params = {for_each_output(6, kFloat, "output_scale"), for_each_output(7, kUint8, "output_zero_point")};
-    weight = std::make_unique<PackedWeight>(
-        WeightFile{inputs, outputs, blocks, counts.as<uint16_t>(), indices.as<uint16_t>(), values.as<int8_t>()});
+    SparseRows rows = decode_rows({inputs, outputs, entries, width, counts.as<uint32_t>(), gaps.as<uint8_t>()});
+    weight = std::make_unique<PackedBlocks>(rows, values.as<int8_t>());
     int64_t size = weight->padded_outputs();
     scale = padded(scales, size);
     bias = padded(biases, size);

@@ -7,6 +7,7 @@ import numpy as np
 
 from sparsification.runtime.graph import Graph, Match, Op, attribute
 from sparsification.runtime.rewrite.quant_params import QuantParams, unsigned_params
+from sparsification.runtime.rewrite.sparse_rows import as_entries, sparse_rows
 
 DOMAIN = "sparsification"  # of the sparse operators
 BLOCK = 4  # adjacent inputs of one output
@@ -73,16 +74,8 @@ def _linear(graph: Graph, product: Match) -> Linear | None:
         scale=np.broadcast_to(scale.astype(np.float32).reshape(-1), (width,)),
         bias=bias,
         output=output,
-        density=float(_blocks(weight.T).any(-1).mean()),
+        density=float(as_entries(weight.T, BLOCK).any(-1).mean()),
     )
-
-
-def _blocks(weight: np.ndarray) -> np.ndarray:
-    """A weight [out, in] as [out, groups, 4]; the last group is filled up with zeros."""
-    rows, columns = weight.shape
-    padded = np.zeros((rows, -(-columns // BLOCK) * BLOCK), weight.dtype)
-    padded[:, :columns] = weight
-    return padded.reshape(rows, -1, BLOCK)
 
 
 def find_gelus(graph: Graph) -> dict[str, str]:
@@ -133,14 +126,10 @@ def add_linear(
         gelu: apply GELU before the quantization.
     """
     name = linears[0].name
-    blocks = np.concatenate([_blocks(linear.weight) for linear in linears])
-    kept = blocks.any(-1)
     # In the order of the engine: the product of the two scales first.
     scale = np.concatenate([linear.scale * linear.params.scale for linear in linears])
     arrays = {
-        "counts": kept.sum(-1).astype(np.uint16),
-        "indices": np.nonzero(kept)[1].astype(np.uint16),
-        "values": blocks[kept],
+        **sparse_rows(np.concatenate([linear.weight for linear in linears]), BLOCK),
         "scale": scale,
         "bias": np.concatenate([linear.bias for linear in linears]).astype(np.float32),
     }

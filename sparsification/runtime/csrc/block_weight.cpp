@@ -1,0 +1,90 @@
+#include "block_weight.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace {
+
+struct Block {
+  int64_t group;  // of four inputs
+  int8_t values[4];
+};
+
+// A row's blocks without those that are 0, in order.
+std::vector<Block> blocks_of(const SparseRows& rows, const int8_t* values, int64_t row) {
+  std::vector<Block> blocks;
+  for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++)
+    for (int index = 0; index < rows.width; index++) {
+      int64_t input = (int64_t)rows.positions[entry] * rows.width + index;
+      int8_t value = values[entry * rows.width + index];
+      if (value == 0 || input >= rows.inputs) continue;
+      if (blocks.empty() || blocks.back().group != input / 4) blocks.push_back({input / 4, {}});
+      blocks.back().values[input % 4] = value;
+    }
+  return blocks;
+}
+
+}  // namespace
+
+PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
+  SparseWeight& view = view_;
+  view.inputs = rows.inputs;
+  view.outputs = rows.outputs;
+  view.groups = (rows.inputs + 3) / 4;
+  view.slices = (view.groups + kSliceGroups - 1) / kSliceGroups;
+  view.slice_groups = (view.groups + view.slices - 1) / view.slices;
+  view.parts = (rows.outputs + kPartRows - 1) / kPartRows;
+  check_slices(rows, view.slices);
+  row_sums_.assign(padded_outputs(), 0);
+  int64_t cells = view.slices * padded_outputs();
+  order_.resize(cells);
+  steps_.resize(cells);
+
+  std::vector<std::vector<Block>> blocks(padded_outputs());
+  for (int64_t row = 0; row < rows.outputs; row++) {
+    blocks[row] = blocks_of(rows, values, row);
+    for (const Block& block : blocks[row])
+      for (int8_t value : block.values) row_sums_[row] += value;
+  }
+  std::vector<size_t> next(padded_outputs(), 0);  // of a row's blocks, the first in the slice at hand
+  for (int64_t slice = 0; slice < view.slices; slice++) {
+    int64_t first_group = slice * view.slice_groups, end_group = first_group + view.slice_groups;
+    for (int64_t part = 0; part < view.parts; part++) {
+      first_.push_back((uint32_t)offsets_.size());
+      size_t counts[kPartRows];
+      for (int row = 0; row < kPartRows; row++) {
+        const std::vector<Block>& mine = blocks[part * kPartRows + row];
+        size_t first = next[part * kPartRows + row], end = first;
+        while (end < mine.size() && mine[end].group < end_group) end++;
+        counts[row] = end - first;
+      }
+      int order[kPartRows];
+      std::iota(order, order + kPartRows, 0);
+      auto steps = [&](int row) { return (counts[row] + kStep - 1) / kStep; };
+      std::stable_sort(order, order + kPartRows, [&](int a, int b) { return steps(a) > steps(b); });
+      for (int index = 0; index < kPartRows; index++) {
+        int row = order[index];
+        size_t& at = next[part * kPartRows + row];
+        int64_t cell = (slice * view.parts + part) * kPartRows + index;
+        order_[cell] = (uint16_t)row;
+        steps_[cell] = (uint16_t)steps(row);
+        // Blocks of zeros where the row has no more.
+        for (size_t block = 0; block < steps(row) * kStep; block++) {
+          bool there = block < counts[row];
+          const Block mine = there ? blocks[part * kPartRows + row][at++] : Block{first_group, {}};
+          int32_t value;
+          std::memcpy(&value, mine.values, 4);
+          offsets_.push_back((uint16_t)((mine.group - first_group) * kGroupBytes));
+          values_.push_back(value);
+        }
+      }
+    }
+  }
+  view.row_sums = row_sums_.data();
+  view.order = order_.data();
+  view.steps = steps_.data();
+  view.first = first_.data();
+  view.offsets = offsets_.data();
+  view.values = values_.data();
+}

@@ -1,0 +1,22 @@
+// A sparse int8 weight in 1x4 blocks, in the layout of the kernels.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+#include "sparse_rows.h"
+
+class PackedBlocks {
+ public:
+  // values: [entries][rows.width]. Throws std::invalid_argument if the table of rows would be much larger than the file.
+  PackedBlocks(const SparseRows& rows, const int8_t* values);
+  PackedBlocks(const PackedBlocks&) = delete;
+  const SparseWeight& view() const { return view_; }
+  int64_t padded_outputs() const { return view_.parts * kPartRows; }
+
+ private:
+  SparseWeight view_;
+  std::vector<int32_t> row_sums_, values_;
+  std::vector<uint16_t> order_, steps_, offsets_;
+  std::vector<uint32_t> first_;
+};

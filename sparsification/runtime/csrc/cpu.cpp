@@ -1,0 +1,131 @@
+#include "cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+extern const Kernels kernels_plain;
+#ifdef HAVE_avx512_vnni
+extern const Kernels kernels_avx512_vnni;
+#endif
+#ifdef HAVE_avx_vnni
+extern const Kernels kernels_avx_vnni;
+#endif
+#ifdef HAVE_avx2
+extern const Kernels kernels_avx2;
+#endif
+#ifdef HAVE_dotprod
+extern const Kernels kernels_dotprod;
+#endif
+
+namespace {
+
+#if defined(__x86_64__) || defined(__i386__)
+[[maybe_unused]] bool has_avx_vnni() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 4);
+}
+#elif defined(__aarch64__)
+[[maybe_unused]] bool has_dotprod() {
+#if defined(__APPLE__)
+  return true;
+#elif defined(__linux__)
+  return getauxval(AT_HWCAP) & 1 << 20;
+#else
+  return false;
+#endif
+}
+#endif
+
+struct Available {
+  const Kernels* list[8];
+  int count = 0;
+  std::string names;
+
+  Available() {
+#ifdef HAVE_avx512_vnni
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      list[count++] = &kernels_avx512_vnni;
+#endif
+#ifdef HAVE_avx_vnni
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni())
+      list[count++] = &kernels_avx_vnni;
+#endif
+#ifdef HAVE_avx2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list[count++] = &kernels_avx2;
+#endif
+#ifdef HAVE_dotprod
+    if (has_dotprod()) list[count++] = &kernels_dotprod;
+#endif
+    list[count++] = &kernels_plain;
+    for (int index = 0; index < count; index++) names += std::string(list[index]->name) + " ";
+  }
+
+  const Kernels* find(const char* name) const {
+    for (int index = 0; index < count; index++)
+      if (!std::strcmp(list[index]->name, name)) return list[index];
+    return nullptr;
+  }
+};
+
+const Available& available() {
+  static const Available result;
+  return result;
+}
+
+std::atomic<const Kernels*> selected{nullptr};
+
+}  // namespace
+
+const Kernels& kernels() {
+  const Kernels* chosen = selected.load();
+  if (chosen) return *chosen;
+  const char* name = std::getenv("SPARSIFICATION_CPU");
+  chosen = name && *name ? available().find(name) : available().list[0];
+  if (!chosen)
+    throw std::invalid_argument(std::string("SPARSIFICATION_CPU=") + name + ": here there are only " +
+                                available().names);
+  selected.store(chosen);
+  return *chosen;
+}
+
+bool select_kernels(const char* name) {
+  const Kernels* chosen = available().find(name);
+  if (chosen) selected.store(chosen);
+  return chosen != nullptr;
+}
+
+const char* available_kernels() { return available().names.c_str(); }
+
+namespace {
+
+struct Scratch {
+  void* memory = nullptr;
+  size_t bytes = 0;
+  ~Scratch() { std::free(memory); }
+};
+
+}  // namespace
+
+void* scratch(size_t bytes) {
+  static thread_local Scratch mine;
+  if (mine.bytes < bytes) {
+    std::free(mine.memory);
+    mine.bytes = 0;
+    size_t rounded = (bytes + 4095) / 4096 * 4096;
+    mine.memory = std::aligned_alloc(4096, rounded);
+    if (!mine.memory) throw std::bad_alloc();
+    mine.bytes = rounded;
+  }
+  return mine.memory;
+}

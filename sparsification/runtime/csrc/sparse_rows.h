@@ -1,0 +1,29 @@
+// The non-zero weights of a Linear layer, row after row: how a file stores them, and the same after all checks.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+// As a file has it; the contents are untrusted. An entry is a weight, or a block of four adjacent ones. Its position in
+// its row is the one before it + 1 + gap, from -1 on; a longer run of zeros is bridged by entries that are 0.
+struct SparseFile {
+  int64_t inputs, outputs, entries;
+  int width;               // weights of an entry: 1 or 4
+  const uint32_t* counts;  // [outputs] entries of each row
+  const uint8_t* gaps;     // [entries]
+};
+
+struct SparseRows {
+  int64_t inputs, outputs;
+  int width;
+  std::vector<int64_t> starts;      // [outputs + 1] where a row's entries begin
+  std::vector<uint16_t> positions;  // [entries] ascending in a row; times `width`, the first input of an entry
+};
+
+// All positions lie within the inputs, each occurs once in its row, and memory is proportional to the file.
+// Throws std::invalid_argument, with what is wrong.
+SparseRows decode_rows(const SparseFile& file);
+
+// Refuses a weight that is stored in so many slices of its inputs that the table of their rows would be much larger
+// than the file. Throws std::invalid_argument.
+void check_slices(const SparseRows& rows, int64_t slices);
