@@ -18,7 +18,7 @@ def sparse_rows(weight: np.ndarray, width: int) -> dict[str, np.ndarray]:
         ``values``: [entries] for width 1, else [entries, width]. Entries of zeros bridge longer gaps.
     """
     entries = as_entries(weight, width)
-    stored: np.ndarray = entries.any(-1)
+    stored = np.asarray(entries.any(-1))
     # A run of zeros that no gap can say gets an entry wherever its length is a multiple of what one can.
     for row in np.flatnonzero((~stored).sum(1) >= _REACH):
         positions = np.flatnonzero(stored[row])
