@@ -1,6 +1,8 @@
 // The kernels for one instruction set, which -DVARIANT names: build.py compiles this file once for each.
 #include "add_norm.h"
 #include "attention.h"
+#include "float_attention.h"
+#include "float_linear.h"
 #include "linear.h"
 
 #define NAME_(prefix, name) prefix##name
@@ -9,4 +11,5 @@
 #define TEXT(name) TEXT_(name)
 
 extern const Kernels NAME(kernels_, VARIANT);
-const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear, attention, add_norm};
+const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear,       attention,    add_norm,
+                                        float_panel,   float_linear, float_output, float_attention};

@@ -4,6 +4,7 @@
 // and the shapes of activations in each run. What it throws becomes an error of ONNX Runtime.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <exception>
@@ -114,6 +115,12 @@ void parallel(const void* api, const KernelContext* context, size_t count, const
     call<KernelContext_ParallelFor>(api, context, (void (*)(void*, size_t))one, count, (size_t)0, (void*)&shared);
   }
   if (shared.failed) throw std::bad_alloc();
+}
+
+// Pieces of its outputs that each tile of tokens is split into: a tile for each thread is best, where there are few it
+// is split.
+inline int64_t pieces_of(int64_t parts, int64_t tiles) {
+  return std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1);
 }
 
 // A node at the time when its kernel is created.

@@ -75,8 +75,7 @@ struct SparseLinear {
     shape.back() = view.outputs;
     void* y = output(api, context, 0, shape);
     if (tokens == 0) return;
-    // A tile for each thread is best; where there are few tiles, each is split by outputs.
-    int64_t pieces = std::min<int64_t>(view.parts, tiles < 4 ? (3 + tiles) / tiles : 1);
+    int64_t pieces = pieces_of(view.parts, tiles);
     int64_t parts = (view.parts + pieces - 1) / pieces;
     pieces = (view.parts + parts - 1) / parts;
     const Kernels& run = kernels();
