@@ -2,6 +2,7 @@
 #include "add_norm.h"
 #include "attention.h"
 #include "linear.h"
+#include "window_linear.h"
 
 #define NAME_(prefix, name) prefix##name
 #define NAME(prefix, name) NAME_(prefix, name)
@@ -9,4 +10,4 @@
 #define TEXT(name) TEXT_(name)
 
 extern const Kernels NAME(kernels_, VARIANT);
-const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear, attention, add_norm};
+const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear, window_linear, attention, add_norm};
