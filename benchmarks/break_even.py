@@ -3,12 +3,13 @@
     make bench-break-even, or python -m benchmarks.break_even
 
 One Linear layer at a time, integers in and numbers out, as in an exported model; ``rewrite_sparse`` makes it sparse.
-The dense layer and the sparse ones of all shares take turns in one process on one thread, and medians of its processor
-time are compared. Minutes. ``convert.BREAK_EVEN`` is what this says; unstructured zeros count by the blocks that they
-leave.
+The dense layer and the sparse ones of all shares, in 1x4 blocks and in single weights, take turns in one process on one
+thread, and medians of its processor time are compared. Blocks are timed by the kernels without byte permutation, which
+know no other form. From all cells come the constants of ``runtime/csrc/cost.cpp``, by least squares. Minutes.
 """
 
 import argparse
+import ctypes
 import json
 import statistics
 import tempfile
@@ -24,20 +25,24 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsification.report.environment import cpu_name
 from sparsification.runtime import load_session
-from sparsification.runtime.rewrite import BREAK_EVEN, rewrite_sparse
+from sparsification.runtime.build import build
+from sparsification.runtime.rewrite import rewrite_sparse
+from sparsification.runtime.rewrite.cost import layer_cost
 from sparsification.runtime.rewrite.linear import BLOCK
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ((768, 3072), (3072, 768), (768, 768), (384, 1536))  # inputs, outputs: of BERT base and MiniLM
+LAYERS = ((768, 3072), (3072, 768), (768, 768), (384, 1536), (1536, 384), (384, 384))  # inputs, outputs
 TOKENS = (128, 384)
-SHARES = tuple(round(0.1 * tenth, 1) for tenth in range(1, 11))
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+FORMS = {"blocks": BLOCK, "windows": 1}  # adjacent weights that are kept or not together
+KERNELS = {"blocks": b"avx512_vnni", "windows": b"avx512_vbmi"}
 
 
 def main() -> None:
     """Time all layers, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of one layer in one round")
+    parser.add_argument("--seconds", type=float, default=0.1, help="of one layer in one round")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "break_even.md")
     args = parser.parse_args()
     results = {
@@ -49,28 +54,63 @@ def main() -> None:
     }
     for inputs, outputs in LAYERS:
         with tempfile.TemporaryDirectory() as scratch:
-            paths = write_layers(inputs, outputs, Path(scratch))
-            sessions = [load_session(path, threads=1) for path in paths]
+            sessions, work = make_layers(inputs, outputs, Path(scratch))
         for tokens in TOKENS:
             dense, *sparse = measure(sessions, tokens, inputs, args.rounds, args.seconds)
-            cell = {"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense, "sparse": sparse}
-            results["cells"].append(cell | {"break_even": break_even(dense, sparse)})
+            cell = {"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense}
+            for index, form in enumerate(FORMS):
+                times = sparse[index * len(SHARES) : (index + 1) * len(SHARES)]
+                cell[form] = {"times": times, "work": work[form], "break_even": break_even(dense, times)}
+            results["cells"].append(cell)
+            results["constants"] = fit(results["cells"])
             args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             args.output.write_text(report(results), encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 
 
-def write_layers(inputs: int, outputs: int, folder: Path) -> list[Path]:
-    """Write a dense int8 layer, and one in sparse form for each share of its blocks."""
+def make_layers(
+    inputs: int, outputs: int, folder: Path
+) -> tuple[list[onnxruntime.InferenceSession], dict[str, list[int]]]:
+    """A dense int8 layer, and sparse ones for each form and share; and the work of each sparse one, by form."""
     generator = np.random.default_rng(0)
     weight = generator.integers(1, 128, (outputs, inputs)).astype(np.int8)
-    rank = generator.random((outputs, inputs // BLOCK)).argsort(axis=None).argsort().reshape(outputs, -1)
-    paths = [write_layer(weight, folder / "dense.onnx")]
-    for share in SHARES:
-        keep = (rank < share * rank.size).repeat(BLOCK, axis=1)
-        source = write_layer(weight * keep, folder / f"{share}.onnx")
-        paths.append(rewrite_sparse(source, folder / f"{share}.sparse.onnx", break_even=1.0).path)
-    return paths
+    sessions, work = [load_session(write_layer(weight, folder / "dense.onnx"), threads=1)], {}
+    library = ctypes.CDLL(str(build()))
+    for form, width in FORMS.items():
+        if not library.sparsification_select_kernels(KERNELS[form]):
+            raise SystemExit(f"benchmarks/break_even.py: this CPU does not run {KERNELS[form].decode()}")
+        rank = generator.random((outputs, inputs // width)).argsort(axis=None).argsort().reshape(outputs, -1)
+        work[form] = []
+        for share in SHARES:
+            kept = weight * (rank < share * rank.size).repeat(width, axis=1)
+            source = write_layer(kept, folder / f"{form}.{share}.onnx")
+            path = rewrite_sparse(source, folder / f"{form}.{share}.sparse.onnx", always=True).path
+            sessions.append(load_session(path, threads=1))
+            work[form].append(getattr(layer_cost(kept)[0], form))
+    return sessions, work
+
+
+def fit(cells: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Nanoseconds of a token by form: for each weight of the dense product; for each block or step, and each output."""
+    constants = {}
+    rows = {
+        "dense": [
+            (cell["inputs"] * cell["outputs"], cell["outputs"], 1e6 * cell["dense"] / cell["tokens"]) for cell in cells
+        ]
+    }
+    for form in FORMS:
+        rows[form] = [
+            (work, cell["outputs"], 1e6 * milliseconds / cell["tokens"])
+            for cell in cells
+            for work, milliseconds in zip(cell[form]["work"], cell[form]["times"], strict=True)
+        ]
+    for form, numbers in rows.items():
+        table = np.array(numbers)
+        # Relative errors: a small layer counts as much as a large one.
+        solution, *_ = np.linalg.lstsq(table[:, :2] / table[:, 2:], np.ones(len(table)), rcond=None)
+        errors = np.abs(table[:, :2] @ solution / table[:, 2] - 1)
+        constants[form] = {"unit": solution[0], "output": solution[1], "median_error": float(np.median(errors))}
+    return constants
 
 
 def write_layer(weight: np.ndarray, path: Path) -> Path:
@@ -139,17 +179,36 @@ def report(results: dict) -> str:
         f"one Linear layer in ms, medians over {results['rounds']} rounds in which all take turns. Made by "
         "`make bench-break-even`.",
         "",
-        "The dense column is ONNX Runtime's int8 product, the others are ours with so many of the 1x4 blocks not zero; "
-        "the last one is where both take the same time. `rewrite_sparse` makes a layer sparse up to "
-        f"{BREAK_EVEN:.0%} of non-zero blocks.",
-        "",
-        "| tokens x inputs x outputs | dense | " + " | ".join(f"{share:.0%}" for share in SHARES) + " | break-even |",
-        "|" + "---|" * (len(SHARES) + 3),
+        "The dense column is ONNX Runtime's int8 product, the others are ours with so many of the 1x4 blocks, or of "
+        "the single weights, not zero; the last one is where both take the same time.",
     ]
-    for cell in results["cells"]:
-        numbers = [f"{value:.3f}" for value in (cell["dense"], *cell["sparse"])]
-        name = f"{cell['tokens']} x {cell['inputs']} x {cell['outputs']}"
-        lines.append("| " + " | ".join([name, *numbers, f"{cell['break_even']:.0%}"]) + " |")
+    for form, title in {"blocks": "1x4 blocks", "windows": "Unstructured"}.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            "| tokens x inputs x outputs | dense | "
+            + " | ".join(f"{share:.0%}" for share in SHARES)
+            + " | break-even |",
+            "|" + "---|" * (len(SHARES) + 3),
+        ]
+        for cell in results["cells"]:
+            numbers = [f"{value:.3f}" for value in (cell["dense"], *cell[form]["times"])]
+            name = f"{cell['tokens']} x {cell['inputs']} x {cell['outputs']}"
+            lines.append("| " + " | ".join([name, *numbers, f"{cell[form]['break_even']:.0%}"]) + " |")
+    lines += [
+        "",
+        "## Constants of the cost model",
+        "",
+        "Nanoseconds of a token; `runtime/csrc/cost.cpp` has them.",
+        "",
+        "| form | each weight, block or step | each output | median error |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {form} | {one['unit']:.5f} | {one['output']:.3f} | {one['median_error']:.0%} |"
+        for form, one in results["constants"].items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 // Runs the kernels of every instruction set here, over random and hostile input, on memory of the exact size. Built
-// with the address and undefined-behaviour sanitizers by runtime/test_runtime.py; prints "ok" and how many weights were
+// with the address and undefined-behaviour sanitizers by runtime/test_build.py; prints "ok" and how many weights were
 // refused.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +13,7 @@
 
 #include "block_weight.h"
 #include "cpu.h"
+#include "window_weight.h"
 
 static std::mt19937 generator(0);
 
@@ -81,47 +83,105 @@ struct RandomWeight {
   int64_t last_ = 0;
 };
 
-static void test_linear() {
-  RandomWeight weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150), random_between(0, 1) ? 1 : 4);
-  PackedBlocks packed(decode_rows(weight.file()), weight.values.get());
-  int64_t tokens = random_between(1, 80), size = packed.padded_outputs();
-  std::vector<float> scale(size), bias(size);
-  std::vector<QuantParams> output_params(size, make_quant_params(1.0f, 0));
-  for (int64_t row = 0; row < weight.outputs; row++) {
-    scale[row] = 1e-3f * random_number();
-    bias[row] = random_number();
-    output_params[row] = make_quant_params(std::exp(random_number()), (int)random_between(0, 255));
+// What a Linear layer is called with, and what it must give.
+struct LinearCase {
+  RandomWeight weight;
+  std::vector<int> dense;
+  int64_t tokens, size;  // of the arrays for each output
+  std::vector<float> scale, bias;
+  std::vector<QuantParams> params;
+  bool gelu;
+  int input_zero;
+  Exact<uint8_t> x, integers;
+  Exact<float> numbers;
+
+  LinearCase()
+      : weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150),
+               random_between(0, 1) ? 1 : 4),
+        dense(weight.dense()), tokens(random_between(1, 80)), size((weight.outputs + kPartRows - 1) / kPartRows * kPartRows),
+        scale(size), bias(size), params(size, make_quant_params(1.0f, 0)), gelu(random_between(0, 1)),
+        input_zero((int)random_between(0, 255)), x(tokens * weight.inputs), integers(tokens * weight.outputs),
+        numbers(tokens * weight.outputs) {
+    for (int64_t row = 0; row < weight.outputs; row++) {
+      scale[row] = 1e-3f * random_number();
+      bias[row] = random_number();
+      params[row] = make_quant_params(std::exp(random_number()), (int)random_between(0, 255));
+    }
+    for (size_t index = 0; index < x.size; index++) x[index] = (uint8_t)random_between(0, 255);
   }
-  Exact<uint8_t> x(tokens * weight.inputs), integers(tokens * weight.outputs);
-  for (size_t index = 0; index < x.size; index++) x[index] = (uint8_t)random_between(0, 255);
-  Exact<float> numbers(tokens * weight.outputs);
-  bool gelu = random_between(0, 1);
-  int input_zero = (int)random_between(0, 255);
-  Linear linear{packed.view(), {scale.data(), bias.data(), gelu, nullptr}, input_zero};
+
+  // Tiles of tokens, the outputs in several pieces; work(tile, first part, end, 64-byte aligned memory).
+  template <typename Room, typename Work>
+  void run(int64_t tile, int64_t parts, const Room& room, const Work& work) {
+    int64_t pieces = random_between(1, parts);
+    for (int64_t index = 0; index * tile < tokens; index++)
+      for (int64_t piece = 0; piece < pieces; piece++) {
+        int64_t first = parts * piece / pieces, end = parts * (piece + 1) / pieces;
+        Exact<uint8_t> memory(room(end - first) + 64);
+        work(index, first, end, memory.get() + (64 - (uintptr_t)memory.get() % 64));
+      }
+  }
+
+  void check() {
+    for (int64_t row = 0; row < weight.outputs; row++)
+      for (int64_t token = 0; token < tokens; token++) {
+        int64_t sum = 0;
+        for (int64_t k = 0; k < weight.inputs; k++)
+          sum += (x[token * weight.inputs + k] - input_zero) * dense[row * weight.inputs + k];
+        volatile float product = (float)sum * scale[row];
+        float expected = product + bias[row], actual = numbers[token * weight.outputs + row];
+        if (!gelu && actual != expected) fail("a Linear layer's output is wrong");
+        float integer = std::nearbyint(actual / params[row].scale) + params[row].zero;
+        if (integers[token * weight.outputs + row] != std::fmin(std::fmax(integer, 0.0f), 255.0f))
+          fail("a Linear layer's integer is wrong");
+      }
+  }
+};
+
+static void test_linear() {
+  LinearCase given;
+  PackedBlocks packed(decode_rows(given.weight.file()), given.weight.values.get());
+  const SparseWeight& view = packed.view();
+  Linear linear{view, {given.scale.data(), given.bias.data(), given.gelu, nullptr}, given.input_zero};
   Linear quantized = linear;
-  quantized.epilogue.output_params = output_params.data();
-  int64_t parts = packed.view().parts, pieces = random_between(1, parts);
-  for (int64_t tile = 0; tile * kTokens < tokens; tile++)
-    for (int64_t piece = 0; piece < pieces; piece++) {
-      int64_t first = parts * piece / pieces, end = parts * (piece + 1) / pieces;
-      Exact<uint8_t> room(linear_scratch(packed.view(), end - first) + 64);
-      void* memory = room.get() + (64 - (uintptr_t)room.get() % 64);
-      kernels().linear(linear, x.get(), tokens, tile, first, end, numbers.get(), memory);
-      kernels().linear(quantized, x.get(), tokens, tile, first, end, integers.get(), memory);
-    }
-  std::vector<int> dense = weight.dense();
-  for (int64_t row = 0; row < weight.outputs; row++)
-    for (int64_t token = 0; token < tokens; token++) {
-      int64_t sum = 0;
-      for (int64_t k = 0; k < weight.inputs; k++)
-        sum += (x[token * weight.inputs + k] - input_zero) * dense[row * weight.inputs + k];
-      volatile float product = (float)sum * scale[row];
-      float expected = product + bias[row], actual = numbers[token * weight.outputs + row];
-      if (!gelu && actual != expected) fail("a Linear layer's output is wrong");
-      float integer = std::nearbyint(actual / output_params[row].scale) + output_params[row].zero;
-      if (integers[token * weight.outputs + row] != std::fmin(std::fmax(integer, 0.0f), 255.0f))
-        fail("a Linear layer's integer is wrong");
-    }
+  quantized.epilogue.output_params = given.params.data();
+  given.run(
+      kTokens, view.parts, [&](int64_t parts) { return linear_scratch(view, parts); },
+      [&](int64_t tile, int64_t first, int64_t end, void* memory) {
+        kernels().linear(linear, given.x.get(), given.tokens, tile, first, end, given.numbers.get(), memory);
+        kernels().linear(quantized, given.x.get(), given.tokens, tile, first, end, given.integers.get(), memory);
+      });
+  given.check();
+}
+
+static void test_window_linear() {
+  if (!kernels().window_linear) return;
+  LinearCase given;
+  PackedWindows packed(decode_rows(given.weight.file()), given.weight.values.get());
+  const WindowWeight& view = packed.view();
+  std::vector<float> scale, reciprocal, low, high;
+  std::vector<int32_t> zero;
+  for (const QuantParams& params : given.params) {
+    scale.push_back(params.scale);
+    reciprocal.push_back(params.reciprocal);
+    low.push_back(params.low);
+    high.push_back(params.high);
+    zero.push_back(params.zero);
+  }
+  WindowLinear linear{view, {given.scale.data(), given.bias.data(), given.gelu}, given.input_zero};
+  WindowLinear quantized = linear;
+  quantized.epilogue = {given.scale.data(), given.bias.data(), given.gelu, scale.data(),
+                        reciprocal.data(),  low.data(),        high.data(), zero.data()};
+  int64_t parts = view.order ? 1 : view.groups, each = view.groups / parts;
+  given.run(
+      kWindowTokens, parts, [&](int64_t count) { return window_scratch(view, count * each); },
+      [&](int64_t tile, int64_t first, int64_t end, void* memory) {
+        first *= each;
+        end *= each;
+        kernels().window_linear(linear, given.x.get(), given.tokens, tile, first, end, given.numbers.get(), memory);
+        kernels().window_linear(quantized, given.x.get(), given.tokens, tile, first, end, given.integers.get(), memory);
+      });
+  given.check();
 }
 
 static bool test_hostile_weight() {
@@ -138,7 +198,9 @@ static bool test_hostile_weight() {
     case 5: for (int64_t row = 0; row < weight.outputs; row++) weight.counts[row] = (uint32_t)random_between(0, 65535);
   }
   try {
-    PackedBlocks packed(decode_rows(file), weight.values.get());
+    SparseRows rows = decode_rows(file);
+    PackedBlocks blocks(rows, weight.values.get());
+    PackedWindows windows(rows, weight.values.get());
     return false;
   } catch (const std::invalid_argument&) {
     return true;
@@ -219,6 +281,7 @@ int main() {
     if (!select_kernels(names.substr(start, end - start).c_str())) fail("cannot be selected");
     for (int round = 0; round < 10; round++) {
       test_linear();
+      test_window_linear();
       test_attention();
       test_add_norm();
       test_hostile_sizes();

@@ -23,7 +23,7 @@ from sparsification.errors import SparsificationError
 
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
-WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "float_weight.cpp")  # what the kernels are called with
+WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "float_weight.cpp", "cost.cpp")
 OPERATORS = (
     "operators.cpp",
     "sparse_linear.cpp",
@@ -42,9 +42,11 @@ FLAGS = (
 )
 # Instruction sets that the kernels are compiled for, beside the plain one. A set whose flags the compiler does not
 # accept is left out of the library.
+_AVX512_VNNI = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma".split()
 VARIANTS = {
     "x86_64": {
-        "avx512_vnni": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma".split(),
+        "avx512_vbmi": [*_AVX512_VNNI, "-mavx512vbmi"],
+        "avx512_vnni": _AVX512_VNNI,
         "avx_vnni": "-mavx2 -mfma -mavxvnni".split(),
         "avx2": "-mavx2 -mfma".split(),
     },

@@ -104,16 +104,28 @@ def test_dense_layers_stay_as_they_are_beside_sparse_ones(tmp_path):
 
 
 @needs_compiler
-def test_unstructured_zeros_count_by_their_blocks(tmp_path):
+def test_unstructured_zeros_take_two_bytes_each(tmp_path):
     export_model(quantize_model(prune_model(make_bert(), 0.9, block=1)), tmp_path, exporter="auto")
     report = rewrite_sparse(tmp_path / "model.onnx")
-    assert 0.3 < np.mean(list(report.sparse.values())) < 0.4  # 1 - 0.9 ** 4
+    assert 0.09 < np.mean(list(report.sparse.values())) < 0.11
+    assert _compare(tmp_path) < 0.02
+    arrays = read_initializers(tmp_path / "model.sparse.onnx")
+    for name in [name for name in arrays if name.endswith(".values")]:
+        assert arrays[name].ndim == 1 and arrays[name].size == arrays[name.replace(".values", ".gaps")].size
+
+
+@needs_compiler
+def test_all_layers_become_sparse_where_that_is_asked_for(tmp_path):
+    export_model(quantize_model(make_bert(1)), tmp_path)
+    with pytest.raises(SparseGraphError):
+        rewrite_sparse(tmp_path / "model.onnx")
+    assert not rewrite_sparse(tmp_path / "model.onnx", always=True).dense
     assert _compare(tmp_path) < 0.02
 
 
 def test_dense_file_is_refused_and_nothing_is_written(tmp_path):
     export_model(quantize_model(make_bert()), tmp_path)
-    with pytest.raises(SparseGraphError, match=r"zero \(the sparsest has \d%\): the dense file is the faster one"):
+    with pytest.raises(SparseGraphError, match=r"product is faster \(the sparsest has \d%\): the dense file is"):
         rewrite_sparse(tmp_path / "model.onnx")
     export_model(make_bert(), tmp_path)
     with pytest.raises(SparseGraphError, match="has no Linear layer in int8 with symmetric weights: quantize"):

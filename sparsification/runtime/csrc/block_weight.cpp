@@ -88,3 +88,9 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
   view.offsets = offsets_.data();
   view.values = values_.data();
 }
+
+int64_t count_blocks(const SparseRows& rows, const int8_t* values) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < rows.outputs; row++) count += (int64_t)blocks_of(rows, values, row).size();
+  return count;
+}

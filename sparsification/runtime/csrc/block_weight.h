@@ -20,3 +20,6 @@ class PackedBlocks {
   std::vector<uint16_t> order_, steps_, offsets_;
   std::vector<uint32_t> first_;
 };
+
+// How many blocks a weight has that are not all 0.
+int64_t count_blocks(const SparseRows& rows, const int8_t* values);

@@ -14,6 +14,9 @@
 #endif
 
 extern const Kernels kernels_plain;
+#ifdef HAVE_avx512_vbmi
+extern const Kernels kernels_avx512_vbmi;
+#endif
 #ifdef HAVE_avx512_vnni
 extern const Kernels kernels_avx512_vnni;
 #endif
@@ -30,6 +33,10 @@ extern const Kernels kernels_dotprod;
 namespace {
 
 #if defined(__x86_64__) || defined(__i386__)
+[[maybe_unused]] bool has_avx512_vnni() {
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
 [[maybe_unused]] bool has_avx_vnni() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 4);
@@ -52,10 +59,11 @@ struct Available {
   std::string names;
 
   Available() {
+#ifdef HAVE_avx512_vbmi
+    if (has_avx512_vnni() && __builtin_cpu_supports("avx512vbmi")) list[count++] = &kernels_avx512_vbmi;
+#endif
 #ifdef HAVE_avx512_vnni
-    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      list[count++] = &kernels_avx512_vnni;
+    if (has_avx512_vnni()) list[count++] = &kernels_avx512_vnni;
 #endif
 #ifdef HAVE_avx_vnni
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni())

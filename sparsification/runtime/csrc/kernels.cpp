@@ -4,6 +4,7 @@
 #include "float_attention.h"
 #include "float_linear.h"
 #include "linear.h"
+#include "window_linear.h"
 
 #define NAME_(prefix, name) prefix##name
 #define NAME(prefix, name) NAME_(prefix, name)
@@ -11,5 +12,5 @@
 #define TEXT(name) TEXT_(name)
 
 extern const Kernels NAME(kernels_, VARIANT);
-const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear,       attention,    add_norm,
-                                        float_panel,   float_linear, float_output, float_attention};
+const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear,       window_linear, attention,     add_norm,
+                                        float_panel,   float_linear, float_output,  float_attention};

@@ -58,6 +58,38 @@ struct Linear {
   int input_zero;
 };
 
+// A sparse weight for CPUs that pick bytes of a vector by index. Here 16 outputs lie in the lanes, and activations stay
+// as they are. In a step each output takes any four of 64 adjacent inputs, its window: unstructured zeros cost no more
+// than blocks. Outputs are ordered by their number of weights, because the fullest of 16 decides how many steps there
+// are. Groups of kWindowLanes outputs, slices of slice_inputs inputs.
+struct WindowWeight {
+  int64_t inputs, outputs;
+  int64_t slice_inputs, slices, groups;
+  const uint32_t* order;     // [groups][kWindowLanes] the output of each lane; null where it is the lane itself
+  const int32_t* row_sums;   // [groups][kWindowLanes] of the weights
+  const uint32_t* first;     // [slices][groups] its first step, and one more
+  const uint16_t* windows;   // [steps] where in the slice a window begins
+  const uint8_t* picks;      // [steps][kWindowBytes] four of the window's inputs for each output, 64-byte aligned
+  const int8_t* values;      // [steps][kWindowBytes] their weights, too
+};
+constexpr int kWindowLanes = 16, kWindowBytes = 64;
+constexpr int kWindowTokens = 16;            // that take turns: a step is loaded once for them
+constexpr int kWindowSliceInputs = 1536;     // at most: 24 KB of the tokens' inputs
+
+// How its sums become outputs; see Epilogue.
+struct LaneEpilogue {
+  const float *scale, *bias;
+  bool gelu;
+  const float *output_scale, *output_reciprocal, *output_low, *output_high;  // null: the output stays in fp32
+  const int32_t* output_zero;
+};
+
+struct WindowLinear {
+  WindowWeight weight;
+  LaneEpilogue epilogue;
+  int input_zero;
+};
+
 struct Attention {
   const uint8_t *query, *key, *value;  // [batch, length, row stride], the heads one after another
   int64_t query_stride, key_stride, value_stride;
@@ -88,6 +120,10 @@ struct Kernels {
   // A tile of tokens, and the outputs of the parts from first_part on.
   void (*linear)(const Linear&, const uint8_t* x, int64_t tokens, int64_t tile, int64_t first_part, int64_t end_part,
                  void* output, void* scratch);
+  // The same for kWindowTokens tokens and the groups from first_group on; all groups, if they are ordered. Null where
+  // the CPU has no such instructions.
+  void (*window_linear)(const WindowLinear&, const uint8_t* x, int64_t tokens, int64_t tile, int64_t first_group,
+                        int64_t end_group, void* output, void* scratch);
   // A head of a row of the batch.
   void (*attention)(const Attention&, int64_t batch, int64_t head, void* scratch);
   void (*add_norm)(const AddNorm&, int64_t first_row, int64_t end_row);
@@ -103,6 +139,15 @@ struct Kernels {
 
 static inline size_t linear_scratch(const SparseWeight& weight, int64_t parts) {
   return (size_t)weight.groups * kGroupBytes + (size_t)parts * kPartRows * kTokens * 4;
+}
+// A token's bytes of a slice, one after another in an odd number of cache lines: adjacent tokens lie in different sets.
+static inline int64_t window_stride(const WindowWeight& weight) {
+  int64_t lines = (weight.slice_inputs + 63) / 64;
+  return 64 * (lines | 1);
+}
+static inline size_t window_scratch(const WindowWeight& weight, int64_t groups) {
+  int64_t sums = (weight.slices > 1 ? groups : 0) + (weight.order ? weight.groups : 0);
+  return (size_t)(kWindowTokens * (window_stride(weight) + sums * 4 * kWindowLanes));
 }
 static inline size_t attention_scratch(const Attention& a) {
   size_t keys = (a.length + 7) / 8 * 8, size = (a.head_size + 15) / 16 * 16;

@@ -1,8 +1,9 @@
-// What the library exports: the registration of its operators with ONNX Runtime, and the choice of kernels for tests.
+// What the library exports: the registration of its operators with ONNX Runtime, what a layer costs, and the choice of
+// kernels for tests.
+#include "cost.h"
 #include "cpu.h"
 #include "operators.h"
 #include "ort_helpers.h"
-
 
 namespace {
 
@@ -35,3 +36,12 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
 // For tests: the kernels that run here, and a choice among them. Not while a session runs.
 EXPORT const char* sparsification_available_kernels() { return available_kernels(); }
 EXPORT int sparsification_select_kernels(const char* name) { return select_kernels(name); }
+
+// What an int8 layer costs: work, and nanoseconds of a token; weight: [outputs][inputs].
+EXPORT void sparsification_layer_cost(int64_t inputs, int64_t outputs, const int8_t* weight, LayerWork* work,
+                                      LayerCost* cost) {
+  std::vector<int8_t> values;
+  SparseRows rows = find_rows(inputs, outputs, weight, values);
+  *work = layer_work(rows, values.data());
+  *cost = layer_cost(rows, *work);
+}

@@ -1,7 +1,7 @@
 """Rewrite of an int8 ONNX file with sparse operators.
 
 ``rewrite_sparse`` takes an int8 file that the export has written for ONNX Runtime (QDQ form) and replaces parts of it
-by the operators of ``csrc``. A Linear layer that is sparse enough becomes one node with its non-zero 1x4 blocks.
+by the operators of ``csrc``. A Linear layer that is sparse enough becomes one node with its non-zero weights.
 Adjacent operators are fused as well, because they take most of the remaining time:
 
 - query, key and value become one node with one output of integers,
@@ -22,12 +22,11 @@ from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 from sparsification.runtime.graph import Graph
 from sparsification.runtime.rewrite.attention import fuse_attention
+from sparsification.runtime.rewrite.cost import layer_cost
 from sparsification.runtime.rewrite.layer_norm import fuse_layer_norms
-from sparsification.runtime.rewrite.linear import DOMAIN, find_gelus, find_linears, replace_linear
+from sparsification.runtime.rewrite.linear import DOMAIN, Linear, find_gelus, find_linears, replace_linear
+from sparsification.runtime.rewrite.order import sort_outputs
 
-# Largest share of non-zero blocks for which the sparse product is used. For the layers of BERT base and MiniLM, at 128
-# and 384 tokens, it takes as long as the dense one at 63 to 72 % on AMD Zen 4 with VNNI (benchmarks/break_even.md).
-BREAK_EVEN = 0.6
 SPARSE_FILE = "model.sparse.onnx"
 
 
@@ -40,23 +39,22 @@ class ConversionReport:
     """Result of a rewrite."""
 
     path: Path
-    sparse: dict[str, float]  # share of non-zero blocks of each layer that is sparse now, by the name of its weight
+    sparse: dict[str, float]  # share of non-zero weights of each layer that is sparse now, by the name of its weight
     dense: dict[str, float]  # and of each layer that was not changed
     fused: dict[str, int]  # number of nodes of each sparse operator
     size_bytes: int
 
 
-def rewrite_sparse(
-    source: str | Path, target: str | Path | None = None, break_even: float = BREAK_EVEN
-) -> ConversionReport:
+def rewrite_sparse(source: str | Path, target: str | Path | None = None, always: bool = False) -> ConversionReport:
     """Write the sparse form of an int8 file.
 
     Args:
         source: an int8 ``model.onnx`` of ``export_onnx`` for ONNX Runtime.
         target: ``model.sparse.onnx`` beside it by default.
-        break_even: largest share of non-zero 1x4 blocks, in [0, 1], of a layer that becomes sparse.
+        always: make all layers sparse, not only those that are faster then on this CPU.
 
     Raises:
+        BuildError: there is no compiler for the operators, or it failed.
         SparseGraphError: there is no int8 layer, or none is sparse enough; no file is written.
     """
     source = Path(source)
@@ -69,16 +67,17 @@ def rewrite_sparse(
             f"{source} has no Linear layer in int8 with symmetric weights: quantize the model first, see "
             "recipes/quantize.md"
         )
-    sparse = {name for name, linear in linears.items() if linear.density <= break_even}
+    sparse = {name: linear for name, linear in linears.items() if always or _pays(linear)}
     if not sparse:
         raise SparseGraphError(
-            f"{source}: no int8 Linear layer has {1 - break_even:.0%} or more of its 1x4 blocks zero (the sparsest has "
+            f"{source}: no int8 Linear layer has so many zeros that the sparse product is faster (the sparsest has "
             f"{1 - min(x.density for x in linears.values()):.0%}): the dense file is the faster one"
         )
     gelus = find_gelus(graph)
     fuse_layer_norms(graph)
-    done = fuse_attention(graph, linears, sparse)
-    for name in sparse - done:
+    sort_outputs(graph, sparse, gelus)
+    done = fuse_attention(graph, linears, sparse.keys())
+    for name in sparse.keys() - done:
         replace_linear(graph, linears[name], gelus)
     graph.remove_unused()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
@@ -92,3 +91,8 @@ def rewrite_sparse(
         fused={op_type: ours.count(op_type) for op_type in sorted(set(ours))},
         size_bytes=target.stat().st_size,
     )
+
+
+def _pays(linear: Linear) -> bool:
+    _, cost = layer_cost(linear.weight)
+    return min(cost.blocks, cost.windows) < cost.dense

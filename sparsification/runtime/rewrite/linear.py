@@ -1,4 +1,4 @@
-"""Rewrite of an int8 Linear layer, with GELU and quantization after it, as one node with its non-zero 1x4 blocks."""
+"""Rewrite of an int8 Linear layer, with GELU and quantization after it, as one node with its non-zero weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sparsification.runtime.rewrite.quant_params import QuantParams, unsigned_pa
 from sparsification.runtime.rewrite.sparse_rows import as_entries, sparse_rows
 
 DOMAIN = "sparsification"  # of the sparse operators
-BLOCK = 4  # adjacent inputs of one output
+BLOCK = 4  # adjacent inputs of one output, in the block form
 MAX_INPUTS = 2**16  # of a layer: the sums of the products fit into int32
 
 _PRODUCT = Op(
@@ -39,7 +39,18 @@ class Linear:
     scale: np.ndarray  # of the weight, fp32 [out]
     bias: np.ndarray  # fp32 [out]
     output: str
-    density: float  # share of 1x4 blocks that are not all zero
+    sorted_output: str = ""  # name of the quantized output if its order is not the graph's
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that are not zero."""
+        return float((self.weight != 0).mean())
+
+    @property
+    def width(self) -> int:
+        """Weights of an entry in the form that takes less space in the file: 1, or ``BLOCK``."""
+        blocks = np.count_nonzero(as_entries(self.weight, BLOCK).any(-1))
+        return BLOCK if (BLOCK + 1) * blocks < 2 * np.count_nonzero(self.weight) else 1
 
 
 def find_linears(graph: Graph) -> dict[str, Linear]:
@@ -74,7 +85,6 @@ def _linear(graph: Graph, product: Match) -> Linear | None:
         scale=np.broadcast_to(scale.astype(np.float32).reshape(-1), (width,)),
         bias=bias,
         output=output,
-        density=float(as_entries(weight.T, BLOCK).any(-1).mean()),
     )
 
 
@@ -109,7 +119,7 @@ def replace_linear(graph: Graph, linear: Linear, gelus: dict[str, str]) -> None:
     quantize = graph.single_consumer(output, "QuantizeLinear")
     params = unsigned_params(graph, quantize)
     if params is not None and quantize is not None:
-        output = quantize.output[0]
+        output = linear.sorted_output or quantize.output[0]
     add_linear(graph, [linear], output, None if params is None else [params], gelu=linear.output in gelus)
 
 
@@ -129,7 +139,7 @@ def add_linear(
     # In the order of the engine: the product of the two scales first.
     scale = np.concatenate([linear.scale * linear.params.scale for linear in linears])
     arrays = {
-        **sparse_rows(np.concatenate([linear.weight for linear in linears]), BLOCK),
+        **sparse_rows(np.concatenate([linear.weight for linear in linears]), linears[0].width),
         "scale": scale,
         "bias": np.concatenate([linear.bias for linear in linears]).astype(np.float32),
     }
