@@ -44,6 +44,7 @@ class ConversionReport:
     """Result of a rewrite."""
 
     path: Path
+    quantized: bool  # whether the file computes in int8
     sparse: dict[str, float]  # share of non-zero weights of each layer that is sparse now, by the name of its weight
     dense: dict[str, float]  # and of each layer that was not changed
     fused: dict[str, int]  # number of nodes of each sparse operator
@@ -66,6 +67,7 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
     target = source.with_name(SPARSE_FILE) if target is None else Path(target)
     model = onnx.load(source)
     graph = Graph(model)
+    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     int8, fp32 = find_linears(graph), find_float_linears(graph)
     linears: dict[str, Linear | FloatLinear] = {**int8, **fp32}
     if not linears:
@@ -95,6 +97,7 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
     ours = [node.op_type for node in model.graph.node if node.domain == DOMAIN]
     return ConversionReport(
         path=target,
+        quantized=quantized,
         sparse={x.name: x.density for x in linears.values() if x.output in sparse},
         dense={x.name: x.density for x in linears.values() if x.output not in sparse},
         fused={op_type: ours.count(op_type) for op_type in sorted(set(ours))},
