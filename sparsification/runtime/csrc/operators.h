@@ -9,4 +9,5 @@ ort::CustomOp* make_quantized_attention(const void* api);
 ort::CustomOp* make_add_norm(const void* api);
 ort::CustomOp* make_add_norm_quantize(const void* api);
 ort::CustomOp* make_sparse_linear_float(const void* api);
+ort::CustomOp* make_sparse_feed_forward_float(const void* api);
 ort::CustomOp* make_float_attention(const void* api);

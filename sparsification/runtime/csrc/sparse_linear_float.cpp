@@ -1,8 +1,11 @@
-// The operator SparseLinearFloat: a Linear layer in fp32, of its non-zero weights.
+// The operators SparseLinearFloat and SparseFeedForwardFloat: one Linear layer in fp32, or two in a row, of their
+// non-zero weights.
 //
-//   x (fp32 [.., inputs]), counts, gaps, values, bias -> fp32 [.., outputs]
+//   SparseLinearFloat      x (fp32 [.., inputs]), counts, gaps, values, bias -> fp32 [.., outputs]
+//   SparseFeedForwardFloat the same, and the second layer's counts, gaps, values, bias
 //
-// Weights are constants, checked and packed once, when a session creates its kernels.
+// Weights are constants, checked and packed once, when a session creates its kernels. The first layer's output stays a
+// panel, as the second one reads it; GELU belongs to the first.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -16,74 +19,107 @@ using namespace ort;
 
 namespace {
 
-struct SparseLinearFloat {
-  static constexpr const char* kName = "SparseLinearFloat";
-  static constexpr int kInputs[] = {kFloat, kUint32, kUint8, kFloat, kFloat};
-  static constexpr size_t kInputCount = 5;
-  static constexpr int kOutputs[] = {kFloat};
-  static constexpr size_t kOutputCount = 1;
-
+struct Layer {
   std::unique_ptr<PackedFloats> weight;
   std::vector<float> bias;
-  FloatLinear linear;
 
-  explicit SparseLinearFloat(const Node& node) {
-    Tensor counts = node.constant(1, kUint32, "counts"), gaps = node.constant(2, kUint8, "gaps");
-    Tensor values = node.constant(3, kFloat, "values"), biases = node.constant(4, kFloat, "bias");
-    int64_t inputs = node.integer("inputs", 1, kMaxInputs), outputs = counts.count(), entries = gaps.count();
+  Layer(const Node& node, size_t index, int64_t inputs) {
+    Tensor counts = node.constant(index, kUint32, "counts"), gaps = node.constant(index + 1, kUint8, "gaps");
+    Tensor values = node.constant(index + 2, kFloat, "values"), biases = node.constant(index + 3, kFloat, "bias");
+    int64_t outputs = counts.count(), entries = gaps.count();
     int width = values.shape.size() == 1 ? 1 : 4;
     check(values.count() == width * entries, "values are not one or four for each gap");
     check(biases.count() == outputs, "bias does not have a number for each output");
     SparseRows rows = decode_rows({inputs, outputs, entries, width, counts.as<uint32_t>(), gaps.as<uint8_t>()});
     weight = std::make_unique<PackedFloats>(rows, values.as<float>());
     bias = padded(biases, weight->padded_outputs());
-    linear = {weight->view(), bias.data(), node.integer("gelu", 0, 1) == 1};
   }
+};
+
+// Runs work(tile, first part, end of the parts) on the session's threads.
+template <typename Work>
+void split(const void* api, const KernelContext* context, int64_t tiles, int64_t pieces, int64_t parts,
+           const Work& work) {
+  int64_t each = (parts + pieces - 1) / pieces, count = (parts + each - 1) / each;
+  parallel(api, context, (size_t)(tiles * count), [&](size_t index) {
+    int64_t first = (int64_t)index % count * each;
+    work((int64_t)index / count, first, std::min(first + each, parts));
+  });
+}
+
+template <int layers>
+struct SparseFloat {
+  static constexpr const char* kName = layers == 1 ? "SparseLinearFloat" : "SparseFeedForwardFloat";
+  static constexpr int kInputs[] = {kFloat, kUint32, kUint8, kFloat, kFloat, kUint32, kUint8, kFloat, kFloat};
+  static constexpr size_t kInputCount = 1 + 4 * layers;
+  static constexpr int kOutputs[] = {kFloat};
+  static constexpr size_t kOutputCount = 1;
+
+  std::vector<Layer> stack;
+  bool gelu;
+
+  explicit SparseFloat(const Node& node) : gelu(node.integer("gelu", 0, 1) == 1) {
+    int64_t inputs = node.integer("inputs", 1, kMaxInputs);
+    for (int layer = 0; layer < layers; layer++) {
+      stack.emplace_back(node, 1 + 4 * layer, inputs);
+      inputs = stack.back().weight->view().outputs;
+    }
+  }
+
+  const FloatWeight& weight(int layer) const { return stack[layer].weight->view(); }
 
   void compute(const void* api, KernelContext* context) const {
     Tensor x = input(api, context, 0);
     check_shape(x);
-    const FloatWeight& view = linear.weight;
-    check(!x.shape.empty() && x.shape.back() == view.inputs, "the input is not as wide as the weight");
-    int64_t tokens = x.count() / view.inputs;
+    int64_t inputs = weight(0).inputs, outputs = weight(layers - 1).outputs;
+    check(!x.shape.empty() && x.shape.back() == inputs, "the input is not as wide as the weight");
+    int64_t tokens = x.count() / inputs, tiles = (tokens + kFloatTokens - 1) / kFloatTokens;
     std::vector<int64_t> shape = x.shape;
-    shape.back() = view.outputs;
+    shape.back() = outputs;
     float* y = (float*)output(api, context, 0, shape);
     if (tokens == 0) return;
     const Kernels& run = kernels();
-    int64_t tiles = (tokens + kFloatTokens - 1) / kFloatTokens, pieces = pieces_of(view.parts, tiles);
-    int64_t parts = (view.parts + pieces - 1) / pieces;
-    pieces = (view.parts + parts - 1) / parts;
-    size_t panel_size = float_panel_size(view), sums_size = float_sums_size(parts);
-    auto sums = [&](int64_t tile, int64_t first, const float* panel, float* memory) {
-      int64_t token = tile * kFloatTokens, count = std::min(tokens - token, (int64_t)kFloatTokens);
-      int64_t row = first * kFloatPartRows, end = std::min(first + parts, view.parts);
-      run.float_linear(linear, panel, count, first, end, memory);
-      run.float_output(memory, count, std::min(end * kFloatPartRows, view.outputs) - row,
-                       y + token * view.outputs + row, view.outputs);
+    // What the stages leave of a tile: the panel, each layer's sums.
+    size_t sizes[layers + 1] = {float_panel_size(weight(0))}, tile_size = sizes[0];
+    for (int layer = 0; layer < layers; layer++)
+      tile_size += sizes[layer + 1] = float_sums_size(weight(layer).parts);
+    auto count = [&](int64_t tile) { return std::min(tokens - tile * kFloatTokens, (int64_t)kFloatTokens); };
+    auto transpose = [&](int64_t tile, int64_t first, int64_t end, float* memory) {
+      for (int64_t slice = first; slice < end; slice++)
+        run.float_panel(x.as<float>(), inputs, tokens, tile, slice, memory);
     };
-    if (pieces == 1) {
+    auto multiply = [&](int layer, int64_t tile, int64_t first, int64_t end, float* memory) {
+      for (int before = 0; before < layer; before++) memory += sizes[before];
+      float* sums = memory + sizes[layer] + float_sums_size(first);
+      FloatLinear linear{weight(layer), stack[layer].bias.data(), gelu && layer == 0};
+      run.float_linear(linear, memory, count(tile), first, end, sums);
+      if (layer + 1 < layers) return;
+      int64_t row = first * kFloatPartRows, rows = std::min(end * kFloatPartRows, outputs) - row;
+      run.float_output(sums, count(tile), rows, y + tile * kFloatTokens * outputs + row, outputs);
+    };
+    if (tiles >= kTilesAlone) {
       parallel(api, context, (size_t)tiles, [&](size_t tile) {
-        float* panel = (float*)scratch(sizeof(float) * (panel_size + sums_size));
-        for (int64_t slice = 0; slice < view.slices; slice++)
-          run.float_panel(x.as<float>(), view.inputs, tokens, (int64_t)tile, slice, panel);
-        sums((int64_t)tile, 0, panel, panel + panel_size);
+        float* memory = (float*)scratch(sizeof(float) * tile_size);
+        transpose((int64_t)tile, 0, weight(0).slices, memory);
+        for (int layer = 0; layer < layers; layer++) multiply(layer, (int64_t)tile, 0, weight(layer).parts, memory);
       });
       return;
     }
-    // Few tiles: threads share their panels.
-    float* panels = (float*)shared_scratch(sizeof(float) * tiles * panel_size);
-    parallel(api, context, (size_t)(tiles * view.slices), [&](size_t index) {
-      int64_t tile = (int64_t)index / view.slices, slice = (int64_t)index % view.slices;
-      run.float_panel(x.as<float>(), view.inputs, tokens, tile, slice, panels + tile * panel_size);
-    });
-    parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
-      int64_t tile = (int64_t)index / pieces, first = (int64_t)index % pieces * parts;
-      sums(tile, first, panels + tile * panel_size, (float*)scratch(sizeof(float) * sums_size));
-    });
+    // Few tiles: threads share them, stage by stage.
+    float* shared = (float*)shared_scratch(sizeof(float) * tiles * tile_size);
+    split(api, context, tiles, weight(0).slices, weight(0).slices,
+          [&](int64_t tile, int64_t first, int64_t end) { transpose(tile, first, end, shared + tile * tile_size); });
+    for (int layer = 0; layer < layers; layer++)
+      split(api, context, tiles, pieces_of(weight(layer).parts, tiles), weight(layer).parts,
+            [&](int64_t tile, int64_t first, int64_t end) {
+              multiply(layer, tile, first, end, shared + tile * tile_size);
+            });
   }
+
+  static constexpr int64_t kTilesAlone = 4;
 };
 
 }  // namespace
 
-CustomOp* make_sparse_linear_float(const void* api) { return new Operator<SparseLinearFloat>(api); }
+CustomOp* make_sparse_linear_float(const void* api) { return new Operator<SparseFloat<1>>(api); }
+CustomOp* make_sparse_feed_forward_float(const void* api) { return new Operator<SparseFloat<2>>(api); }

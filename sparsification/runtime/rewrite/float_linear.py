@@ -43,6 +43,25 @@ def _linear(graph: Graph, product: Match) -> FloatLinear | None:
     return FloatLinear(product["weight"], product["input"], weight.T, bias, output)
 
 
+def replace_float_linears(
+    graph: Graph, linears: Mapping[str, FloatLinear], sparse: Set[str], gelus: Mapping[str, str]
+) -> None:
+    """Replace layers by one node each, including a GELU that follows, or by one for the two of a feed-forward block.
+
+    Args:
+        graph: changed in place.
+        linears: result of ``find_float_linears``.
+        sparse: outputs of the layers to replace.
+        gelus: result of ``find_gelus``.
+    """
+    # A block is added when its second layer is reached.
+    first_of = {}
+    for name in sparse:
+        reader = graph.single_consumer(gelus.get(name, name), "MatMul")
+        second = next((linears[other] for other in sparse if reader and linears[other].product == reader.output[0]), None)
+        if second is not None and second.input == gelus.get(name, name):
+            first_of[second.output] = linears[name]
+    firsts = {linear.output for linear in first_of.values()}
 def replace_float_linear(graph: Graph, linear: FloatLinear, gelus: Mapping[str, str]) -> None:
     """Replace a layer by one node, including a GELU that follows.
 
