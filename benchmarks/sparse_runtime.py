@@ -69,7 +69,7 @@ def main() -> None:
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu, on one thread: on a busy machine"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after so many no further cell is begun")
-    parser.add_argument("--quick", action="store_true", help="90 % of zeros only, in 3 short rounds")
+    parser.add_argument("--quick", action="store_true", help="90 %% of zeros only, in 3 short rounds")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "sparse_runtime.md")
     args = parser.parse_args()
     if args.quick:

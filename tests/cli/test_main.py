@@ -99,3 +99,11 @@ def test_plot_is_a_png(tmp_path):
 def test_plot_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(CheckError, match="--plot"):
         check(write(tmp_path, SOUND), plot=tmp_path / "nowhere" / "recipe.png")
+
+
+@pytest.mark.parametrize("command", ["", "check", "predict", "compare", "convert"])
+def test_every_command_says_its_flags(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command.split(), "--help"])
+    assert ended.value.code == 0
+    assert f"sparsification {command}".strip() in capsys.readouterr().out
