@@ -35,8 +35,9 @@ INLINE void add_product(Floats sums[kRowVectors], const float* panel, uint16_t o
   for (int v = 0; v < kRowVectors; v++) sums[v] = fma((Floats)load(inputs + v * 4 * kLanes), weight, sums[v]);
 }
 
-// sums[row][token] of a part, after one more slice. panel, sums: kRowVectors vectors of tokens.
-void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const float* panel, float* sums) {
+// sums[row][token] of a part, after one more slice. panel, sums: kRowVectors vectors of tokens. Not inlined, so that its
+// innermost loop has all registers.
+__attribute__((noinline)) void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const float* panel, float* sums) {
   const FloatWeight& weight = linear.weight;
   int64_t at = slice * weight.parts + part;
   const uint8_t *order = weight.order + at * kFloatPartRows, *counts = weight.counts + at * kFloatPartRows / 2;
@@ -55,6 +56,7 @@ void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const flo
       Floats four = load_four(values);
       uint64_t where;
       memcpy(&where, offsets, 8);
+      asm("" : "+r"(where));  // one load: compilers would prefer four, but loads are what there are most of
       add_product(total[0], panel, (uint16_t)where, one_of<0>(four));
       add_product(total[1], panel, (uint16_t)(where >> 16), one_of<1>(four));
       add_product(total[0], panel, (uint16_t)(where >> 32), one_of<2>(four));
@@ -70,31 +72,44 @@ void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const flo
   }
 }
 
-// panel[input][token] = x[token][input], for up to kFloatTokens tokens and `inputs` inputs; zeros where there is nothing.
-void transpose_in(const float* x, int64_t stride, int64_t tokens, int64_t inputs, float* panel) {
-  for (int64_t token = 0; token < kFloatTokens; token += kLanes)
-    transpose_tokens((const uint8_t*)(x + token * stride), 4 * stride, tokens - token, 4 * inputs,
-                     (uint8_t*)(panel + token), 4 * kFloatTokens);
+// to[column][row] = from[row][column]. With `pad`, rows of `to` are stored in whole vectors, with zeros at the end.
+template <bool pad>
+void transpose_floats(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+                      int64_t to_stride) {
+  for (int64_t row = 0; row < rows; row += kLanes)
+    for (int64_t column = 0; column < columns; column += kLanes) {
+      int64_t height = least(rows - row, kLanes), width = least(columns - column, kLanes);
+      const float* square = from + row * from_stride + column;
+      float* transposed = to + column * to_stride + row;
+      Ints lines[kLanes];
+      if (height == kLanes && width == kLanes) {
+        for (int lane = 0; lane < kLanes; lane++) lines[lane] = load(square + lane * from_stride);
+        transpose(lines);
+        for (int lane = 0; lane < kLanes; lane++) store(transposed + lane * to_stride, lines[lane]);
+        continue;
+      }
+      for (int lane = 0; lane < kLanes; lane++) {
+        lines[lane] = Ints{};
+        if (lane < height) memcpy(&lines[lane], square + lane * from_stride, 4 * width);
+      }
+      transpose(lines);
+      for (int lane = 0; lane < width; lane++)
+        memcpy(transposed + lane * to_stride, &lines[lane], pad ? 4 * kLanes : 4 * height);
+    }
 }
 
-// output[token][row] = rows[row][token], for `tokens` tokens and `count` rows.
-void float_output(const float* rows, int64_t tokens, int64_t count, float* output, int64_t stride) {
+// panel[input][token] = x[token][input], for up to kFloatTokens tokens.
+void transpose_in(const float* x, int64_t stride, int64_t tokens, int64_t inputs, float* panel) {
   for (int64_t token = 0; token < tokens; token += kLanes)
-    for (int64_t row = 0; row < count; row += kLanes) {
-      int64_t width = least(count - row, kLanes), height = least(tokens - token, kLanes);
-      Ints square[kLanes];
-      for (int lane = 0; lane < kLanes; lane++)
-        square[lane] = lane < width ? load(rows + (row + lane) * kFloatTokens + token) : Ints{};
-      transpose(square);
-      float* to = output + token * stride + row;
-      for (int lane = 0; lane < height; lane++) {
-        if (width == kLanes) {
-          store(to + lane * stride, square[lane]);
-        } else {
-          memcpy(to + lane * stride, &square[lane], 4 * width);
-        }
-      }
-    }
+    transpose_floats<true>(x + token * stride, stride, least(tokens - token, kLanes), inputs, panel + token,
+                           kFloatTokens);
+}
+
+void float_output(const float* sums, int64_t tokens, int64_t rows, float* output, int64_t stride) {
+  // A few tokens at a time: their lines of the output follow each other.
+  for (int64_t token = 0; token < tokens; token += kLanes)
+    transpose_floats<false>(sums + token, kFloatTokens, rows, least(tokens - token, kLanes), output + token * stride,
+                            stride);
 }
 
 void float_panel(const float* x, int64_t inputs, int64_t tokens, int64_t tile, int64_t slice, float* panel) {

@@ -97,7 +97,8 @@ struct SparseFloat {
       int64_t row = first * kFloatPartRows, rows = std::min(end * kFloatPartRows, outputs) - row;
       run.float_output(sums, count(tile), rows, y + tile * kFloatTokens * outputs + row, outputs);
     };
-    if (tiles >= kTilesAlone) {
+    // A tile for each thread is best.
+    if (tiles == 2 || tiles > 3) {
       parallel(api, context, (size_t)tiles, [&](size_t tile) {
         float* memory = (float*)scratch(sizeof(float) * tile_size);
         transpose((int64_t)tile, 0, weight(0).slices, memory);
@@ -105,7 +106,7 @@ struct SparseFloat {
       });
       return;
     }
-    // Few tiles: threads share them, stage by stage.
+    // One or three: threads share them, stage by stage.
     float* shared = (float*)shared_scratch(sizeof(float) * tiles * tile_size);
     split(api, context, tiles, weight(0).slices, weight(0).slices,
           [&](int64_t tile, int64_t first, int64_t end) { transpose(tile, first, end, shared + tile * tile_size); });
@@ -115,8 +116,6 @@ struct SparseFloat {
               multiply(layer, tile, first, end, shared + tile * tile_size);
             });
   }
-
-  static constexpr int64_t kTilesAlone = 4;
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
 replaces parts of it by the operators of ``csrc``. A Linear layer that is sparse enough becomes one node with its
 non-zero weights. Adjacent operators are fused as well, because they take most of the remaining time:
 
-- query, key and value become one node with one output,
+- query, key and value become one node with one output, in fp32 also the two layers of a feed-forward block,
 - attention becomes one node,
 - GELU, and in int8 the next layer's quantization, become part of the layer before them,
 - a residual sum, LayerNormalization and quantization become one node.
@@ -25,7 +25,7 @@ from sparsification.runtime.graph import Graph
 from sparsification.runtime.rewrite.attention import fuse_attention
 from sparsification.runtime.rewrite.cost import layer_cost
 from sparsification.runtime.rewrite.float_attention import fuse_float_attention
-from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears, replace_float_linear
+from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears, replace_float_linears
 from sparsification.runtime.rewrite.layer_norm import fuse_layer_norms
 from sparsification.runtime.rewrite.linear import DOMAIN, Linear, find_gelus, find_linears, replace_linear
 from sparsification.runtime.rewrite.order import sort_outputs
@@ -85,11 +85,9 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
     fuse_layer_norms(graph)
     sort_outputs(graph, {name: linear for name, linear in int8.items() if name in sparse}, gelus)
     done = fuse_attention(graph, int8, sparse) | fuse_float_attention(graph, fp32, sparse)
-    for name in sparse - done:
-        if name in int8:
-            replace_linear(graph, int8[name], gelus)
-        else:
-            replace_float_linear(graph, fp32[name], gelus)
+    for name in (sparse & int8.keys()) - done:
+        replace_linear(graph, int8[name], gelus)
+    replace_float_linears(graph, fp32, sparse - done, gelus)
     graph.remove_unused()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     with atomic_path(target) as partial:

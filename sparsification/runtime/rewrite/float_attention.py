@@ -4,7 +4,7 @@ from collections.abc import Mapping, Set
 
 from sparsification.runtime.graph import Graph, Match, Op
 from sparsification.runtime.rewrite.attention import last_dimension
-from sparsification.runtime.rewrite.float_linear import FloatLinear, add_float_linear
+from sparsification.runtime.rewrite.float_linear import FloatLinear, add_float_linears
 from sparsification.runtime.rewrite.linear import DOMAIN
 from sparsification.runtime.rewrite.padding_mask import simplify_mask
 
@@ -65,7 +65,7 @@ def _fuse(
     inputs = [query.output, key.output, value.output]
     if together:
         inputs = [f"{query.output}.key.value"] * 3
-        add_float_linear(graph, [query, key, value], inputs[0])
+        add_float_linears(graph, [[query, key, value]], inputs[0])
     divides = graph.maker[match["scores"]].op_type == "Div"
     graph.add_node(
         "FloatAttention",

@@ -1,6 +1,6 @@
-"""Rewrite of an fp32 Linear layer, with GELU after it, as one node with its non-zero weights."""
+"""Rewrite of fp32 Linear layers, with GELU after them, as nodes with their non-zero weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,7 @@ def _linear(graph: Graph, product: Match) -> FloatLinear | None:
 def replace_float_linears(
     graph: Graph, linears: Mapping[str, FloatLinear], sparse: Set[str], gelus: Mapping[str, str]
 ) -> None:
-    """Replace layers by one node each, including a GELU that follows, or by one for the two of a feed-forward block.
+    """Replace layers by one node each, including a GELU that follows, and the two of a feed-forward block by one.
 
     Args:
         graph: changed in place.
@@ -54,44 +54,39 @@ def replace_float_linears(
         sparse: outputs of the layers to replace.
         gelus: result of ``find_gelus``.
     """
-    # A block is added when its second layer is reached.
-    first_of = {}
-    for name in sparse:
-        reader = graph.single_consumer(gelus.get(name, name), "MatMul")
-        second = next((linears[other] for other in sparse if reader and linears[other].product == reader.output[0]), None)
-        if second is not None and second.input == gelus.get(name, name):
-            first_of[second.output] = linears[name]
-    firsts = {linear.output for linear in first_of.values()}
-def replace_float_linear(graph: Graph, linear: FloatLinear, gelus: Mapping[str, str]) -> None:
-    """Replace a layer by one node, including a GELU that follows.
+    rest = {name: linear for name, linear in linears.items() if name in sparse}
+    while rest:
+        first = rest.pop(next(iter(rest)))
+        output = gelus.get(first.output, first.output)
+        second = next((linear for linear in rest.values() if linear.input == output), None)
+        layers = [[first]]
+        if second is not None and second.output not in gelus and graph.single_consumer(output, "MatMul") is not None:
+            layers, output = [[first], [second]], second.output
+            del rest[second.output]
+        add_float_linears(graph, layers, output, gelu=first.output in gelus)
+
+
+def add_float_linears(graph: Graph, layers: Sequence[Sequence[FloatLinear]], output: str, gelu: bool = False) -> None:
+    """Add one node for a layer, or for two of which the second one alone reads the first.
 
     Args:
         graph: changed in place.
-        linear: one of ``find_float_linears``.
-        gelus: result of ``find_gelus``.
-    """
-    add_float_linear(graph, [linear], gelus.get(linear.output, linear.output), gelu=linear.output in gelus)
-
-
-def add_float_linear(graph: Graph, linears: Sequence[FloatLinear], output: str, gelu: bool = False) -> None:
-    """Add one node for layers with the same input; it concatenates their outputs.
-
-    Args:
-        graph: changed in place.
-        linears: the layers.
+        layers: each may be several with the same input, whose outputs are concatenated.
         output: name of the node's output.
-        gelu: apply GELU.
+        gelu: apply GELU to the first one's output.
     """
-    weight = np.concatenate([linear.weight for linear in linears])
-    forms = [sparse_rows(weight, width) for width in (1, BLOCK)]
-    arrays = min(forms, key=lambda form: sum(array.nbytes for array in form.values()))
-    arrays["bias"] = np.concatenate([linear.bias for linear in linears])
-    name = ".".join(linear.name for linear in linears)
+    inputs = [layers[0][0].input]
+    for linears in layers:
+        name, weight = ".".join(linear.name for linear in linears), np.concatenate([x.weight for x in linears])
+        forms = [sparse_rows(weight, width) for width in (1, BLOCK)]
+        arrays = min(forms, key=lambda form: sum(array.nbytes for array in form.values()))
+        arrays["bias"] = np.concatenate([linear.bias for linear in linears])
+        inputs += [graph.add_constant(f"{name}.{key}", array) for key, array in arrays.items()]
     graph.add_node(
-        "SparseLinearFloat",
-        [linears[0].input, *(graph.add_constant(f"{name}.{key}", array) for key, array in arrays.items())],
+        "SparseLinearFloat" if len(layers) == 1 else "SparseFeedForwardFloat",
+        inputs,
         [output],
         DOMAIN,
-        inputs=weight.shape[1],
+        inputs=layers[0][0].weight.shape[1],
         gelu=int(gelu),
     )
