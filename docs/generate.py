@@ -245,10 +245,13 @@ def recipes_page() -> str:
         *(f"[{path.stem}]({path.name})" + ("." if path == _generic()[-1] else ",") for path in _generic()),
         "They name parameters by the token `__ENCODER__`. The `bert-base` recipes have SparseML's patterns for BERT.",
         "",
+        "Recipes that this project has measured come first.",
+        "",
         "| recipe | what it does | layers | sparsity | int8 | epochs | published, SQuAD v1.1 EM / F1 | measured here |",
         "|---|---|---|---|---|---|---|---|",
     ]
     rest = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
+    rows = []
     for path in dict.fromkeys([*_generic(), *rest]):
         manager = ScheduledModifierManager.from_yaml(path)
         text = path.read_text(encoding="utf-8").split("\n---\n", 1)[1]
@@ -262,8 +265,9 @@ def recipes_page() -> str:
             stated(text, "Published"),
             stated(text, "Measured"),
         )
-        lines.append(f"| {' | '.join(facts)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(facts)
+    rows.sort(key=lambda facts: facts[-1].startswith("not measured"))
+    return "\n".join([*lines, *(f"| {' | '.join(facts)} |" for facts in rows)]) + "\n"
 
 
 def _generic() -> list[Path]:

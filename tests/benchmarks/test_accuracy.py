@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, accuracy_report
+from benchmarks import accuracy, accuracy_curves, accuracy_report
 
 
 def article(title: str, count: int) -> dict:
@@ -87,3 +87,19 @@ def test_each_run_starts_from_one_that_comes_before_it_and_names_a_recipe_that_e
     for name, each in accuracy.RUNS.items():
         assert not each.start or name == "teacher" or names.index(each.start) < names.index(name)
         assert not each.recipe or (accuracy.ROOT / "recipes" / f"{each.recipe}.md").exists()
+
+
+def test_curves_are_of_the_runs_that_were_done(tmp_path):
+    results = {"teacher": run(70.0), "prune80": run(63.0), "prune80_seed43": run(65.0)}
+    results |= {"prune90": run(56.0, sparsity=[0.85, 0.95])}
+    names = accuracy_curves.SPARSITY["minilm-6layers_prune80, three epochs"]
+    points = accuracy_curves.points(results, names, "sparsity")
+    assert np.array(points) == pytest.approx(np.array([(0.8, 64 / 70), (0.9, 0.8)]))
+    accuracy_curves.draw(results, tmp_path / "curves.svg")
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert "three epochs" in drawn and "oBERT" not in drawn
+
+
+def test_curves_name_runs_that_there_are():
+    curves = [*accuracy_curves.LEARNING.values(), *accuracy_curves.SPARSITY.values()]
+    assert {name for names in curves for name in names} <= accuracy.RUNS.keys()
