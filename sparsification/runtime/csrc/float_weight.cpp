@@ -56,6 +56,8 @@ PackedFloats::PackedFloats(const SparseRows& rows, const float* values) {
       }
     }
   }
+  offsets_.shrink_to_fit();
+  values_.shrink_to_fit();
   view.order = order_.data();
   view.counts = counts_.data();
   view.first = first_.data();
