@@ -1,9 +1,9 @@
-"""How fast is a sparse int8 model with our operators, beside the engines that people run?
+"""How fast is a sparse model with our operators, beside the engines that people run?
 
     make bench-sparse, or python -m benchmarks.sparse_runtime --work_dir DIR [--quick] [--minutes 15]
 
-Models of random weights are pruned and quantized at one stroke, exported by the project's own export and made sparse by
-``rewrite_sparse``.
+Models of random weights are pruned, and quantized if their name says int8, at one stroke, exported by the project's own
+export and made sparse by ``rewrite_sparse``.
 Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
 medians over the rounds are compared. The cells that matter most come first, batch 1 on one thread, and what is measured
 is written at once: the run may be ended at any time. All of it takes an hour or two.
@@ -48,7 +48,7 @@ SHAPES = {
     "bert-base": {},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
-MASK_TYPES = {"1x4": "[1, 4]", "unstructured": "unstructured"}
+KINDS = {"int8 1x4": "[1, 4]", "int8 unstructured": "unstructured", "fp32 unstructured": "unstructured"}  # and masks
 VOCABULARY = 30522
 EPOCHS = "training_modifiers:\n  - !EpochRangeModifier\n    start_epoch: 0.0\n    end_epoch: 1.0\n"
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="models are kept there for the next time")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.8, 0.95])
-    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=list(MASK_TYPES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 384])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work_dir.mkdir(parents=True, exist_ok=True)
     workers = {engine: Worker(engine, python, args.work_dir) for engine, python in PYTHONS.items()}
-    variants = list(itertools.product(args.mask_types, args.sparsities))
+    variants = list(itertools.product(args.kinds, args.sparsities))
     results = {
         "date": str(date.today()),
         "cpu": cpu_name(),
@@ -137,8 +137,10 @@ def make_entrants(
     ]
     for kind, sparsity in variants:
         name = variant_name(kind, sparsity)
-        pruning = PRUNING.format(sparsity=sparsity, mask_type=MASK_TYPES[kind])
-        folder = export(shape, name, pruning + QUANTIZATION, work_dir)
+        modifiers = PRUNING.format(sparsity=sparsity, mask_type=KINDS[kind])
+        if kind.startswith("int8"):
+            modifiers += QUANTIZATION
+        folder = export(shape, name, modifiers, work_dir)
         entrants += [
             Entrant(name, workers["onnxruntime"], rewrite_sparse(folder / "model.onnx").path, library=build()),
             Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),

@@ -8,8 +8,9 @@ NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "D
 
 
 def variant_name(kind: str, sparsity: float) -> str:
-    """The name of a sparse model."""
-    return f"int8 {sparsity:.0%} {kind}".replace("%", " %")
+    """The name of a sparse model; its kind is "int8 1x4", for example."""
+    precision, mask = kind.split()
+    return f"{precision} {sparsity:.0%} {mask}".replace("%", " %")
 
 
 def milliseconds(results: dict, cell: dict | None) -> float | None:
@@ -51,18 +52,18 @@ def report(results: dict) -> str:
     timed = [cell for cell in results["cells"] if "refused" not in cell and cell["threads"] == 1]
     share = sum(sum(cell["cpu"]) for cell in timed) / max(sum(sum(cell["wall"]) for cell in timed), 1e-9)
     lines = [
-        "# Sparse int8 models with our operators, and other engines",
+        "# Sparse models with our operators, and other engines",
         "",
         f"{results['date']}, {results['cpu']} ({vnni}); {engines}. Random weights. Made by `make bench-sparse`.",
         "",
         f"Latency of a batch in ms: {clock[results['clock']]}, median over {results['rounds']} rounds in which all "
         f"models of a shape take turns. On one thread the engines had the CPU for {share:.0%} of the time; where that "
         "is much below 100 %, others used it, too. fp32 and the dense int8 model do not depend on the zeros; "
-        "DeepSparse has the same sparse int8 model as our operators. The last columns say how many times faster ours "
+        "DeepSparse has the same sparse model as our operators. The last columns say how many times faster ours "
         "is.",
         "",
         "| model | batch x length | threads | zeros | fp32, ONNX Runtime | int8 dense, ONNX Runtime | int8 dense, "
-        "OpenVINO | int8 sparse, DeepSparse | int8 sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
+        "OpenVINO | sparse, DeepSparse | sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
         "|" + "---|" * 13,
     ]
     for shape, batch, length, threads in dict.fromkeys(key[:4] for key in cells):
@@ -70,7 +71,7 @@ def report(results: dict) -> str:
             entrants = [(FP32, OURS), (DENSE, OURS), (DENSE, "openvino"), (variant, "deepsparse"), (variant, OURS)]
             times = [milliseconds(results, cells.get((shape, batch, length, threads, *one))) for one in entrants]
             *others, ours = times
-            row = [shape, f"{batch} x {length}", f"{threads}", variant.removeprefix("int8 ")]
+            row = [shape, f"{batch} x {length}", f"{threads}", variant]
             row += ["not measured" if value is None else f"{value:.1f}" for value in times]
             row += [f"{other / ours:.2f}x" if other and ours else "" for other in others]
             lines.append("| " + " | ".join(row) + " |")

@@ -54,7 +54,7 @@ def _cell(model, engine, threads, *wall, length=128):
 
 def test_table_has_every_engine_and_what_was_refused():
     fp32, dense = sparse_runtime_report.FP32, sparse_runtime_report.DENSE
-    name = sparse_runtime_report.variant_name("1x4", 0.9)
+    name = sparse_runtime_report.variant_name("int8 1x4", 0.9)
     assert name == "int8 90 % 1x4"
     refused = _cell(name, "deepsparse", 1) | {"refused": "no environment: .venv-deepsparse has no deepsparse"}
     results = {
@@ -69,7 +69,9 @@ def test_table_has_every_engine_and_what_was_refused():
         "profile": {"of": {"shape": "minilm", "model": name, "batch": 1, "length": 128}, "milliseconds": {"A": 3.0}},
     }
     text = sparse_runtime_report.report(results)
-    one = "| minilm | 1 x 128 | 1 | 90 % 1x4 | 30.0 | 12.0 | 9.0 | not measured | 3.0 | 10.00x | 4.00x | 3.00x |  |"
+    one = (
+        "| minilm | 1 x 128 | 1 | int8 90 % 1x4 | 30.0 | 12.0 | 9.0 | not measured | 3.0 | 10.00x | 4.00x | 3.00x |  |"
+    )
     assert one in text
     assert "- DeepSparse, int8 90 % 1x4: no environment: .venv-deepsparse has no deepsparse" in text
     assert "| minilm | 1 x 128 | int8 90 % 1x4, ours | 2 | 1.50x |" in text
