@@ -4,7 +4,7 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
-	bench-exporters bench-step bench-scale bench-padding bench-qa runtime bench-break-even \
+	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
 	bench-sparse optimum parity fuzz resume-study crash-study encoders clean
 
 help:  ## what there is to make
@@ -108,6 +108,9 @@ bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up 
 
 runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
 	$(VENV)/bin/python -m sparsification.runtime.build
+
+runtime-arm: $(VENV)/tests-installed  ## minutes: the kernels compiled for aarch64, and their tests under qemu; needs Debian's g++-aarch64-linux-gnu and qemu-user
+	$(VENV)/bin/python tests/runtime_arm.py
 
 bench-break-even: runtime  ## minutes: from how many zeros on a sparse layer is faster than a dense one
 	$(VENV)/bin/python -m benchmarks.break_even

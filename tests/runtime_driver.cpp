@@ -1,6 +1,6 @@
 // Runs the kernels of every instruction set here, over random and hostile input, on memory of the exact size. Built
-// with the address and undefined-behaviour sanitizers by runtime/test_build.py; prints "ok" and how many weights were
-// refused.
+// with the address and undefined-behaviour sanitizers by runtime/test_build.py; prints "ok", how many weights were
+// refused, and the names of the instruction sets.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -169,7 +169,7 @@ static void test_window_linear() {
     high.push_back(params.high);
     zero.push_back(params.zero);
   }
-  WindowLinear linear{view, {given.scale.data(), given.bias.data(), given.gelu}, given.input_zero};
+  WindowLinear linear{view, {given.scale.data(), given.bias.data(), given.gelu, nullptr, nullptr, nullptr, nullptr, nullptr}, given.input_zero};
   WindowLinear quantized = linear;
   quantized.epilogue = {given.scale.data(), given.bias.data(), given.gelu, scale.data(),
                         reciprocal.data(),  low.data(),        high.data(), zero.data()};
@@ -356,5 +356,5 @@ int main() {
       for (int weight = 0; weight < 30; weight++) refused += test_hostile_weight();
     }
   }
-  std::printf("ok %d\n", refused);
+  std::printf("ok %d %s\n", refused, names.c_str());
 }
