@@ -149,19 +149,11 @@ class Graph:
         )
 
     def add_constant(self, name: str, array: np.ndarray) -> str:
-        """Add an initializer, unless there is an equal one of this name.
-
-        Returns:
-            Its name, with a number appended if the given one is that of another tensor.
-        """
-        array = np.ascontiguousarray(array)
+        """Add an initializer; returns its name, with a number appended if the given one exists already."""
         taken, number = name, 1
         while name in self._initializers or name in self.maker:
-            known = self.constant(name)
-            if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
-                return name
             name, number = f"{taken}.{number}", number + 1
-        self._initializers[name] = numpy_helper.from_array(array, name)
+        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
     def add_node(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = "", /, **attributes):
