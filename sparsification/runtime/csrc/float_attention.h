@@ -58,6 +58,11 @@ void attend(const FloatAttention& a, const float* queries, const float* keys, co
   }
 }
 
+INLINE void copy_padded(const float* from, int64_t count, int64_t padded, float* to) {
+  memcpy(to, from, sizeof(float) * count);
+  memset(to + count, 0, sizeof(float) * (padded - count));
+}
+
 void float_attention(const FloatAttention& a, int64_t batch, int64_t head, void* scratch) {
   int64_t size = float_padded(a.head_size), padded_keys = float_padded(a.length);
   const float* mask = a.mask + batch * a.mask_batch_stride;
@@ -74,11 +79,11 @@ void float_attention(const FloatAttention& a, int64_t batch, int64_t head, void*
   float* keys = context + size * kFloatTokens;     // [key][channel]
   float* values = keys + padded_keys * size;       // [key][channel]
   // Side by side they stay in the cache. What fills them up is read, but takes part in no result.
-  memset(keys, 0, sizeof(float) * 2 * padded_keys * size);
   for (int64_t j = 0; j < count; j++) {
-    memcpy(keys + j * size, key + j * a.key_stride, sizeof(float) * a.head_size);
-    memcpy(values + j * size, value + j * a.value_stride, sizeof(float) * a.head_size);
+    copy_padded(key + j * a.key_stride, a.head_size, size, keys + j * size);
+    copy_padded(value + j * a.value_stride, a.head_size, size, values + j * size);
   }
+  memset(keys + count * size, 0, sizeof(float) * (float_padded(count) - count) * size);
   for (int64_t first = 0; first < a.length; first += kFloatTokens) {
     int64_t tokens = least(a.length - first, kFloatTokens);
     transpose_in(query + first * a.query_stride, a.query_stride, tokens, a.head_size, queries);
