@@ -102,6 +102,58 @@ def test_batches_and_threads_change_nothing(tokens):
     assert session.run(None, {"x": case["x"][:, :0]})[0].shape == (2, 0, tokens // 6, 200)
 
 
+# Two layers of a feed-forward block
+
+
+def _feed_forward_session(case: dict, second: dict, threads: int = 1, **spoilt):
+    constants = pack(case["weight"], case["width"]) | {"bias": case["bias"]}
+    last = pack(second["weight"], second["width"]) | {"bias": second["bias"]}
+    constants |= {f"second_{name}": array for name, array in last.items()}
+    constants |= {name: change(constants[name]) for name, change in spoilt.items()}
+    attributes = {"inputs": case["weight"].shape[1], "gelu": 1}
+    outputs = {"y": TensorProto.FLOAT}
+    return make_session("SparseFeedForwardFloat", {"x": case["x"]}, constants, outputs, attributes, threads)
+
+
+@needs_compiler
+@property_test
+@given(linear_cases, st.integers(1, 150), st.sampled_from([1, 2]))
+def test_feed_forward_block_gives_the_bits_of_its_two_layers(case, outputs, threads):
+    second = _linear_case(len(case["x"]), len(case["weight"]), outputs, 0.1, 0)
+    session = _feed_forward_session(case, second, threads)
+    for _ in each_instruction_set():
+        expected = _run(second | {"x": _run(case, with_gelu=True)})
+        np.testing.assert_array_equal(session.run(None, {"x": case["x"]})[0], expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [30, 90, 150, 300])
+def test_feed_forward_block_is_the_same_in_batches_and_on_two_threads(tokens):
+    case, second = _linear_case(tokens, 200, 150, 0.2, 0), _linear_case(1, 150, 90, 0.2, 1)
+    expected = _feed_forward_session(case, second).run(None, {"x": case["x"]})[0].reshape(2, 3, -1, 90)
+    x = case["x"].reshape(2, 3, -1, 200)
+    session = _feed_forward_session(case | {"x": x}, second, threads=2)
+    for _ in range(5):
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("beyond its inputs", {"second_gaps": replaced(-1, 200)}),
+        ("bias does not have a number for each", {"second_bias": lambda array: array[1:]}),
+        ("more entries than there are inputs", {"second_counts": replaced(0, 21)}),
+    ],
+)
+def test_hostile_second_layer_is_refused_when_the_session_is_made(message, change):
+    with pytest.raises(Exception, match=message):
+        _feed_forward_session(_linear_case(2, 100, 20, 0.5, 0), _linear_case(2, 20, 30, 0.5, 0), **change)
+
+
+# What a file may hold
+
+
 HOSTILE = [
     ("more entries than there are inputs", {"counts": replaced(0, 101)}),
     ("rows' entries are not as many", {"counts": replaced(0, 0)}),
