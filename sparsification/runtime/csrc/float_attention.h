@@ -6,12 +6,12 @@
 
 namespace {
 
-constexpr int kQueryVectors = 2;               // queries that a step takes: with their sums they stay in registers
-constexpr int kRows = kLanes == 16 ? 8 : 4;    // keys, or channels, that it takes
+constexpr int kQueryVectors = 2;             // vectors of queries in a step: with their sums they stay in registers
+constexpr int kRows = kLanes == 16 ? 8 : 4;  // keys, or channels, in a step
 
 // sums[row][query] over `count` columns of values[row * row_stride + column * column_stride] * x[column][query].
-INLINE void multiply(const float* values, int64_t row_stride, int64_t column_stride, const float* x, int64_t count,
-                     Floats sums[kRows][kQueryVectors]) {
+INLINE void multiply_queries(const float* values, int64_t row_stride, int64_t column_stride, const float* x,
+                             int64_t count, Floats sums[kRows][kQueryVectors]) {
   for (int row = 0; row < kRows; row++)
     for (int v = 0; v < kQueryVectors; v++) sums[row][v] = Floats{};
   for (int64_t column = 0; column < count; column++) {
@@ -25,18 +25,20 @@ INLINE void multiply(const float* values, int64_t row_stride, int64_t column_str
   }
 }
 
-// context[channel][query] of kQueryVectors vectors of queries.
+// context[channel][query] of kQueryVectors vectors of queries. A mask for each key has stride 1, one for each key and
+// query that of the scores.
 void attend(const FloatAttention& a, const float* queries, const float* keys, const float* values, int64_t count,
             const float* mask, int64_t mask_key_stride, float* scores, float* context) {
   int64_t size = float_padded(a.head_size);
   Floats most[kQueryVectors], sums[kRows][kQueryVectors];
   for (int v = 0; v < kQueryVectors; v++) most[v] = all(-3.402823466e38f);
   for (int64_t key = 0; key < count; key += kRows) {
-    multiply(keys + key * size, size, 1, queries, a.head_size, sums);
+    multiply_queries(keys + key * size, size, 1, queries, a.head_size, sums);
     for (int row = 0; row < least(kRows, count - key); row++)
       for (int v = 0; v < kQueryVectors; v++) {
-        const float* added = mask + (key + row) * mask_key_stride + v * kLanes;
-        Floats score = sums[row][v] * a.score_scale + (mask_key_stride == 1 ? all(added[-v * kLanes]) : (Floats)load(added));
+        const float* from = mask + (key + row) * mask_key_stride;
+        Floats added = mask_key_stride == 1 ? all(*from) : (Floats)load(from + v * kLanes);
+        Floats score = sums[row][v] * a.score_scale + added;
         store(scores + (key + row) * kFloatTokens + v * kLanes, (Ints)score);
         most[v] = larger(most[v], score);
       }
@@ -51,7 +53,7 @@ void attend(const FloatAttention& a, const float* queries, const float* keys, co
     }
   for (int v = 0; v < kQueryVectors; v++) total[v] = 1.0f / total[v];
   for (int64_t channel = 0; channel < a.head_size; channel += kRows) {
-    multiply(values + channel, 1, size, scores, count, sums);
+    multiply_queries(values + channel, 1, size, scores, count, sums);
     for (int row = 0; row < kRows; row++)
       for (int v = 0; v < kQueryVectors; v++)
         store(context + (channel + row) * kFloatTokens + v * kLanes, (Ints)(sums[row][v] * total[v]));
@@ -72,12 +74,12 @@ void float_attention(const FloatAttention& a, int64_t batch, int64_t head, void*
   const float* key = a.key + batch * a.length * a.key_stride + head * a.head_size;
   const float* value = a.value + batch * a.length * a.value_stride + head * a.head_size;
 
-  float* scores = (float*)scratch;                 // [key][query]
-  float* masks = scores + padded_keys * kFloatTokens;  // [key][query]
-  float* queries = masks + padded_keys * kFloatTokens; // [channel][query]
-  float* context = queries + size * kFloatTokens;  // [channel][query]
-  float* keys = context + size * kFloatTokens;     // [key][channel]
-  float* values = keys + padded_keys * size;       // [key][channel]
+  float* scores = (float*)scratch;                      // [key][query]
+  float* masks = scores + padded_keys * kFloatTokens;   // [key][query]
+  float* queries = masks + padded_keys * kFloatTokens;  // [channel][query]
+  float* context = queries + size * kFloatTokens;       // [channel][query]
+  float* keys = context + size * kFloatTokens;          // [key][channel]
+  float* values = keys + padded_keys * size;            // [key][channel]
   // Side by side they stay in the cache. What fills them up is read, but takes part in no result.
   for (int64_t j = 0; j < count; j++) {
     copy_padded(key + j * a.key_stride, a.head_size, size, keys + j * size);

@@ -10,7 +10,7 @@ constexpr int kRowVectors = kLanes == 4 ? 8 : 4;  // of each of two rows: their 
 
 // Four weights in each quarter of a vector, and one of them in all lanes: one load in place of four.
 INLINE Floats load_four(const float* from) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
 #elif defined(__AVX2__)
   return _mm256_broadcast_ps((const __m128*)from);
@@ -20,7 +20,7 @@ INLINE Floats load_four(const float* from) {
 }
 template <int index>
 INLINE Floats one_of(Floats four) {
-#if defined(__AVX512F__)
+#if defined(__AVX512VNNI__)
   return _mm512_permute_ps(four, index * 0x55);
 #elif defined(__AVX2__)
   return _mm256_permute_ps(four, index * 0x55);
@@ -35,9 +35,10 @@ INLINE void add_product(Floats sums[kRowVectors], const float* panel, uint16_t o
   for (int v = 0; v < kRowVectors; v++) sums[v] = fma((Floats)load(inputs + v * 4 * kLanes), weight, sums[v]);
 }
 
-// sums[row][token] of a part, after one more slice. panel, sums: kRowVectors vectors of tokens. Not inlined, so that its
-// innermost loop has all registers.
-__attribute__((noinline)) void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const float* panel, float* sums) {
+// sums[row][token] of a part, after one more slice. panel, sums: kRowVectors vectors of tokens. Not inlined: the
+// innermost loop needs all registers.
+__attribute__((noinline)) void add_slice(const FloatLinear& linear, int64_t slice, int64_t part, const float* panel,
+                                         float* sums) {
   const FloatWeight& weight = linear.weight;
   int64_t at = slice * weight.parts + part;
   const uint8_t *order = weight.order + at * kFloatPartRows, *counts = weight.counts + at * kFloatPartRows / 2;
@@ -72,7 +73,7 @@ __attribute__((noinline)) void add_slice(const FloatLinear& linear, int64_t slic
   }
 }
 
-// to[column][row] = from[row][column]. With `pad`, rows of `to` are stored in whole vectors, with zeros at the end.
+// to[column][row] = from[row][column]. With `pad`, each row of `to` is filled up to a whole vector.
 template <bool pad>
 void transpose_floats(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
                       int64_t to_stride) {

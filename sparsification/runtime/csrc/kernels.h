@@ -127,7 +127,7 @@ struct Kernels {
   // A head of a row of the batch.
   void (*attention)(const Attention&, int64_t batch, int64_t head, void* scratch);
   void (*add_norm)(const AddNorm&, int64_t first_row, int64_t end_row);
-  // In fp32 (float_kernels.h). A slice of a tile's panel [inputs][kFloatTokens], with zeros behind the last token.
+  // In fp32 (float_kernels.h). A slice of a tile's panel [inputs][kFloatTokens], undefined behind the last token.
   void (*float_panel)(const float* x, int64_t inputs, int64_t tokens, int64_t tile, int64_t slice, float* panel);
   // sums[row][token] of the parts from first_part on, for the first `tokens` tokens of a panel.
   void (*float_linear)(const FloatLinear&, const float* panel, int64_t tokens, int64_t first_part, int64_t end_part,

@@ -42,18 +42,6 @@ struct LaneParams {
   }
 };
 
-// Runs work(tile, first part, end) on the session's threads.
-template <typename Work>
-void split(const void* api, const KernelContext* context, int64_t tokens, int64_t tile, int64_t parts,
-           const Work& work) {
-  int64_t tiles = (tokens + tile - 1) / tile, pieces = pieces_of(parts, tiles), each = (parts + pieces - 1) / pieces;
-  pieces = (parts + each - 1) / each;
-  parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
-    int64_t first = (int64_t)index % pieces * each;
-    work((int64_t)index / pieces, first, std::min(first + each, parts));
-  });
-}
-
 template <bool quantized>
 struct SparseLinear {
   static constexpr const char* kName = quantized ? "SparseLinearQuantized" : "SparseLinear";
@@ -123,19 +111,20 @@ struct SparseLinear {
     void* y = output(api, context, 0, shape);
     if (tokens == 0) return;
     const uint8_t* from = x.as<uint8_t>();
+    auto tiles = [&](int64_t size) { return (tokens + size - 1) / size; };
     if (windows) {
       const WindowWeight& weight = windows->view();
       WindowLinear linear{weight, lane_params.epilogue(scale.data(), bias.data(), gelu), input_zero};
       // Outputs that are put back into their places are so when all groups are done.
       int64_t parts = weight.order ? 1 : weight.groups, each = weight.groups / parts;
-      split(api, context, tokens, kWindowTokens, parts, [&](int64_t tile, int64_t first, int64_t end) {
+      parallel_tiles(api, context, tiles(kWindowTokens), parts, [&](int64_t tile, int64_t first, int64_t end) {
         void* room = scratch(window_scratch(weight, (end - first) * each));
         run.window_linear(linear, from, tokens, tile, first * each, end * each, y, room);
       });
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
-      split(api, context, tokens, kTokens, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
+      parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
         run.linear(linear, from, tokens, tile, first, end, y, scratch(linear_scratch(weight, end - first)));
       });
     }

@@ -36,17 +36,6 @@ struct Layer {
   }
 };
 
-// Runs work(tile, first part, end of the parts) on the session's threads.
-template <typename Work>
-void split(const void* api, const KernelContext* context, int64_t tiles, int64_t pieces, int64_t parts,
-           const Work& work) {
-  int64_t each = (parts + pieces - 1) / pieces, count = (parts + each - 1) / each;
-  parallel(api, context, (size_t)(tiles * count), [&](size_t index) {
-    int64_t first = (int64_t)index % count * each;
-    work((int64_t)index / count, first, std::min(first + each, parts));
-  });
-}
-
 template <int layers>
 struct SparseFloat {
   static constexpr const char* kName = layers == 1 ? "SparseLinearFloat" : "SparseFeedForwardFloat";
@@ -97,7 +86,7 @@ struct SparseFloat {
       int64_t row = first * kFloatPartRows, rows = std::min(end * kFloatPartRows, outputs) - row;
       run.float_output(sums, count(tile), rows, y + tile * kFloatTokens * outputs + row, outputs);
     };
-    // A tile for each thread is best.
+    // Where it is enough to share out tiles, what the stages leave of one stays in its thread's cache.
     if (tiles == 2 || tiles > 3) {
       parallel(api, context, (size_t)tiles, [&](size_t tile) {
         float* memory = (float*)scratch(sizeof(float) * tile_size);
@@ -106,15 +95,15 @@ struct SparseFloat {
       });
       return;
     }
-    // One or three: threads share them, stage by stage.
+    // One or three are shared out stage by stage, in parts.
     float* shared = (float*)shared_scratch(sizeof(float) * tiles * tile_size);
-    split(api, context, tiles, weight(0).slices, weight(0).slices,
-          [&](int64_t tile, int64_t first, int64_t end) { transpose(tile, first, end, shared + tile * tile_size); });
+    parallel_tiles(api, context, tiles, weight(0).slices, [&](int64_t tile, int64_t first, int64_t end) {
+      transpose(tile, first, end, shared + tile * tile_size);
+    });
     for (int layer = 0; layer < layers; layer++)
-      split(api, context, tiles, pieces_of(weight(layer).parts, tiles), weight(layer).parts,
-            [&](int64_t tile, int64_t first, int64_t end) {
-              multiply(layer, tile, first, end, shared + tile * tile_size);
-            });
+      parallel_tiles(api, context, tiles, weight(layer).parts, [&](int64_t tile, int64_t first, int64_t end) {
+        multiply(layer, tile, first, end, shared + tile * tile_size);
+      });
   }
 };
 
