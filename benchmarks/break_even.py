@@ -236,7 +236,10 @@ def report(results: dict) -> str:
             dense = cell[form].get("dense", cell["dense"])
             numbers = [f"{value:.3f}" for value in (dense, *cell[form]["times"])]
             name = f"{cell['tokens']} x {cell['inputs']} x {cell['outputs']}"
-            lines.append("| " + " | ".join([name, *numbers, f"{cell[form]['break_even']:.0%}"]) + " |")
+            even = cell[form]["break_even"]
+            lines.append(
+                f"| {' | '.join([name, *numbers])} | {f'{even:.0%}' if even < 1 else f'above {SHARES[-1]:.0%}'} |"
+            )
     lines += [
         "",
         "## Constants of the cost model",
