@@ -68,8 +68,8 @@ def report(results: dict) -> str:
         f"Latency of a batch in ms: {clock[results['clock']]}, median over {results['rounds']} rounds in which all "
         f"models of a shape take turns. On one thread the engines had the CPU for {share:.0%} of the time; a row "
         f"below {BUSY:.0%} is marked *: others used the CPU, too. fp32 and the dense int8 model do not depend on "
-        "the zeros; DeepSparse has the same sparse model as our operators. The last columns say how many times faster ours "
-        "is.",
+        "the zeros; DeepSparse has the same sparse model as our operators. The last columns say how many times "
+        "faster ours is.",
         "",
         "| model | batch x length | threads | zeros | fp32, ONNX Runtime | int8 dense, ONNX Runtime | int8 dense, "
         "OpenVINO | sparse, DeepSparse | sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
