@@ -10,4 +10,4 @@
 #define TEXT(name) TEXT_(name)
 
 extern const Kernels NAME(kernels_, VARIANT);
-const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear, window_linear, attention, add_norm};
+const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear_panel, linear, window_linear, attention, add_norm};

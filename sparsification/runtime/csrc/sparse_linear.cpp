@@ -137,8 +137,24 @@ struct SparseLinear {
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
+      int64_t tiles = (tokens + kTokens - 1) / kTokens;
+      size_t panel = panel_size(weight);
+      if (tiles >= 4) {
+        parallel(api, context, (size_t)tiles, [&](size_t tile) {
+          uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
+          run.linear_panel(weight, from, tokens, (int64_t)tile, memory);
+          run.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
+        });
+        return;
+      }
+      // Few tiles are split by outputs: first their panels, then the pieces that read them.
+      uint8_t* panels = (uint8_t*)shared_scratch(tiles * panel);
+      parallel(api, context, (size_t)tiles, [&](size_t tile) {
+        run.linear_panel(weight, from, tokens, (int64_t)tile, panels + tile * panel);
+      });
       split(api, context, tokens, kTokens, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-        run.linear(linear, from, tokens, tile, first, end, y, scratch(linear_scratch(weight, end - first)));
+        run.linear(linear, panels + tile * panel, tokens, tile, first, end, y,
+                   (int32_t*)scratch(sums_size(end - first)));
       });
     }
   }
