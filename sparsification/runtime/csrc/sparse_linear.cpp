@@ -124,8 +124,24 @@ struct SparseLinear {
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
-      parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-        run.linear(linear, from, tokens, tile, first, end, y, scratch(linear_scratch(weight, end - first)));
+      int64_t count = tiles(kTokens);
+      size_t panel = panel_size(weight);
+      if (count >= 4) {
+        parallel(api, context, (size_t)count, [&](size_t tile) {
+          uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
+          run.linear_panel(weight, from, tokens, (int64_t)tile, memory);
+          run.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
+        });
+        return;
+      }
+      // Few tiles are split by outputs: first their panels, then the pieces that read them.
+      uint8_t* panels = (uint8_t*)shared_scratch(count * panel);
+      parallel(api, context, (size_t)count, [&](size_t tile) {
+        run.linear_panel(weight, from, tokens, (int64_t)tile, panels + tile * panel);
+      });
+      parallel_tiles(api, context, count, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
+        int32_t* sums = (int32_t*)scratch(sums_size(end - first));
+        run.linear(linear, panels + tile * panel, tokens, tile, first, end, y, sums);
       });
     }
   }
