@@ -23,8 +23,15 @@ from sparsification.errors import SparsificationError
 
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
-WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "cost.cpp")
-OPERATORS = ("operators.cpp", "sparse_linear.cpp", "quantized_attention.cpp", "add_norm_quantize.cpp")
+WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "float_weight.cpp", "cost.cpp")
+OPERATORS = (
+    "operators.cpp",
+    "sparse_linear.cpp",
+    "sparse_linear_float.cpp",
+    "quantized_attention.cpp",
+    "float_attention.cpp",
+    "add_norm.cpp",
+)
 FLAGS = (
     "-std=c++17",
     "-O3",

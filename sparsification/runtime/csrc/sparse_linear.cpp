@@ -42,20 +42,6 @@ struct LaneParams {
   }
 };
 
-// Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are few tiles,
-// each is split by parts of the outputs.
-template <typename Work>
-void split(const void* api, const KernelContext* context, int64_t tokens, int64_t tile, int64_t parts,
-           const Work& work) {
-  int64_t tiles = (tokens + tile - 1) / tile;
-  int64_t pieces = std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
-  pieces = (parts + each - 1) / each;
-  parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
-    int64_t first = (int64_t)index % pieces * each;
-    work((int64_t)index / pieces, first, std::min(first + each, parts));
-  });
-}
-
 template <bool quantized>
 struct SparseLinear {
   static constexpr const char* kName = quantized ? "SparseLinearQuantized" : "SparseLinear";
@@ -125,34 +111,34 @@ struct SparseLinear {
     void* y = output(api, context, 0, shape);
     if (tokens == 0) return;
     const uint8_t* from = x.as<uint8_t>();
+    auto tiles = [&](int64_t size) { return (tokens + size - 1) / size; };
     if (windows) {
       const WindowWeight& weight = windows->view();
       WindowLinear linear{weight, lane_params.epilogue(scale.data(), bias.data(), gelu), input_zero};
       // Outputs that are put back into their places are so when all groups are done.
       int64_t parts = weight.order ? 1 : weight.groups, each = weight.groups / parts;
-      split(api, context, tokens, kWindowTokens, parts, [&](int64_t tile, int64_t first, int64_t end) {
+      parallel_tiles(api, context, tiles(kWindowTokens), parts, [&](int64_t tile, int64_t first, int64_t end) {
         void* room = scratch(window_scratch(weight, (end - first) * each));
         run.window_linear(linear, from, tokens, tile, first * each, end * each, y, room);
       });
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
-      int64_t tiles = (tokens + kTokens - 1) / kTokens;
       size_t panel = panel_size(weight);
-      if (tiles >= 4) {
-        parallel(api, context, (size_t)tiles, [&](size_t tile) {
+      if (tiles(kTokens) > 3) {
+        parallel(api, context, (size_t)tiles(kTokens), [&](size_t tile) {
           uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
           run.linear_panel(weight, from, tokens, (int64_t)tile, memory);
           run.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
         });
         return;
       }
-      // Few tiles are split by outputs: first their panels, then the pieces that read them.
-      uint8_t* panels = (uint8_t*)shared_scratch(tiles * panel);
-      parallel(api, context, (size_t)tiles, [&](size_t tile) {
+      // Few tiles are shared out in parts: first their panels, then what is read from these.
+      uint8_t* panels = (uint8_t*)shared_scratch(tiles(kTokens) * panel);
+      parallel(api, context, (size_t)tiles(kTokens), [&](size_t tile) {
         run.linear_panel(weight, from, tokens, (int64_t)tile, panels + tile * panel);
       });
-      split(api, context, tokens, kTokens, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
+      parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
         run.linear(linear, panels + tile * panel, tokens, tile, first, end, y,
                    (int32_t*)scratch(sums_size(end - first)));
       });
