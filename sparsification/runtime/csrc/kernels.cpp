@@ -13,4 +13,4 @@
 
 extern const Kernels NAME(kernels_, VARIANT);
 const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), linear_panel, linear,       window_linear, attention,
-                                        add_norm,      float_panel,  float_linear, float_output,  float_attention};
+                                         add_norm,      float_panel,  float_linear, float_output,  float_attention};

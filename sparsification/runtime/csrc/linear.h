@@ -5,27 +5,6 @@
 
 namespace {
 
-// Four weights in each quarter of a vector, and one of them in all lanes: one load in place of four.
-INLINE Ints load_four(const int32_t* from) {
-#if defined(__AVX512F__)
-  return (Ints)_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)from));
-#elif defined(__AVX2__)
-  return (Ints)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)from));
-#else
-  return load(from);
-#endif
-}
-template <int index>
-INLINE Ints one_of(Ints four) {
-#if defined(__AVX512F__)
-  return (Ints)_mm512_shuffle_epi32((__m512i)four, (_MM_PERM_ENUM)(index * 0x55));
-#elif defined(__AVX2__)
-  return (Ints)_mm256_shuffle_epi32((__m256i)four, index * 0x55);
-#else
-  return all(four[index]);
-#endif
-}
-
 // Transposes a square of 32-bit elements and stores the first `count` rows, `bytes` of each, `stride` bytes apart.
 INLINE void store_transposed(Ints rows[kLanes], uint8_t* to, int64_t stride, int64_t count, int64_t bytes) {
   transpose(rows);
@@ -92,9 +71,7 @@ struct Tile {
       }
       for (int step = steps[index]; step > 0; step--, offsets += kStep, values += kStep) {
         Ints four = load_four(values);
-        uint64_t where;
-        memcpy(&where, offsets, 8);
-        asm("" : "+r"(where));  // one load: compilers would prefer four, but loads are what there are most of
+        uint64_t where = load_offsets(offsets);
         add_block(total[0], panel, (uint16_t)where, one_of<0>(four));
         add_block(total[kSets - 1], panel, (uint16_t)(where >> 16), one_of<1>(four));
         add_block(total[0], panel, (uint16_t)(where >> 32), one_of<2>(four));
