@@ -96,8 +96,10 @@ def scores(runs: Sequence[Mapping[str, float]], em: str, f1: str) -> str:
 
 def engine_scores(onnx: Mapping[str, float]) -> str:
     """EM / F1 in ONNX Runtime: of ``model.onnx``, and of ``model.sparse.onnx`` where there is one."""
-    sparse = [f"sparse {scores([onnx], 'onnx_sparse_exact_match', 'onnx_sparse_f1')}"] * ("onnx_sparse_f1" in onnx)
-    return ", ".join([scores([onnx], "onnx_exact_match", "onnx_f1"), *sparse])
+    dense = scores([onnx], "onnx_exact_match", "onnx_f1")
+    if "onnx_sparse_f1" not in onnx:
+        return dense
+    return f"{dense}, sparse {scores([onnx], 'onnx_sparse_exact_match', 'onnx_sparse_f1')}"
 
 
 def minutes(runs: Sequence[dict]) -> str:
