@@ -24,6 +24,7 @@ from sparsification.errors import SparsificationError
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
 WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "cost.cpp")
+LAYERS = ("int8_linear.cpp",)
 OPERATORS = ("operators.cpp", "sparse_linear.cpp", "quantized_attention.cpp", "add_norm_quantize.cpp")
 FLAGS = (
     "-std=c++17",
@@ -97,10 +98,9 @@ def build(force: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may build at the same time: each in a directory of its own; the last rename wins.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
-        made = compile_sources(compiler, Path(scratch), FLAGS, *WEIGHTS, *OPERATORS)
+        made = compile_sources(compiler, Path(scratch), FLAGS, *WEIGHTS, *LAYERS, *OPERATORS)
         with atomic_path(path) as library:
-            # A C compiler that CC names does not link C++ by itself.
-            _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
+            link_library(compiler, made, library)
     for old in path.parent.glob(f"sparse-*{path.suffix}"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -141,6 +141,23 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(compile_one, jobs))
+
+
+def link_library(
+    compiler: Sequence[str], objects: Sequence[Path], library: Path, libraries: Sequence[str] = ("-lstdc++", "-lm")
+) -> None:
+    """Link object files as a shared library.
+
+    Args:
+        compiler: its command.
+        objects: what ``compile_sources`` returned.
+        library: the file to write.
+        libraries: what to link with; a C compiler that CC names does not link C++ by itself.
+
+    Raises:
+        BuildError: the compiler failed.
+    """
+    _run([*compiler, "-shared", *FLAGS, *map(str, objects), "-o", str(library), *libraries])
 
 
 def _files() -> list[Path]:

@@ -1,0 +1,53 @@
+"""Build of the provider's library: ``python provider/build_library.py``, in an environment with ``sparsification``.
+
+The kernels and the code that packs weights are those of ``sparsification/runtime/csrc``, compiled with the same flags
+for the same instruction sets.
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from sparsification.atomic_io import atomic_path
+from sparsification.runtime.build import FLAGS, LAYERS, WEIGHTS, compile_sources, find_compiler, link_library
+
+FOLDER = Path(__file__).resolve().parent
+PACKAGE = FOLDER / "onnxruntime_ep_sparse"
+SOURCES = FOLDER / "csrc"
+# The C++ runtime is linked statically and hidden: the wheel needs glibc alone.
+LIBRARIES = ("-lc++", "-lm")
+if sys.platform == "linux":
+    LIBRARIES = ("-static-libgcc", "-static-libstdc++", "-l:libstdc++.a", "-lm", "-Wl,--exclude-libs,ALL")
+
+
+def library_path() -> Path:
+    """File of the library in the package."""
+    return PACKAGE / f"libonnxruntime_ep_sparse{'.dylib' if sys.platform == 'darwin' else '.so'}"
+
+
+def package_version() -> str:
+    """Version in ``pyproject.toml``."""
+    found = re.search(r'^version = "(.+)"', (FOLDER / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def build() -> Path:
+    """Compile the library into the package.
+
+    Raises:
+        BuildError: there is no compiler, or it failed.
+    """
+    compiler = find_compiler()
+    own = sorted(str(path) for path in SOURCES.glob("*.cpp"))
+    flags = [*FLAGS, f'-DPROVIDER_VERSION="{package_version()}"']
+    with tempfile.TemporaryDirectory() as scratch:
+        made = compile_sources(compiler, Path(scratch), flags, *WEIGHTS, *LAYERS, *own)
+        with atomic_path(library_path()) as library:
+            link_library(compiler, made, library, LIBRARIES)
+    return library_path()
+
+
+if __name__ == "__main__":
+    print(build())

@@ -1,0 +1,184 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+// The constant int8 weight behind a DequantizeLinear, in the order of the kernels: [outputs][inputs].
+std::vector<int8_t> transposed(const int8_t* weight, int64_t inputs, int64_t outputs) {
+  std::vector<int8_t> turned((size_t)(inputs * outputs));
+  for (int64_t i = 0; i < inputs; i++)
+    for (int64_t o = 0; o < outputs; o++) turned[o * inputs + i] = weight[i * outputs + o];
+  return turned;
+}
+
+// Scales of the weight, one for each output; "" or why they are none.
+std::string read_scales(const GraphView& graph, int dequantize, Layer& layer) {
+  const ort::Tensor* scale = graph.constant(graph.input(dequantize, 1));
+  if (!scale || scale->type != ort::kFloat) return "the scale of its weight is no constant in fp32";
+  if (scale->count() != 1 && (scale->shape.size() != 1 || scale->count() != layer.outputs))
+    return "the scale of its weight is neither one number nor one for each output";
+  int64_t axis = graph.integer(dequantize, "axis", 1);
+  if (scale->count() != 1 && axis != 1 && axis != -1) return "its weight has a scale for each input";
+  if (graph.input(dequantize, 2) != kNone) {
+    const ort::Tensor* zero = graph.constant(graph.input(dequantize, 2));
+    if (!zero || zero->type != ort::kInt8) return "the zero point of its weight is no constant in int8";
+    auto values = zero->values<int8_t>();
+    if (std::any_of(values.begin(), values.end(), [](int8_t value) { return value != 0; }))
+      return "its weight is asymmetric: a weight of 0 is not the integer 0";
+  }
+  for (int64_t output = 0; output < layer.outputs; output++)
+    // In the order of ONNX Runtime: the product of the two scales first.
+    layer.scale.push_back(scale->as<float>()[scale->count() == 1 ? 0 : output] * layer.params.scale);
+  return "";
+}
+
+void add_bias(const GraphView& graph, Layer& layer) {
+  layer.bias.assign((size_t)layer.outputs, 0.0f);
+  int add = graph.only_consumer(layer.output, "Add");
+  if (add == kNone) return;
+  const ort::Tensor* bias = graph.constant(graph.other_input(add, layer.output));
+  if (!bias || bias->type != ort::kFloat || bias->shape != std::vector<int64_t>{layer.outputs}) return;
+  layer.bias = bias->values<float>();
+  layer.nodes.insert(add);
+  layer.output = graph.output(add);
+}
+
+double share_of_zeros(const ort::Tensor& weight) {
+  int64_t zeros = 0, count = std::max<int64_t>(weight.count(), 1);
+  for (int64_t i = 0; i < weight.count(); i++)
+    zeros += weight.type == ort::kFloat ? weight.as<float>()[i] == 0.0f : weight.as<int8_t>()[i] == 0;
+  return (double)zeros / (double)count;
+}
+
+// Fills in what a layer costs, and its non-zero weights unless they are too many in any pattern.
+void read_weight(const int8_t* weight, bool always, Layer& layer) {
+  double weights = (1 - layer.zeros) * (double)layer.inputs * (double)layer.outputs;
+  SparseRows none{layer.inputs, layer.outputs, 1, {}, {}};
+  layer.cost = layer_cost(none, {weights / 4, weights / kWindowBytes});
+  if (layer.sparse_cost() >= layer.cost.dense && !always) return;
+  std::vector<int8_t> dense = transposed(weight, layer.inputs, layer.outputs);
+  layer.rows = find_rows(layer.inputs, layer.outputs, dense.data(), layer.values);
+  layer.cost = layer_cost(layer.rows, layer_work(layer.rows, layer.values.data()));
+}
+
+// Fills a layer in from its MatMul; "" or why it cannot be taken.
+std::string read_int8(const GraphView& graph, int product, int dequantize, const ort::Tensor& weight, bool always,
+                      Layer& layer) {
+  if (graph.only_consumer(graph.output(dequantize), "MatMul") == kNone) return "other nodes use its weight, too";
+  layer.dequantize = graph.producer(graph.input(product, 0), "DequantizeLinear");
+  if (layer.dequantize == kNone) return "its input is not quantized";
+  std::optional<Quantization> params = unsigned_quantization(graph, layer.dequantize);
+  if (!params) return "its input is not quantized to uint8 with one constant scale";
+  if (layer.inputs > kMaxInputs) return "it has more than 65536 inputs";
+  if (layer.inputs == 0 || layer.outputs == 0) return "it has no inputs or outputs";
+  layer.params = *params;
+  layer.input = graph.input(layer.dequantize, 0);
+  layer.output = graph.output(product);
+  layer.nodes = {layer.dequantize, dequantize, product};
+  std::string refusal = read_scales(graph, dequantize, layer);
+  if (!refusal.empty()) return refusal;
+  add_bias(graph, layer);
+  try {
+    read_weight(weight.as<int8_t>(), always, layer);
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "";
+}
+
+// x * (1 + erf(x / sqrt 2)) * 0.5, with the factors in any order: its nodes and its output.
+std::optional<Tail> find_gelu(const GraphView& graph, int x) {
+  int whole = graph.only_consumer(x, "Gelu");
+  if (whole != kNone && graph.text(whole, "approximate") != "tanh") return Tail{{whole}, graph.output(whole), true, {}};
+  std::vector<int> readers = graph.consumers(x);
+  if (graph.is_used_elsewhere(x) || readers.size() != 2) return {};
+  auto is_near = [&](int tensor, double value) {
+    std::optional<float> number = graph.number(tensor);
+    return number && std::abs(*number - value) <= 1e-6;
+  };
+  auto is_half = [&](int node, int tensor) { return is_near(graph.other_input(node, tensor), 0.5); };
+  for (int turn = 0; turn < 2; turn++, std::swap(readers[0], readers[1])) {
+    int quotient = readers[0], factor = readers[1];
+    const std::string& type = graph.node(quotient).type;
+    bool divides = type == "Div" && graph.input(quotient, 0) == x && is_near(graph.input(quotient, 1), std::sqrt(2.0));
+    bool multiplies = type == "Mul" && is_near(graph.other_input(quotient, x), std::sqrt(0.5));
+    if ((!divides && !multiplies) || graph.node(factor).type != "Mul") continue;
+    int erf = graph.only_consumer(graph.output(quotient), "Erf");
+    int add = erf == kNone ? kNone : graph.only_consumer(graph.output(erf), "Add");
+    if (add == kNone || !is_near(graph.other_input(add, graph.output(erf)), 1.0)) continue;
+    int sum = graph.output(add), first = graph.only_consumer(sum, "Mul");
+    if (first == kNone) continue;
+    int last = kNone;
+    if (first == factor) {  // (x * sum) * 0.5
+      last = graph.only_consumer(graph.output(first), "Mul");
+      if (last != kNone && !is_half(last, graph.output(first))) last = kNone;
+    } else if (is_half(first, sum)) {  // (sum * 0.5) * x
+      last = graph.only_consumer(graph.output(first), "Mul");
+      if (last != factor) last = kNone;
+    } else if (is_half(factor, x)) {  // (x * 0.5) * sum
+      last = graph.only_consumer(graph.output(factor), "Mul");
+      if (last != first) last = kNone;
+    }
+    if (last != kNone) return Tail{{quotient, erf, add, first, factor, last}, graph.output(last), true, {}};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<Layer> find_layers(const GraphView& graph, bool always) {
+  std::vector<Layer> layers;
+  for (int node = 0; node < (int)graph.nodes().size(); node++) {
+    if (graph.node(node).type != "MatMul") continue;
+    int source = graph.input(node, 1), dequantize = graph.producer(source, "DequantizeLinear");
+    int tensor = dequantize == kNone ? source : graph.input(dequantize, 0);
+    const ort::Tensor* weight = graph.constant(tensor);
+    if (!weight || weight->shape.size() != 2) continue;
+    Layer layer;
+    layer.name = graph.name(tensor);
+    layer.inputs = weight->shape[0];
+    layer.outputs = weight->shape[1];
+    layer.form = weight->type == ort::kFloat ? "fp32" : weight->type == ort::kInt8 ? "int8" : "another type";
+    if (weight->type == ort::kFloat || weight->type == ort::kInt8) layer.zeros = share_of_zeros(*weight);
+    if (weight->type == ort::kInt8 && dequantize != kNone) {
+      layer.refusal = read_int8(graph, node, dequantize, *weight, always, layer);
+    } else {
+      layer.refusal = "its weight is " + layer.form + ": there are kernels for int8 only";
+    }
+    layers.push_back(std::move(layer));
+  }
+  return layers;
+}
+
+Tail find_tail(const GraphView& graph, const Layer& layer) {
+  Tail tail = find_gelu(graph, layer.output).value_or(Tail{{}, layer.output, false, {}});
+  int quantize = graph.only_consumer(tail.output, "QuantizeLinear");
+  tail.quantization = unsigned_quantization(graph, quantize);
+  if (tail.quantization) {
+    tail.nodes.insert(quantize);
+    tail.output = graph.output(quantize);
+  }
+  return tail;
+}
+
+std::unique_ptr<Int8Linear> pack(const std::vector<const Layer*>& layers, const std::vector<QuantParams>& params,
+                                 bool gelu) {
+  SparseRows rows{layers[0]->inputs, 0, 1, {0}, {}};
+  std::vector<int8_t> values;
+  LayerOutputs outputs{{}, {}, {}, gelu};
+  auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+  for (size_t i = 0; i < layers.size(); i++) {
+    const Layer& layer = *layers[i];
+    int64_t entries = (int64_t)rows.positions.size();
+    for (size_t row = 1; row < layer.rows.starts.size(); row++) rows.starts.push_back(entries + layer.rows.starts[row]);
+    append(rows.positions, layer.rows.positions);
+    append(values, layer.values);
+    append(outputs.scale, layer.scale);
+    append(outputs.bias, layer.bias);
+    if (!params.empty()) outputs.output_params.resize(outputs.scale.size(), params[i]);
+    rows.outputs += layer.outputs;
+  }
+  return std::make_unique<Int8Linear>(rows, values.data(), std::move(outputs), layers[0]->params.zero);
+}

@@ -1,0 +1,138 @@
+// Linear layers as blocks: alone, several of one input, and two in a row.
+#include <algorithm>
+#include <numeric>
+
+#include "blocks.h"
+
+using namespace ort;
+
+namespace {
+
+// The input's shape with another width, and how many tokens it has.
+int64_t tokens_of(const Tensor& x, int64_t inputs) {
+  check_shape(x);
+  check(!x.shape.empty() && x.shape.back() == inputs, "the input is not as wide as the weight");
+  return x.count() / inputs;
+}
+
+std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {
+  shape.back() = width;
+  return shape;
+}
+
+class LinearPlan : public Plan {
+ public:
+  explicit LinearPlan(const std::string& input_name) { add_input(input_name); }
+  void add(std::unique_ptr<Int8Linear> layer, const std::string& output_name) {
+    layers_.push_back(std::move(layer));
+    add_output(output_name);
+  }
+  void compute(const void* api, KernelContext* context) const override {
+    Tensor x = input(api, context, 0);
+    for (size_t i = 0; i < layers_.size(); i++) {
+      const Int8Linear& layer = *layers_[i];
+      int64_t tokens = tokens_of(x, layer.inputs());
+      void* y = output(api, context, i, with_width(x.shape, layer.outputs()));
+      if (y) layer.run(api, context, x.as<uint8_t>(), tokens, y);
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<Int8Linear>> layers_;
+};
+
+class FeedForwardPlan : public Plan {
+ public:
+  FeedForwardPlan(const std::string& input_name, std::unique_ptr<Int8Linear> first, std::unique_ptr<Int8Linear> second,
+                  const std::string& output_name)
+      : first_(std::move(first)), second_(std::move(second)) {
+    add_input(input_name);
+    add_output(output_name);
+  }
+  void compute(const void* api, KernelContext* context) const override {
+    Tensor x = input(api, context, 0);
+    int64_t tokens = tokens_of(x, first_->inputs());
+    void* y = output(api, context, 0, with_width(x.shape, second_->outputs()));
+    thread_local std::vector<uint8_t> between;
+    between.resize((size_t)(tokens * first_->outputs()));
+    uint8_t* memory = between.data();  // the session's other threads have a vector of their own
+    first_->run(api, context, x.as<uint8_t>(), tokens, memory);
+    second_->run(api, context, memory, tokens, y);
+  }
+
+ private:
+  std::unique_ptr<Int8Linear> first_, second_;
+};
+
+std::vector<QuantParams> params_of(const Tail& tail) {
+  return tail.quantization ? std::vector<QuantParams>{tail.quantization->stored_params()} : std::vector<QuantParams>{};
+}
+
+// Sorts the outputs of a layer by their number of weights, and the inputs of the layer that reads it alike. The kernel
+// of windows works on 16 outputs at a time, and the fullest decides how long it takes.
+void sort_between(Layer& first, Layer& second) {
+  const std::vector<int64_t>& starts = first.rows.starts;
+  std::vector<int64_t> order((size_t)first.outputs), place(order.size());
+  std::iota(order.begin(), order.end(), 0);
+  auto count = [&](int64_t row) { return starts[row + 1] - starts[row]; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return count(a) > count(b); });
+  for (size_t i = 0; i < order.size(); i++) place[order[i]] = (int64_t)i;
+  Layer sorted = first;
+  sorted.rows.starts = {0};
+  sorted.rows.positions.clear();
+  sorted.values.clear();
+  for (size_t i = 0; i < order.size(); i++) {
+    for (int64_t entry = starts[order[i]]; entry < starts[order[i] + 1]; entry++) {
+      sorted.rows.positions.push_back(first.rows.positions[entry]);
+      sorted.values.push_back(first.values[entry]);
+    }
+    sorted.rows.starts.push_back((int64_t)sorted.values.size());
+    sorted.scale[i] = first.scale[order[i]];
+    sorted.bias[i] = first.bias[order[i]];
+  }
+  first = std::move(sorted);
+  for (int64_t row = 0; row < second.outputs; row++) {
+    std::vector<std::pair<uint16_t, int8_t>> entries;
+    int64_t begin = second.rows.starts[row], end = second.rows.starts[row + 1];
+    for (int64_t entry = begin; entry < end; entry++)
+      entries.emplace_back((uint16_t)place[second.rows.positions[entry]], second.values[entry]);
+    std::sort(entries.begin(), entries.end());
+    for (int64_t entry = begin; entry < end; entry++)
+      std::tie(second.rows.positions[entry], second.values[entry]) = entries[entry - begin];
+  }
+}
+
+bool in_windows(const Layer& layer) { return layer.cost.windows < layer.cost.blocks; }
+
+}  // namespace
+
+std::optional<Block> linear_block(const GraphView& graph, const std::vector<const Layer*>& layers, bool fuse) {
+  Block block;
+  std::vector<int> outputs;
+  auto plan = std::make_unique<LinearPlan>(graph.name(layers[0]->input));
+  for (const Layer* layer : layers) {
+    Tail tail = fuse ? find_tail(graph, *layer) : Tail{{}, layer->output, false, {}};
+    block.nodes.insert(layer->nodes.begin(), layer->nodes.end());
+    block.nodes.insert(tail.nodes.begin(), tail.nodes.end());
+    outputs.push_back(tail.output);
+    plan->add(pack({layer}, params_of(tail), tail.gelu), graph.name(tail.output));
+  }
+  if (!graph.is_block(block.nodes, {layers[0]->input}, outputs)) return {};
+  block.plan = std::move(plan);
+  return block;
+}
+
+std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& first, const Layer& second) {
+  Tail between = find_tail(graph, first), after = find_tail(graph, second);
+  if (between.output != second.input || !between.quantization) return {};
+  Block block;
+  for (const std::set<int>& nodes : {first.nodes, between.nodes, second.nodes, after.nodes})
+    block.nodes.insert(nodes.begin(), nodes.end());
+  if (!graph.is_block(block.nodes, {first.input}, {after.output})) return {};
+  Layer sorted_first = first, sorted_second = second;
+  if (in_windows(first) && in_windows(second)) sort_between(sorted_first, sorted_second);
+  block.plan = std::make_unique<FeedForwardPlan>(
+      graph.name(first.input), pack({&sorted_first}, params_of(between), between.gelu),
+      pack({&sorted_second}, params_of(after), after.gelu), graph.name(after.output));
+  return block;
+}
