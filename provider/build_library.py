@@ -7,6 +7,7 @@ for the same instruction sets.
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparsification.atomic_io import atomic_path
@@ -15,15 +16,25 @@ from sparsification.runtime.build import FLAGS, LAYERS, WEIGHTS, compile_sources
 FOLDER = Path(__file__).resolve().parent
 PACKAGE = FOLDER / "onnxruntime_ep_sparse"
 SOURCES = FOLDER / "csrc"
-# The C++ runtime is linked statically and hidden: the wheel needs glibc alone.
-LIBRARIES = ("-lc++", "-lm")
-if sys.platform == "linux":
-    LIBRARIES = ("-static-libgcc", "-static-libstdc++", "-l:libstdc++.a", "-lm", "-Wl,--exclude-libs,ALL")
+# Nothing but the functions that ONNX Runtime looks for is visible, least of all templates of the C++ runtime.
+_EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
 
 
 def library_path() -> Path:
     """File of the library in the package."""
     return PACKAGE / f"libonnxruntime_ep_sparse{'.dylib' if sys.platform == 'darwin' else '.so'}"
+
+
+def libraries(compiler: Sequence[str]) -> list[str]:
+    """What the library is linked with: on Linux, the C++ runtime statically; the wheel needs glibc alone.
+
+    Args:
+        compiler: its command. Zig's links its own C++ runtime statically by itself.
+    """
+    if sys.platform != "linux":
+        return ["-lc++"]
+    static = [] if "zig" in " ".join(compiler) else ["-static-libgcc", "-static-libstdc++", "-l:libstdc++.a"]
+    return [*static, "-lm", "-s", _EXPORTS]
 
 
 def package_version() -> str:
@@ -45,7 +56,7 @@ def build() -> Path:
     with tempfile.TemporaryDirectory() as scratch:
         made = compile_sources(compiler, Path(scratch), flags, *WEIGHTS, *LAYERS, *own)
         with atomic_path(library_path()) as library:
-            link_library(compiler, made, library, LIBRARIES)
+            link_library(compiler, made, library, libraries(compiler))
     return library_path()
 
 

@@ -2,15 +2,70 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <numeric>
 
 namespace {
 
-// The constant int8 weight behind a DequantizeLinear, in the order of the kernels: [outputs][inputs].
-std::vector<int8_t> transposed(const int8_t* weight, int64_t inputs, int64_t outputs) {
-  std::vector<int8_t> turned((size_t)(inputs * outputs));
-  for (int64_t i = 0; i < inputs; i++)
-    for (int64_t o = 0; o < outputs; o++) turned[o * inputs + i] = weight[i * outputs + o];
-  return turned;
+// How many weights of each output are not 0, in a weight [inputs][outputs].
+std::vector<int64_t> count_weights(const int8_t* weight, int64_t inputs, int64_t outputs) {
+  std::vector<int64_t> counts((size_t)outputs, 0);
+  std::vector<uint8_t> some((size_t)outputs);
+  for (int64_t first = 0; first < inputs; first += 255) {
+    std::fill(some.begin(), some.end(), (uint8_t)0);
+    for (int64_t input = first; input < std::min(first + 255, inputs); input++)
+      for (int64_t output = 0; output < outputs; output++) some[output] += weight[input * outputs + output] != 0;
+    for (int64_t output = 0; output < outputs; output++) counts[output] += some[output];
+  }
+  return counts;
+}
+
+// The non-zero weights of a weight [inputs][outputs].
+SparseRows rows_of(const int8_t* weight, int64_t inputs, const std::vector<int64_t>& counts,
+                   std::vector<int8_t>& values) {
+  int64_t outputs = (int64_t)counts.size();
+  SparseRows rows{inputs, outputs, 1, {0}, {}};
+  for (int64_t count : counts) rows.starts.push_back(rows.starts.back() + count);
+  rows.positions.resize((size_t)rows.starts.back());
+  values.resize(rows.positions.size());
+  std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
+  auto add = [&](int64_t input, int64_t output) {
+    int64_t entry = next[output]++;
+    rows.positions[entry] = (uint16_t)input;
+    values[entry] = weight[input * outputs + output];
+  };
+  for (int64_t input = 0; input < inputs; input++) {
+    const int8_t* row = weight + input * outputs;
+    int64_t output = 0;
+    for (; output + 8 <= outputs; output += 8) {
+      uint64_t eight, low = 0x7f7f7f7f7f7f7f7f;
+      std::memcpy(&eight, row + output, 8);
+      // The highest bit of each byte that is not 0. The machine is little-endian: the first byte is the lowest.
+      for (uint64_t bits = (((eight & low) + low) | eight) & ~low; bits; bits &= bits - 1)
+        add(input, output + __builtin_ctzll(bits) / 8);
+    }
+    for (; output < outputs; output++)
+      if (row[output] != 0) add(input, output);
+  }
+  return rows;
+}
+
+// What a layer costs, estimated from some of its outputs.
+LayerCost estimate(const Layer& layer) {
+  constexpr int64_t kPart = 8, kLeast = 128;
+  int64_t every = std::min(kPart, layer.outputs / kLeast);
+  if (every <= 1) return layer_cost(layer.rows, layer_work(layer.rows, layer.values.data()));
+  SparseRows some{layer.inputs, 0, 1, {0}, {}};
+  std::vector<int8_t> values;
+  for (int64_t row = 0; row < layer.outputs; row += every, some.outputs++) {
+    int64_t begin = layer.rows.starts[row], end = layer.rows.starts[row + 1];
+    some.positions.insert(some.positions.end(), layer.rows.positions.begin() + begin, layer.rows.positions.begin() + end);
+    values.insert(values.end(), layer.values.begin() + begin, layer.values.begin() + end);
+    some.starts.push_back((int64_t)values.size());
+  }
+  LayerWork work = layer_work(some, values.data());
+  double factor = (double)layer.outputs / (double)some.outputs;
+  return layer_cost(layer.rows, {work.blocks * factor, work.windows * factor});
 }
 
 // Scales of the weight, one for each output; "" or why they are none.
@@ -45,27 +100,26 @@ void add_bias(const GraphView& graph, Layer& layer) {
   layer.output = graph.output(add);
 }
 
-double share_of_zeros(const ort::Tensor& weight) {
-  int64_t zeros = 0, count = std::max<int64_t>(weight.count(), 1);
-  for (int64_t i = 0; i < weight.count(); i++)
-    zeros += weight.type == ort::kFloat ? weight.as<float>()[i] == 0.0f : weight.as<int8_t>()[i] == 0;
-  return (double)zeros / (double)count;
+double share_of_zeros(int64_t nonzeros, const Layer& layer) {
+  double count = (double)layer.inputs * (double)layer.outputs;
+  return count == 0 ? 0 : 1 - (double)nonzeros / count;
 }
 
 // Fills in what a layer costs, and its non-zero weights unless they are too many in any pattern.
-void read_weight(const int8_t* weight, bool always, Layer& layer) {
+void read_weight(const int8_t* weight, const std::vector<int64_t>& counts, bool always, Layer& layer) {
   double weights = (1 - layer.zeros) * (double)layer.inputs * (double)layer.outputs;
-  SparseRows none{layer.inputs, layer.outputs, 1, {}, {}};
-  layer.cost = layer_cost(none, {weights / 4, weights / kWindowBytes});
+  layer.cost = layer_cost({layer.inputs, layer.outputs, 1, {}, {}}, {weights / 4, weights / kWindowBytes});
   if (layer.sparse_cost() >= layer.cost.dense && !always) return;
-  std::vector<int8_t> dense = transposed(weight, layer.inputs, layer.outputs);
-  layer.rows = find_rows(layer.inputs, layer.outputs, dense.data(), layer.values);
-  layer.cost = layer_cost(layer.rows, layer_work(layer.rows, layer.values.data()));
+  layer.rows = rows_of(weight, layer.inputs, counts, layer.values);
+  // To pack a weight in windows takes most of the time in which a session is created.
+  layer.cost = estimate(layer);
+  if (std::abs(layer.sparse_cost() / layer.cost.dense - 1) < 0.15)
+    layer.cost = layer_cost(layer.rows, layer_work(layer.rows, layer.values.data()));
 }
 
 // Fills a layer in from its MatMul; "" or why it cannot be taken.
-std::string read_int8(const GraphView& graph, int product, int dequantize, const ort::Tensor& weight, bool always,
-                      Layer& layer) {
+std::string read_int8(const GraphView& graph, int product, int dequantize, const int8_t* weight,
+                      const std::vector<int64_t>& counts, bool always, Layer& layer) {
   if (graph.only_consumer(graph.output(dequantize), "MatMul") == kNone) return "other nodes use its weight, too";
   layer.dequantize = graph.producer(graph.input(product, 0), "DequantizeLinear");
   if (layer.dequantize == kNone) return "its input is not quantized";
@@ -81,7 +135,7 @@ std::string read_int8(const GraphView& graph, int product, int dequantize, const
   if (!refusal.empty()) return refusal;
   add_bias(graph, layer);
   try {
-    read_weight(weight.as<int8_t>(), always, layer);
+    read_weight(weight, counts, always, layer);
   } catch (const std::invalid_argument& error) {
     return error.what();
   }
@@ -140,12 +194,19 @@ std::vector<Layer> find_layers(const GraphView& graph, bool always) {
     layer.name = graph.name(tensor);
     layer.inputs = weight->shape[0];
     layer.outputs = weight->shape[1];
-    layer.form = weight->type == ort::kFloat ? "fp32" : weight->type == ort::kInt8 ? "int8" : "another type";
-    if (weight->type == ort::kFloat || weight->type == ort::kInt8) layer.zeros = share_of_zeros(*weight);
     if (weight->type == ort::kInt8 && dequantize != kNone) {
-      layer.refusal = read_int8(graph, node, dequantize, *weight, always, layer);
+      layer.form = "int8";
+      std::vector<int64_t> counts = count_weights(weight->as<int8_t>(), layer.inputs, layer.outputs);
+      layer.zeros = share_of_zeros(std::accumulate(counts.begin(), counts.end(), int64_t{0}), layer);
+      layer.refusal = read_int8(graph, node, dequantize, weight->as<int8_t>(), counts, always, layer);
+    } else if (weight->type == ort::kFloat) {
+      layer.form = "fp32";
+      const float* values = weight->as<float>();
+      layer.zeros = share_of_zeros(weight->count() - std::count(values, values + weight->count(), 0.0f), layer);
+      layer.refusal = "there is no kernel for fp32 weights";
     } else {
-      layer.refusal = "its weight is " + layer.form + ": there are kernels for int8 only";
+      layer.form = "other";
+      layer.refusal = "there are kernels for int8 weights in QDQ form only";
     }
     layers.push_back(std::move(layer));
   }

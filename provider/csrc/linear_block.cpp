@@ -91,14 +91,26 @@ void sort_between(Layer& first, Layer& second) {
     sorted.bias[i] = first.bias[order[i]];
   }
   first = std::move(sorted);
-  for (int64_t row = 0; row < second.outputs; row++) {
-    std::vector<std::pair<uint16_t, int8_t>> entries;
-    int64_t begin = second.rows.starts[row], end = second.rows.starts[row + 1];
-    for (int64_t entry = begin; entry < end; entry++)
-      entries.emplace_back((uint16_t)place[second.rows.positions[entry]], second.values[entry]);
-    std::sort(entries.begin(), entries.end());
-    for (int64_t entry = begin; entry < end; entry++)
-      std::tie(second.rows.positions[entry], second.values[entry]) = entries[entry - begin];
+  // All entries, by their new input, are put back into their rows.
+  SparseRows& rows = second.rows;
+  std::vector<int64_t> at((size_t)second.inputs + 1, 0);
+  for (uint16_t position : rows.positions) at[place[position] + 1]++;
+  std::partial_sum(at.begin(), at.end(), at.begin());
+  struct Entry {
+    int32_t row;
+    uint16_t position;
+    int8_t value;
+  };
+  std::vector<Entry> entries(rows.positions.size());
+  for (int64_t row = 0; row < second.outputs; row++)
+    for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++) {
+      int64_t position = place[rows.positions[entry]];
+      entries[at[position]++] = {(int32_t)row, (uint16_t)position, second.values[entry]};
+    }
+  std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
+  for (const Entry& entry : entries) {
+    rows.positions[next[entry.row]] = entry.position;
+    second.values[next[entry.row]++] = entry.value;
   }
 }
 
