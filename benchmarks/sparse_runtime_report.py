@@ -1,15 +1,18 @@
 """What does ``sparse_runtime.py`` say of what it has measured? Its results as Markdown."""
 
 import statistics
+from collections.abc import Iterable
 
 FP32, DENSE = "fp32 dense", "int8 dense"
 OURS = "onnxruntime"  # the engine of the sparse models: with our operators
+BUSY = 0.95  # share of the CPU below which a row was made on a busy machine
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "deepsparse": "DeepSparse"}
 
 
 def variant_name(kind: str, sparsity: float) -> str:
-    """The name of a sparse model."""
-    return f"int8 {sparsity:.0%} {kind}".replace("%", " %")
+    """The name of a sparse model; its kind is "int8 1x4", for example."""
+    precision, mask = kind.split()
+    return f"{precision} {sparsity:.0%} {mask}".replace("%", " %")
 
 
 def milliseconds(results: dict, cell: dict | None) -> float | None:
@@ -17,6 +20,13 @@ def milliseconds(results: dict, cell: dict | None) -> float | None:
     if cell is None or "refused" in cell:
         return None
     return statistics.median(cell[results["clock"] if cell["threads"] == 1 else "wall"])
+
+
+def shares(cells: Iterable[dict]) -> float:
+    """How much of the CPU that they asked for measurements had, in [0, 1]."""
+    timed = [cell for cell in cells if "refused" not in cell]
+    asked = sum(sum(cell["wall"]) * cell["threads"] for cell in timed)
+    return sum(sum(cell["cpu"]) for cell in timed) / max(asked, 1e-9)
 
 
 def table(results: dict) -> dict[tuple, dict]:
@@ -48,29 +58,32 @@ def report(results: dict) -> str:
     )
     vnni = {True: "with VNNI", False: "without VNNI", None: "VNNI unknown"}[results["vnni"]]
     clock = {"wall": "wall-clock time", "cpu": "processor time on one thread, wall-clock time on more"}
-    timed = [cell for cell in results["cells"] if "refused" not in cell and cell["threads"] == 1]
-    share = sum(sum(cell["cpu"]) for cell in timed) / max(sum(sum(cell["wall"]) for cell in timed), 1e-9)
+    share = shares(cell for cell in results["cells"] if cell["threads"] == 1)
     lines = [
-        "# Sparse int8 models with our operators, and other engines",
+        "# Sparse models with our operators, and other engines",
         "",
-        f"{results['date']}, {results['cpu']} ({vnni}); {engines}. Random weights. Made by `make bench-sparse`.",
+        f"{results['date']}, {results['cpu']} ({vnni}); {engines}. bert-base has random weights, minilm those of "
+        "all-MiniLM-L6-v2, pruned by magnitude; other models are checkpoints. Made by `make bench-sparse`.",
         "",
         f"Latency of a batch in ms: {clock[results['clock']]}, median over {results['rounds']} rounds in which all "
-        f"models of a shape take turns. On one thread the engines had the CPU for {share:.0%} of the time; where that "
-        "is much below 100 %, others used it, too. fp32 and the dense int8 model do not depend on the zeros; "
-        "DeepSparse has the same sparse int8 model as our operators. The last columns say how many times faster ours "
-        "is.",
+        f"models of a shape take turns. On one thread the engines had the CPU for {share:.0%} of the time; a row "
+        f"below {BUSY:.0%} is marked *: others used the CPU, too. fp32 and the dense int8 model do not depend on "
+        "the zeros; DeepSparse has the same sparse model as our operators. The last columns say how many times "
+        "faster ours is.",
         "",
         "| model | batch x length | threads | zeros | fp32, ONNX Runtime | int8 dense, ONNX Runtime | int8 dense, "
-        "OpenVINO | int8 sparse, DeepSparse | int8 sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
+        "OpenVINO | sparse, DeepSparse | sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
         "|" + "---|" * 13,
     ]
     for shape, batch, length, threads in dict.fromkeys(key[:4] for key in cells):
         for variant in results["variants"]:
             entrants = [(FP32, OURS), (DENSE, OURS), (DENSE, "openvino"), (variant, "deepsparse"), (variant, OURS)]
-            times = [milliseconds(results, cells.get((shape, batch, length, threads, *one))) for one in entrants]
-            *others, ours = times
-            row = [shape, f"{batch} x {length}", f"{threads}", variant.removeprefix("int8 ")]
+            found = [cells.get((shape, batch, length, threads, *one)) for one in entrants]
+            if found[-1] is None:
+                continue  # a variant of another model
+            *others, ours = times = [milliseconds(results, cell) for cell in found]
+            is_busy = threads == 1 and shares(cell for cell in found if cell is not None) < BUSY
+            row = [shape + " *" * is_busy, f"{batch} x {length}", f"{threads}", variant]
             row += ["not measured" if value is None else f"{value:.1f}" for value in times]
             row += [f"{other / ours:.2f}x" if other and ours else "" for other in others]
             lines.append("| " + " | ".join(row) + " |")
@@ -108,13 +121,11 @@ def _scaling(results: dict, cells: dict[tuple, dict]) -> list[str]:
 
 def _files(results: dict) -> list[str]:
     rows = [
-        f"| {shape} | "
-        + " | ".join(f"{sizes[name] / 1e6:.1f} MB" for name in (FP32, DENSE, *results["variants"]))
-        + " |"
+        f"| {shape} | {name} | {size / 1e6:.1f} MB |"
         for shape, sizes in results["files"].items()
+        for name, size in sizes.items()
     ]
-    heads = [FP32, DENSE, *results["variants"]]
-    return ["", "## Files", "", "| model | " + " | ".join(heads) + " |", "|" + "---|" * (len(heads) + 1), *rows]
+    return ["", "## Files", "", "| model | zeros | size |", "|---|---|---|", *rows]
 
 
 def _profile(results: dict) -> list[str]:

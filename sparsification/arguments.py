@@ -44,7 +44,7 @@ class SparsificationArguments:
     onnx_target: str = field(
         default="onnxruntime",
         metadata={
-            "help": "Engine that a quantized model is exported for: onnxruntime (and OpenVINO), deepsparse, "
+            "help": "Engine that the model is exported for: onnxruntime (and OpenVINO), deepsparse, "
             "onnxruntime-sparse, which adds model.sparse.onnx for this package's sparse operators, or all, which also "
             "writes DeepSparse's file to a folder 'deepsparse'.",
             "choices": [*TARGETS, SPARSE_TARGET, ALL_TARGETS],

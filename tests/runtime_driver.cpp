@@ -1,6 +1,6 @@
 // Runs the kernels of every instruction set here, over random and hostile input, on memory of the exact size. Built
-// with the address and undefined-behaviour sanitizers by runtime/test_build.py; prints "ok" and how many weights were
-// refused.
+// with the address and undefined-behaviour sanitizers by runtime/test_build.py; prints "ok", how many weights were
+// refused, and the names of the instruction sets.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -13,6 +13,7 @@
 
 #include "block_weight.h"
 #include "cpu.h"
+#include "float_weight.h"
 #include "window_weight.h"
 
 static std::mt19937 generator(0);
@@ -168,7 +169,7 @@ static void test_window_linear() {
     high.push_back(params.high);
     zero.push_back(params.zero);
   }
-  WindowLinear linear{view, {given.scale.data(), given.bias.data(), given.gelu}, given.input_zero};
+  WindowLinear linear{view, {given.scale.data(), given.bias.data(), given.gelu, nullptr, nullptr, nullptr, nullptr, nullptr}, given.input_zero};
   WindowLinear quantized = linear;
   quantized.epilogue = {given.scale.data(), given.bias.data(), given.gelu, scale.data(),
                         reciprocal.data(),  low.data(),        high.data(), zero.data()};
@@ -182,6 +183,41 @@ static void test_window_linear() {
         kernels().window_linear(quantized, given.x.get(), given.tokens, tile, first, end, given.integers.get(), memory);
       });
   given.check();
+}
+
+static void test_float_linear() {
+  RandomWeight weight(random_between(1, 300), random_between(1, 150), random_between(0, 1) ? 1 : 4);
+  int64_t inputs = weight.inputs, outputs = weight.outputs, tokens = random_between(1, 140);
+  Exact<float> values(weight.values.size), x(tokens * inputs), y(tokens * outputs);
+  for (size_t index = 0; index < values.size; index++) values[index] = weight.values[index];
+  for (size_t index = 0; index < x.size; index++) x[index] = random_number();
+  PackedFloats packed(decode_rows(weight.file()), values.get());
+  const FloatWeight& view = packed.view();
+  Exact<float> bias(packed.padded_outputs());
+  for (int64_t row = 0; row < outputs; row++) bias[row] = random_number();
+  bool gelu = random_between(0, 1);
+  FloatLinear linear{view, bias.get(), gelu};
+  int64_t pieces = random_between(1, view.parts);
+  for (int64_t tile = 0; tile * kFloatTokens < tokens; tile++) {
+    int64_t token = tile * kFloatTokens, count = std::min(tokens - token, (int64_t)kFloatTokens);
+    Exact<float> panel(float_panel_size(view));
+    for (int64_t slice = 0; slice < view.slices; slice++)
+      kernels().float_panel(x.get(), inputs, tokens, tile, slice, panel.get());
+    for (int64_t piece = 0; piece < pieces; piece++) {
+      int64_t first = view.parts * piece / pieces, end = view.parts * (piece + 1) / pieces, row = first * kFloatPartRows;
+      Exact<float> sums(float_sums_size(end - first));
+      kernels().float_linear(linear, panel.get(), count, first, end, sums.get());
+      kernels().float_output(sums.get(), count, std::min(end * kFloatPartRows, outputs) - row,
+                             y.get() + token * outputs + row, outputs);
+    }
+  }
+  std::vector<int> dense = weight.dense();
+  for (int64_t row = 0; row < outputs && !gelu; row++)
+    for (int64_t token = 0; token < tokens; token++) {
+      float sum = bias[row];
+      for (int64_t k = 0; k < inputs; k++) sum = std::fma(x[token * inputs + k], (float)dense[row * inputs + k], sum);
+      if (y[token * outputs + row] != sum) fail("an fp32 Linear layer's output is wrong");
+    }
 }
 
 static bool test_hostile_weight() {
@@ -201,6 +237,8 @@ static bool test_hostile_weight() {
     SparseRows rows = decode_rows(file);
     PackedBlocks blocks(rows, weight.values.get());
     PackedWindows windows(rows, weight.values.get());
+    std::vector<float> values(weight.values.size);
+    PackedFloats floats(rows, values.data());
     return false;
   } catch (const std::invalid_argument&) {
     return true;
@@ -261,6 +299,34 @@ static void test_attention() {
     for (int64_t head = 0; head < a.heads; head++) kernels().attention(a, row, head, memory);
 }
 
+static void test_float_attention() {
+  FloatAttention a{};
+  int64_t batch = random_between(1, 2);
+  a.length = random_between(1, 140);
+  a.heads = random_between(1, 3);
+  a.head_size = random_between(1, 40);
+  int64_t width = a.heads * a.head_size;
+  bool each = random_between(0, 1);
+  Exact<float> mask(batch * (each ? a.length : 1) * a.length);
+  for (size_t index = 0; index < mask.size; index++) mask[index] = random_between(0, 1) ? 0.0f : -3.402823466e38f;
+  a.mask = mask.get();
+  a.mask_query_stride = each ? a.length : 0;
+  a.mask_batch_stride = (each ? a.length : 1) * a.length;
+  const float** tensors[] = {&a.query, &a.key, &a.value};
+  int64_t* strides[] = {&a.query_stride, &a.key_stride, &a.value_stride};
+  std::vector<Exact<float>> memory;
+  for (int i = 0; i < 3; i++) {
+    *strides[i] = width + random_between(0, 5);
+    memory.emplace_back((batch * a.length - 1) * *strides[i] + width);
+    for (size_t index = 0; index < memory[i].size; index++) memory[i][index] = random_number();
+    *tensors[i] = memory[i].get();
+  }
+  Exact<float> output(batch * a.length * width), room(float_attention_scratch(a) / sizeof(float));
+  a.output = output.get();
+  for (int64_t row = 0; row < batch; row++)
+    for (int64_t head = 0; head < a.heads; head++) kernels().float_attention(a, row, head, room.get());
+}
+
 static void test_add_norm() {
   int64_t rows = random_between(1, 5), size = random_between(1, 100), rest = random_between(1, rows);
   Exact<float> a(rows * size), b(rest * size), gamma(size), beta(size), output(rows * size);
@@ -269,8 +335,8 @@ static void test_add_norm() {
     for (size_t index = 0; index < tensor->size; index++) (*tensor)[index] = random_number();
   if (!random_between(0, 9)) a[0] = NAN;
   if (!random_between(0, 9)) a[0] = INFINITY;
-  AddNorm norm{a.get(), b.get(), rest, gamma.get(), beta.get(), size, 1e-12f, output.get(), integers.get(),
-               make_quant_params(0.02f, 120)};
+  AddNorm norm{a.get(), b.get(), rest, gamma.get(), beta.get(), size, 1e-12f, output.get(),
+               random_between(0, 1) ? integers.get() : nullptr, make_quant_params(0.02f, 120)};
   kernels().add_norm(norm, 0, rows);
 }
 
@@ -283,10 +349,12 @@ int main() {
       test_linear();
       test_window_linear();
       test_attention();
+      test_float_linear();
+      test_float_attention();
       test_add_norm();
       test_hostile_sizes();
       for (int weight = 0; weight < 30; weight++) refused += test_hostile_weight();
     }
   }
-  std::printf("ok %d\n", refused);
+  std::printf("ok %d %s\n", refused, names.c_str());
 }

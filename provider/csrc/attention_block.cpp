@@ -1,4 +1,5 @@
-// Quantized attention as a block, from the layers of query, key and value to the next layer's integers.
+// Attention as a block, from the layers of query, key and value to the input of the next layer: its integers where it is
+// quantized.
 #include <algorithm>
 #include <map>
 
@@ -21,7 +22,18 @@ struct Path {
   bool transposes = false;
   std::optional<Quantization> params;  // of its QuantizeLinear nodes
   std::optional<float> scale;          // of its last DequantizeLinear
+  float factor = 1.0f;                 // of fp32
 };
+
+// The constant factor of a Mul or Div, and its other input; none for any other node.
+std::optional<std::pair<float, int>> constant_factor(const GraphView& graph, int node) {
+  const std::string& type = graph.node(node).type;
+  if (type != "Mul" && type != "Div") return {};
+  bool is_first = type == "Mul" && graph.number(graph.input(node, 0));
+  std::optional<float> number = graph.number(graph.input(node, is_first ? 0 : 1));
+  if (!number || *number == 0) return {};
+  return std::pair(type == "Mul" ? *number : 1.0f / *number, graph.input(node, is_first ? 1 : 0));
+}
 
 // Adds a QuantizeLinear or DequantizeLinear; false if its parameters are others.
 bool add_quantization(const GraphView& graph, int node, Path& path) {
@@ -32,13 +44,21 @@ bool add_quantization(const GraphView& graph, int node, Path& path) {
 }
 
 // From a factor of a product back to a Linear layer.
-std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::map<int, const Layer*>& layers) {
+std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::map<int, const Layer*>& layers,
+                               bool quantized) {
   Path path{{}, tensor};
   std::optional<Quantization> last;
   while (!layers.count(path.tensor)) {
     int node = graph.producer(path.tensor);
     if (node == kNone) return {};
     const std::string& type = graph.node(node).type;
+    path.nodes.insert(node);
+    if (!quantized)
+      if (auto scaling = constant_factor(graph, node)) {
+        path.factor *= scaling->first;
+        path.tensor = scaling->second;
+        continue;
+      }
     if (type == "DequantizeLinear" && !path.scale) {
       last = quantization(graph, node);
       if (!last) return {};
@@ -55,15 +75,15 @@ std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::ma
     } else {
       return {};
     }
-    path.nodes.insert(node);
     path.tensor = graph.input(node, 0);
   }
-  if (path.shape == kNone || !path.params || !last || !path.params->same_integers(*last)) return {};
-  return path;
+  if (path.shape == kNone || layers.at(path.tensor)->is_float() == quantized) return {};
+  if (!quantized) return path.params || last ? std::nullopt : std::optional(path);
+  return path.params && last && path.params->same_integers(*last) ? std::optional(path) : std::nullopt;
 }
 
-// From the context of all heads to the integers that the next layer reads.
-std::optional<Path> trace_context(const GraphView& graph, int tensor) {
+// From the context of all heads to the tensor that the next layer reads.
+std::optional<Path> trace_context(const GraphView& graph, int tensor, bool quantized) {
   Path path{{}, tensor};
   for (;;) {
     const std::vector<int>& readers = graph.consumers(path.tensor);
@@ -82,15 +102,24 @@ std::optional<Path> trace_context(const GraphView& graph, int tensor) {
     }
     path.nodes.insert(node);
     path.tensor = graph.output(node);
-    if (type == "QuantizeLinear" && path.shape != kNone) break;
+    if (path.shape != kNone && (!quantized || type == "QuantizeLinear")) break;
   }
-  return path.order == Order{0, 2, 1, 3} && !path.params->is_signed ? std::optional(path) : std::nullopt;
+  bool fits = quantized ? path.params && !path.params->is_signed : !path.params;
+  return fits && path.order == Order{0, 2, 1, 3} ? std::optional(path) : std::nullopt;
 }
+
+struct Heads {
+  int64_t batch, length, count, size;
+};
+
+// Added to the scores: [1 or batch, 1 or heads, 1 or length, length].
+struct Mask {
+  const float* data;
+  int64_t batch_stride, head_stride, query_stride;
+};
 
 class AttentionPlan : public Plan {
  public:
-  std::unique_ptr<Int8Linear> layer;  // query, key and value side by side
-  Attention attention{};
   Integers head_shapes[3], output_shape;
   size_t mask;
 
@@ -100,55 +129,68 @@ class AttentionPlan : public Plan {
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
     check_shape(x);
-    check(x.shape.size() == 3 && x.shape[2] == layer->inputs(), "the input is no [batch, length, width of the weight]");
-    int64_t batch = x.shape[0], length = x.shape[1], width = layer->outputs() / 3;
+    check(x.shape.size() == 3 && x.shape[2] == inputs(), "the input is no [batch, length, width of the weight]");
+    int64_t batch = x.shape[0], length = x.shape[1], width = outputs() / 3;
     check(length <= kMaxKeys, "the sequence is longer than 32768");
-    std::vector<int64_t> heads = reshaped({batch, length, width}, numbers(api, context, head_shapes[0]));
-    check(heads.size() == 4 && heads[0] == batch && heads[1] == length, "query has not the shape [batch, length, ..]");
-    for (const Integers& shape : head_shapes)
-      check(reshaped({batch, length, width}, numbers(api, context, shape)) == heads,
+    std::vector<int64_t> shape = reshaped({batch, length, width}, numbers(api, context, head_shapes[0]));
+    check(shape.size() == 4 && shape[0] == batch && shape[1] == length, "query has not the shape [batch, length, ..]");
+    for (const Integers& other : head_shapes)
+      check(reshaped({batch, length, width}, numbers(api, context, other)) == shape,
             "query, key and value have different shapes");
-    void* y = output(api, context, 0, reshaped(heads, numbers(api, context, output_shape)));
-    if (x.count() == 0) return;
-    thread_local std::vector<uint8_t> integers;
-    integers.resize((size_t)(batch * length * 3 * width));
-    uint8_t* memory = integers.data();
-    layer->run(api, context, x.as<uint8_t>(), batch * length, memory);
+    void* y = output(api, context, 0, reshaped(shape, numbers(api, context, output_shape)));
+    if (!y || x.count() == 0) return;
+    Heads heads{batch, length, shape[2], shape[3]};
+    thread_local std::vector<float> memory;
+    run(api, context, x, heads, read_mask(input(api, context, mask), heads, memory), y);
+  }
 
-    Attention a = attention;
-    a.query = memory;
-    a.key = memory + width;
-    a.value = memory + 2 * width;
+ protected:
+  virtual int64_t inputs() const = 0;
+  virtual int64_t outputs() const = 0;  // of query, key and value side by side
+  virtual void run(const void* api, const KernelContext* context, const Tensor& x, const Heads& heads, const Mask& mask,
+                   void* y) const = 0;
+
+  // Fills in what the kernels for int8 and fp32 have alike; query, key and value side by side.
+  template <typename Kind, typename T>
+  static Kind filled(Kind a, const Heads& heads, const Mask& mask, const T* tensors, T* y) {
+    int64_t width = heads.count * heads.size;
+    a.query = tensors;
+    a.key = tensors + width;
+    a.value = tensors + 2 * width;
     a.query_stride = a.key_stride = a.value_stride = 3 * width;
-    a.key_flip = a.value_flip = 0x80;
-    a.length = length;
-    a.heads = heads[2];
-    a.head_size = heads[3];
-    a.output = (uint8_t*)y;
-    Tensor added = input(api, context, mask);
-    check(added.shape.size() <= 4, "the mask has more than four dimensions");
-    std::vector<int64_t> shape(4 - added.shape.size(), 1);
-    shape.insert(shape.end(), added.shape.begin(), added.shape.end());
-    check((shape[0] == 1 || shape[0] == batch) && (shape[1] == 1 || shape[1] == a.heads) &&
-              (shape[2] == 1 || shape[2] == length),
-          "the mask does not fit the scores");
-    shape[3] = length;
-    thread_local std::vector<float> mask_memory;
-    const float* masks = broadcast(added, shape, mask_memory);
-    a.mask_query_stride = shape[2] == 1 ? 0 : length;
-    int64_t head_stride = shape[2] * length;
-    a.mask_batch_stride = shape[0] == 1 ? 0 : shape[1] * head_stride;
-    if (shape[1] == 1) head_stride = 0;
-    const Kernels& run = kernels();
-    parallel(api, context, (size_t)(batch * a.heads), [&](size_t index) {
-      int64_t head = (int64_t)index % a.heads;
-      Attention own = a;
-      own.mask = masks + head * head_stride;
-      run.attention(own, (int64_t)index / a.heads, head, scratch(attention_scratch(own)));
+    a.mask_batch_stride = mask.batch_stride;
+    a.mask_query_stride = mask.query_stride;
+    a.length = heads.length;
+    a.heads = heads.count;
+    a.head_size = heads.size;
+    a.output = y;
+    return a;
+  }
+  // Runs a kernel for each head, which may have a mask of its own.
+  template <typename Kind, typename Kernel>
+  static void each_head(const void* api, const KernelContext* context, const Kind& all, const Heads& heads,
+                        const Mask& mask, const Kernel& kernel) {
+    parallel(api, context, (size_t)(heads.batch * heads.count), [&](size_t index) {
+      int64_t head = (int64_t)index % heads.count;
+      Kind a = all;
+      a.mask = mask.data + head * mask.head_stride;
+      kernel(a, (int64_t)index / heads.count, head);
     });
   }
 
  private:
+  static Mask read_mask(const Tensor& added, const Heads& heads, std::vector<float>& memory) {
+    check(added.shape.size() <= 4, "the mask has more than four dimensions");
+    std::vector<int64_t> shape(4 - added.shape.size(), 1);
+    shape.insert(shape.end(), added.shape.begin(), added.shape.end());
+    check((shape[0] == 1 || shape[0] == heads.batch) && (shape[1] == 1 || shape[1] == heads.count) &&
+              (shape[2] == 1 || shape[2] == heads.length),
+          "the mask does not fit the scores");
+    shape[3] = heads.length;
+    int64_t head = shape[2] * shape[3];
+    return {broadcast(added, shape, memory), shape[0] == 1 ? 0 : shape[1] * head, shape[1] == 1 ? 0 : head,
+            shape[2] == 1 ? 0 : shape[3]};
+  }
   std::vector<int64_t> numbers(const void* api, const KernelContext* context, const Integers& integers) const {
     if (integers.is_constant) return integers.values;
     Tensor tensor = input(api, context, integers.input);
@@ -157,10 +199,49 @@ class AttentionPlan : public Plan {
   }
 };
 
+struct Int8AttentionPlan : AttentionPlan {
+  std::unique_ptr<Int8Linear> layer;
+  Attention attention{};
+
+  int64_t inputs() const override { return layer->inputs(); }
+  int64_t outputs() const override { return layer->outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, const Heads& heads, const Mask& mask,
+           void* y) const override {
+    thread_local std::vector<uint8_t> integers;
+    integers.resize((size_t)(heads.batch * heads.length * outputs()));
+    layer->run(api, context, x.as<uint8_t>(), heads.batch * heads.length, integers.data());
+    Attention all = filled(attention, heads, mask, (const uint8_t*)integers.data(), (uint8_t*)y);
+    all.key_flip = all.value_flip = 0x80;
+    const Kernels& run = kernels();
+    each_head(api, context, all, heads, mask, [&](const Attention& a, int64_t batch, int64_t head) {
+      run.attention(a, batch, head, scratch(attention_scratch(a)));
+    });
+  }
+};
+
+struct FloatAttentionPlan : AttentionPlan {
+  FloatLayers layer{false};
+  FloatAttention attention{};
+
+  int64_t inputs() const override { return layer.inputs(); }
+  int64_t outputs() const override { return layer.outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, const Heads& heads, const Mask& mask,
+           void* y) const override {
+    thread_local std::vector<float> tensors;
+    tensors.resize((size_t)(heads.batch * heads.length * outputs()));
+    layer.run(api, context, x.as<float>(), heads.batch * heads.length, tensors.data());
+    FloatAttention all = filled(attention, heads, mask, (const float*)tensors.data(), (float*)y);
+    const Kernels& run = kernels();
+    each_head(api, context, all, heads, mask, [&](const FloatAttention& a, int64_t batch, int64_t head) {
+      run.float_attention(a, batch, head, scratch(float_attention_scratch(a)));
+    });
+  }
+};
+
 struct Match {
   Path query, key, value, context;
-  Quantization probability;
-  float factor;  // of the scores
+  std::optional<Quantization> probability;  // none: it is in fp32
+  float factor;                             // of the scores
   int mask;
   std::set<int> nodes;
 };
@@ -169,43 +250,68 @@ struct Match {
 std::optional<Match> match(const GraphView& graph, const std::map<int, const Layer*>& layers, int softmax) {
   int64_t axis = graph.integer(softmax, "axis", -1);
   if (axis != -1 && axis != 3) return {};
-  int quantize = graph.only_consumer(graph.output(softmax), "QuantizeLinear");
-  std::optional<Quantization> probability = unsigned_quantization(graph, quantize);
-  if (!probability) return {};
-  int dequantize = graph.only_consumer(graph.output(quantize), "DequantizeLinear");
-  std::optional<Quantization> back = quantization(graph, dequantize);
-  if (!back || !(*back == *probability)) return {};
-  int product = graph.only_consumer(graph.output(dequantize), "MatMul");
-  if (product == kNone || graph.input(product, 0) != graph.output(dequantize)) return {};
-  int add = graph.producer(graph.input(softmax, 0), "Add");
-  if (add == kNone) return {};
+  std::set<int> nodes{softmax};
+  int probabilities = graph.output(softmax), quantize = graph.only_consumer(probabilities, "QuantizeLinear");
+  std::optional<Quantization> probability;
+  if (quantize != kNone) {
+    probability = unsigned_quantization(graph, quantize);
+    int dequantize = graph.only_consumer(graph.output(quantize), "DequantizeLinear");
+    std::optional<Quantization> back = quantization(graph, dequantize);
+    if (!probability || !back || !(*back == *probability)) return {};
+    nodes.insert({quantize, dequantize});
+    probabilities = graph.output(dequantize);
+  }
+  int product = graph.only_consumer(probabilities, "MatMul"), add = graph.producer(graph.input(softmax, 0), "Add");
+  if (product == kNone || graph.input(product, 0) != probabilities || add == kNone) return {};
+  nodes.insert({product, add});
   for (int side = 0; side < 2; side++) {
-    std::set<int> nodes{softmax, quantize, dequantize, product, add};
-    int scores = graph.input(add, side);
-    float factor = 1.0f;
-    int scaling = graph.producer(scores);
+    int scores = graph.input(add, side), scaling = graph.producer(scores);
     if (scaling == kNone) continue;
-    const std::string& type = graph.node(scaling).type;
-    if (type == "Mul" || type == "Div") {
-      bool first = type == "Mul" && graph.number(graph.input(scaling, 0));
-      std::optional<float> number = graph.number(graph.input(scaling, first ? 0 : 1));
-      if (!number) continue;
-      factor = type == "Mul" ? *number : 1.0f / *number;
-      nodes.insert(scaling);
-      scores = graph.input(scaling, first ? 1 : 0);
+    float factor = 1.0f;
+    if (auto found = constant_factor(graph, scaling)) {
+      std::tie(factor, scores) = *found;
+    } else {
+      scaling = kNone;
     }
     int multiply = graph.producer(scores, "MatMul");
     if (multiply == kNone) continue;
     nodes.insert(multiply);
-    std::optional<Path> query = trace_back(graph, graph.input(multiply, 0), layers);
-    std::optional<Path> key = trace_back(graph, graph.input(multiply, 1), layers);
-    std::optional<Path> value = trace_back(graph, graph.input(product, 1), layers);
-    std::optional<Path> context = trace_context(graph, graph.output(product));
-    if (!query || !key || !value || !context) return {};
+    if (scaling != kNone) nodes.insert(scaling);
+    bool quantized = probability.has_value();
+    std::optional<Path> query = trace_back(graph, graph.input(multiply, 0), layers, quantized);
+    std::optional<Path> key = trace_back(graph, graph.input(multiply, 1), layers, quantized);
+    std::optional<Path> value = trace_back(graph, graph.input(product, 1), layers, quantized);
+    std::optional<Path> context = trace_context(graph, graph.output(product), quantized);
+    if (!query || !key || !value || !context || value->factor != 1.0f) return {};
     if (query->order != Order{0, 2, 1, 3} || key->order != Order{0, 2, 3, 1} || value->order != query->order) return {};
-    return Match{*query, *key, *value, *context, *probability, factor, graph.input(add, 1 - side), nodes};
+    factor *= query->factor * key->factor;
+    return Match{*query, *key, *value, *context, probability, factor, graph.input(add, 1 - side), nodes};
   }
   return {};
+}
+
+std::unique_ptr<AttentionPlan> make_plan(const Match& found, const std::vector<const Layer*>& layers) {
+  if (!found.probability) {
+    auto plan = std::make_unique<FloatAttentionPlan>();
+    pack(layers, plan->layer);
+    plan->attention.score_scale = found.factor;
+    return plan;
+  }
+  auto plan = std::make_unique<Int8AttentionPlan>();
+  const Path *query = &found.query, *key = &found.key, *value = &found.value;
+  std::vector<QuantParams> params;
+  for (const Path* path : {query, key, value}) params.push_back(path->params->stored_params());
+  plan->layer = pack(layers, params, false);
+  Attention& a = plan->attention;
+  a.query_zero = query->params->stored_zero();
+  a.key_zero = key->params->stored_zero() - 128;
+  a.value_zero = value->params->stored_zero() - 128;
+  a.score_scale = *query->scale * *key->scale;
+  if (found.factor != 1.0f) a.score_scale *= found.factor;
+  a.context_scale = found.probability->scale * *value->scale;
+  a.probability_params = found.probability->stored_params();
+  a.output_params = found.context.params->stored_params();
+  return plan;
 }
 
 }  // namespace
@@ -217,11 +323,22 @@ std::optional<AttentionMatch> attention_block(const GraphView& graph, const std:
   std::optional<Match> found = match(graph, by_output, softmax);
   if (!found) return {};
   AttentionMatch result;
-  auto plan = std::make_unique<AttentionPlan>();
-  std::vector<int> inputs;
-  std::vector<QuantParams> params;
   result.block.nodes = found->nodes;
+  const Path* paths[] = {&found->query, &found->key, &found->value};
   auto insert = [&](const std::set<int>& nodes) { result.block.nodes.insert(nodes.begin(), nodes.end()); };
+  for (const Path* path : paths) {
+    const Layer* layer = by_output.at(path->tensor);
+    result.layers.push_back(layer);
+    insert(layer->nodes);
+    insert(path->nodes);
+    const Layer& first = *result.layers[0];
+    if (layer->input != first.input || !(layer->params == first.params) || layer->outputs != first.outputs) return {};
+    if (!layer->is_read()) return {};
+  }
+  insert(found->context.nodes);
+
+  std::unique_ptr<AttentionPlan> plan = make_plan(*found, result.layers);
+  std::vector<int> inputs;
   auto read = [&](int tensor) {
     inputs.push_back(tensor);
     return plan->read(graph.name(tensor));
@@ -231,35 +348,12 @@ std::optional<AttentionMatch> attention_block(const GraphView& graph, const std:
     if (constant && constant->type == kInt64) return Integers{constant->values<int64_t>(), 0, true};
     return Integers{{}, read(tensor), false};
   };
-  const Path* paths[] = {&found->query, &found->key, &found->value};
-  read(by_output.at(paths[0]->tensor)->input);
-  for (int i = 0; i < 3; i++) {
-    const Layer* layer = by_output.at(paths[i]->tensor);
-    result.layers.push_back(layer);
-    insert(layer->nodes);
-    insert(paths[i]->nodes);
-    params.push_back(paths[i]->params->stored_params());
-    plan->head_shapes[i] = integers(paths[i]->shape);
-    const Layer& first = *result.layers[0];
-    if (layer->input != first.input || !(layer->params == first.params) || layer->outputs != first.outputs) return {};
-    if (layer->rows.starts.empty()) return {};  // too few zeros in any pattern: its weight has not been read
-  }
-  insert(found->context.nodes);
+  read(result.layers[0]->input);
+  for (int i = 0; i < 3; i++) plan->head_shapes[i] = integers(paths[i]->shape);
   plan->output_shape = integers(found->context.shape);
   plan->mask = read(found->mask);
   plan->write(graph.name(found->context.tensor));
-  if (!graph.is_block(result.block.nodes, inputs, {found->context.tensor})) return {};
-
-  plan->layer = pack(result.layers, params, false);
-  Attention& a = plan->attention;
-  a.query_zero = paths[0]->params->stored_zero();
-  a.key_zero = paths[1]->params->stored_zero() - 128;
-  a.value_zero = paths[2]->params->stored_zero() - 128;
-  a.score_scale = *paths[0]->scale * *paths[1]->scale;
-  if (found->factor != 1.0f) a.score_scale *= found->factor;
-  a.context_scale = found->probability.scale * *paths[2]->scale;
-  a.probability_params = found->probability.stored_params();
-  a.output_params = found->context.params->stored_params();
+  if (graph.constant(found->mask) || !graph.is_block(result.block.nodes, inputs, {found->context.tensor})) return {};
   result.block.plan = std::move(plan);
   return result;
 }

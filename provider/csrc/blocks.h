@@ -20,5 +20,6 @@ struct AttentionMatch {
 };
 std::optional<AttentionMatch> attention_block(const GraphView& graph, const std::vector<Layer>& layers, int softmax);
 
-// A residual sum, LayerNormalization and quantization; `end` is the last node of the LayerNormalization.
+// A residual sum and LayerNormalization, with quantization where it follows; `end` is the last node of the
+// LayerNormalization.
 std::optional<Block> norm_block(const GraphView& graph, int end);

@@ -60,8 +60,8 @@ class Finder {
   void take_feed_forwards() {
     for (const Layer& first : layers_)
       for (const Layer& second : layers_)
-        if (&first != &second && pays(first) && pays(second) && is_free(first) && is_free(second) &&
-            graph_.producer(second.input) != kNone)
+        if (pays(first) && pays(second) && is_free(first) && is_free(second) &&
+            graph_.producer(second.input) != kNone && &first != &second)
           take(feed_forward_block(graph_, first, second), {&first, &second}, "feed-forward");
   }
 
@@ -69,7 +69,7 @@ class Finder {
     // Those that share the DequantizeLinear of their input can only be taken together.
     std::map<int, std::vector<const Layer*>> groups;
     for (const Layer& layer : layers_)
-      if (pays(layer) && is_free(layer)) groups[layer.dequantize].push_back(&layer);
+      if (pays(layer) && is_free(layer)) groups[layer.is_float() ? *layer.nodes.begin() : layer.dequantize].push_back(&layer);
     for (const auto& [node, group] : groups)
       if (!take(linear_block(graph_, group, options_.fuse), group, "alone") && options_.fuse)
         take(linear_block(graph_, group, false), group, "alone");

@@ -3,12 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 namespace {
 
+// Of an fp32 layer, in nanoseconds for each token: ONNX Runtime's product for each weight, and the sparse one for each
+// that is not 0. On AMD Zen 5 it is as fast with 70 % of the weights; it has to be a little faster.
+constexpr double kFloatDense = 0.0083, kFloatWeight = 0.0115, kFloatLargest = 0.65;
+
 // How many weights of each output are not 0, in a weight [inputs][outputs].
-std::vector<int64_t> count_weights(const int8_t* weight, int64_t inputs, int64_t outputs) {
+template <typename T>
+std::vector<int64_t> count_weights(const T* weight, int64_t inputs, int64_t outputs) {
   std::vector<int64_t> counts((size_t)outputs, 0);
   std::vector<uint8_t> some((size_t)outputs);
   for (int64_t first = 0; first < inputs; first += 255) {
@@ -20,32 +26,42 @@ std::vector<int64_t> count_weights(const int8_t* weight, int64_t inputs, int64_t
   return counts;
 }
 
+// Calls add(output) for each weight that is not 0 of an input. Most of eight int8 weights are.
+template <typename Add>
+void each_output(const int8_t* row, int64_t outputs, const Add& add) {
+  int64_t output = 0;
+  for (; output + 8 <= outputs; output += 8) {
+    uint64_t eight, low = 0x7f7f7f7f7f7f7f7f;
+    std::memcpy(&eight, row + output, 8);
+    // The highest bit of each byte that is not 0. The machine is little-endian: the first byte is the lowest.
+    for (uint64_t bits = (((eight & low) + low) | eight) & ~low; bits; bits &= bits - 1)
+      add(output + __builtin_ctzll(bits) / 8);
+  }
+  for (; output < outputs; output++)
+    if (row[output] != 0) add(output);
+}
+template <typename Add>
+void each_output(const float* row, int64_t outputs, const Add& add) {
+  for (int64_t output = 0; output < outputs; output++)
+    if (row[output] != 0) add(output);
+}
+
 // The non-zero weights of a weight [inputs][outputs].
-SparseRows rows_of(const int8_t* weight, int64_t inputs, const std::vector<int64_t>& counts,
-                   std::vector<int8_t>& values) {
+template <typename T>
+SparseRows rows_of(const T* weight, int64_t inputs, const std::vector<int64_t>& counts, std::vector<T>& values) {
   int64_t outputs = (int64_t)counts.size();
   SparseRows rows{inputs, outputs, 1, {0}, {}};
   for (int64_t count : counts) rows.starts.push_back(rows.starts.back() + count);
   rows.positions.resize((size_t)rows.starts.back());
   values.resize(rows.positions.size());
   std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
-  auto add = [&](int64_t input, int64_t output) {
-    int64_t entry = next[output]++;
-    rows.positions[entry] = (uint16_t)input;
-    values[entry] = weight[input * outputs + output];
-  };
   for (int64_t input = 0; input < inputs; input++) {
-    const int8_t* row = weight + input * outputs;
-    int64_t output = 0;
-    for (; output + 8 <= outputs; output += 8) {
-      uint64_t eight, low = 0x7f7f7f7f7f7f7f7f;
-      std::memcpy(&eight, row + output, 8);
-      // The highest bit of each byte that is not 0. The machine is little-endian: the first byte is the lowest.
-      for (uint64_t bits = (((eight & low) + low) | eight) & ~low; bits; bits &= bits - 1)
-        add(input, output + __builtin_ctzll(bits) / 8);
-    }
-    for (; output < outputs; output++)
-      if (row[output] != 0) add(input, output);
+    const T* row = weight + input * outputs;
+    each_output(row, outputs, [&](int64_t output) {
+      int64_t entry = next[output]++;
+      rows.positions[entry] = (uint16_t)input;
+      values[entry] = row[output];
+    });
   }
   return rows;
 }
@@ -89,6 +105,7 @@ std::string read_scales(const GraphView& graph, int dequantize, Layer& layer) {
   return "";
 }
 
+// The Add of a bias that follows the product, if there is one.
 void add_bias(const GraphView& graph, Layer& layer) {
   layer.bias.assign((size_t)layer.outputs, 0.0f);
   int add = graph.only_consumer(layer.output, "Add");
@@ -98,11 +115,6 @@ void add_bias(const GraphView& graph, Layer& layer) {
   layer.bias = bias->values<float>();
   layer.nodes.insert(add);
   layer.output = graph.output(add);
-}
-
-double share_of_zeros(int64_t nonzeros, const Layer& layer) {
-  double count = (double)layer.inputs * (double)layer.outputs;
-  return count == 0 ? 0 : 1 - (double)nonzeros / count;
 }
 
 // Fills in what a layer costs, and its non-zero weights unless they are too many in any pattern.
@@ -117,7 +129,21 @@ void read_weight(const int8_t* weight, const std::vector<int64_t>& counts, bool 
     layer.cost = layer_cost(layer.rows, layer_work(layer.rows, layer.values.data()));
 }
 
-// Fills a layer in from its MatMul; "" or why it cannot be taken.
+// Fills an fp32 layer in from its MatMul; "" or why it cannot be taken.
+std::string read_float(const GraphView& graph, int product, const float* weight, const std::vector<int64_t>& counts,
+                       bool always, Layer& layer) {
+  if (layer.inputs > kMaxInputs) return "it has more than 65536 inputs";
+  layer.input = graph.input(product, 0);
+  layer.output = graph.output(product);
+  layer.nodes = {product};
+  add_bias(graph, layer);
+  double weights = (double)layer.inputs * (double)layer.outputs, sparse = (1 - layer.zeros) * kFloatWeight * weights;
+  layer.cost = {kFloatDense * weights, sparse, std::numeric_limits<double>::infinity()};
+  if (always || layer.pays()) layer.rows = rows_of(weight, layer.inputs, counts, layer.float_values);
+  return "";
+}
+
+// The same for an int8 layer.
 std::string read_int8(const GraphView& graph, int product, int dequantize, const int8_t* weight,
                       const std::vector<int64_t>& counts, bool always, Layer& layer) {
   if (graph.only_consumer(graph.output(dequantize), "MatMul") == kNone) return "other nodes use its weight, too";
@@ -126,7 +152,6 @@ std::string read_int8(const GraphView& graph, int product, int dequantize, const
   std::optional<Quantization> params = unsigned_quantization(graph, layer.dequantize);
   if (!params) return "its input is not quantized to uint8 with one constant scale";
   if (layer.inputs > kMaxInputs) return "it has more than 65536 inputs";
-  if (layer.inputs == 0 || layer.outputs == 0) return "it has no inputs or outputs";
   layer.params = *params;
   layer.input = graph.input(layer.dequantize, 0);
   layer.output = graph.output(product);
@@ -182,6 +207,10 @@ std::optional<Tail> find_gelu(const GraphView& graph, int x) {
 
 }  // namespace
 
+bool Layer::pays() const {
+  return can_be_taken() && (is_float() ? zeros >= 1 - kFloatLargest : sparse_cost() < cost.dense);
+}
+
 std::vector<Layer> find_layers(const GraphView& graph, bool always) {
   std::vector<Layer> layers;
   for (int node = 0; node < (int)graph.nodes().size(); node++) {
@@ -194,20 +223,29 @@ std::vector<Layer> find_layers(const GraphView& graph, bool always) {
     layer.name = graph.name(tensor);
     layer.inputs = weight->shape[0];
     layer.outputs = weight->shape[1];
-    if (weight->type == ort::kInt8 && dequantize != kNone) {
-      layer.form = "int8";
-      std::vector<int64_t> counts = count_weights(weight->as<int8_t>(), layer.inputs, layer.outputs);
-      layer.zeros = share_of_zeros(std::accumulate(counts.begin(), counts.end(), int64_t{0}), layer);
-      layer.refusal = read_int8(graph, node, dequantize, weight->as<int8_t>(), counts, always, layer);
-    } else if (weight->type == ort::kFloat) {
-      layer.form = "fp32";
-      const float* values = weight->as<float>();
-      layer.zeros = share_of_zeros(weight->count() - std::count(values, values + weight->count(), 0.0f), layer);
-      layer.refusal = "there is no kernel for fp32 weights";
+    auto read = [&](const auto* values, const auto& rest) {
+      std::vector<int64_t> counts = count_weights(values, layer.inputs, layer.outputs);
+      int64_t nonzeros = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+      layer.zeros = 1 - (double)nonzeros / (double)weight->count();
+      layer.refusal = rest(values, counts);
+    };
+    bool is_int8 = weight->type == ort::kInt8 && dequantize != kNone;
+    bool is_float = weight->type == ort::kFloat && dequantize == kNone;
+    layer.form = is_int8 ? "int8" : is_float ? "fp32" : "other";
+    if (weight->count() == 0) {
+      layer.refusal = "it has no inputs or outputs";
+    } else if (is_int8) {
+      read(weight->as<int8_t>(), [&](const int8_t* values, const std::vector<int64_t>& counts) {
+        return read_int8(graph, node, dequantize, values, counts, always, layer);
+      });
+    } else if (is_float) {
+      read(weight->as<float>(), [&](const float* values, const std::vector<int64_t>& counts) {
+        return read_float(graph, node, values, counts, always, layer);
+      });
     } else {
-      layer.form = "other";
-      layer.refusal = "there are kernels for int8 weights in QDQ form only";
+      layer.refusal = "there are kernels for fp32 weights, and for int8 weights in QDQ form";
     }
+    if (layer.can_be_taken() && graph.constant(layer.input)) layer.refusal = "its input is a constant";
     layers.push_back(std::move(layer));
   }
   return layers;
@@ -215,6 +253,7 @@ std::vector<Layer> find_layers(const GraphView& graph, bool always) {
 
 Tail find_tail(const GraphView& graph, const Layer& layer) {
   Tail tail = find_gelu(graph, layer.output).value_or(Tail{{}, layer.output, false, {}});
+  if (layer.is_float()) return tail;
   int quantize = graph.only_consumer(tail.output, "QuantizeLinear");
   tail.quantization = unsigned_quantization(graph, quantize);
   if (tail.quantization) {
@@ -224,22 +263,45 @@ Tail find_tail(const GraphView& graph, const Layer& layer) {
   return tail;
 }
 
+namespace {
+
+template <typename To, typename From>
+void append(To& to, const From& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+SparseRows concatenated(const std::vector<const Layer*>& layers) {
+  SparseRows rows{layers[0]->inputs, 0, 1, {0}, {}};
+  for (const Layer* layer : layers) {
+    int64_t entries = (int64_t)rows.positions.size();
+    for (size_t row = 1; row < layer->rows.starts.size(); row++)
+      rows.starts.push_back(entries + layer->rows.starts[row]);
+    append(rows.positions, layer->rows.positions);
+    rows.outputs += layer->outputs;
+  }
+  return rows;
+}
+
+}  // namespace
+
 std::unique_ptr<Int8Linear> pack(const std::vector<const Layer*>& layers, const std::vector<QuantParams>& params,
                                  bool gelu) {
-  SparseRows rows{layers[0]->inputs, 0, 1, {0}, {}};
   std::vector<int8_t> values;
   LayerOutputs outputs{{}, {}, {}, gelu};
-  auto append = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
   for (size_t i = 0; i < layers.size(); i++) {
-    const Layer& layer = *layers[i];
-    int64_t entries = (int64_t)rows.positions.size();
-    for (size_t row = 1; row < layer.rows.starts.size(); row++) rows.starts.push_back(entries + layer.rows.starts[row]);
-    append(rows.positions, layer.rows.positions);
-    append(values, layer.values);
-    append(outputs.scale, layer.scale);
-    append(outputs.bias, layer.bias);
+    append(values, layers[i]->values);
+    append(outputs.scale, layers[i]->scale);
+    append(outputs.bias, layers[i]->bias);
     if (!params.empty()) outputs.output_params.resize(outputs.scale.size(), params[i]);
-    rows.outputs += layer.outputs;
   }
-  return std::make_unique<Int8Linear>(rows, values.data(), std::move(outputs), layers[0]->params.zero);
+  return std::make_unique<Int8Linear>(concatenated(layers), values.data(), std::move(outputs), layers[0]->params.zero);
+}
+
+void pack(const std::vector<const Layer*>& layers, FloatLayers& to) {
+  std::vector<float> values, bias;
+  for (const Layer* layer : layers) {
+    append(values, layer->float_values);
+    append(bias, layer->bias);
+  }
+  to.add(concatenated(layers), values.data(), std::move(bias));
 }

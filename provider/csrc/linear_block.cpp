@@ -20,25 +20,51 @@ std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {
   return shape;
 }
 
+// Int8Linear or FloatLayers.
+struct Product {
+  virtual ~Product() = default;
+  virtual int64_t inputs() const = 0;
+  virtual int64_t outputs() const = 0;
+  virtual void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const = 0;
+};
+struct Int8Product : Product {
+  std::unique_ptr<Int8Linear> layer;
+  explicit Int8Product(std::unique_ptr<Int8Linear> given) : layer(std::move(given)) {}
+  int64_t inputs() const override { return layer->inputs(); }
+  int64_t outputs() const override { return layer->outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
+    layer->run(api, context, x.as<uint8_t>(), tokens, y);
+  }
+};
+struct FloatProduct : Product {
+  FloatLayers layers;
+  explicit FloatProduct(bool gelu) : layers(gelu) {}
+  int64_t inputs() const override { return layers.inputs(); }
+  int64_t outputs() const override { return layers.outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
+    layers.run(api, context, x.as<float>(), tokens, (float*)y);
+  }
+};
+
 class LinearPlan : public Plan {
  public:
   explicit LinearPlan(const std::string& input_name) { add_input(input_name); }
-  void add(std::unique_ptr<Int8Linear> layer, const std::string& output_name) {
-    layers_.push_back(std::move(layer));
+  void add(std::unique_ptr<Product> product, const std::string& output_name) {
+    products_.push_back(std::move(product));
     add_output(output_name);
   }
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
-    for (size_t i = 0; i < layers_.size(); i++) {
-      const Int8Linear& layer = *layers_[i];
-      int64_t tokens = tokens_of(x, layer.inputs());
-      void* y = output(api, context, i, with_width(x.shape, layer.outputs()));
-      if (y) layer.run(api, context, x.as<uint8_t>(), tokens, y);
+    for (size_t i = 0; i < products_.size(); i++) {
+      const Product& product = *products_[i];
+      int64_t tokens = tokens_of(x, product.inputs());
+      void* y = output(api, context, i, with_width(x.shape, product.outputs()));
+      if (y) product.run(api, context, x, tokens, y);
     }
   }
 
  private:
-  std::vector<std::unique_ptr<Int8Linear>> layers_;
+  std::vector<std::unique_ptr<Product>> products_;
 };
 
 class FeedForwardPlan : public Plan {
@@ -66,6 +92,13 @@ class FeedForwardPlan : public Plan {
 
 std::vector<QuantParams> params_of(const Tail& tail) {
   return tail.quantization ? std::vector<QuantParams>{tail.quantization->stored_params()} : std::vector<QuantParams>{};
+}
+
+std::unique_ptr<Product> product_of(const Layer& layer, const Tail& tail) {
+  if (!layer.is_float()) return std::make_unique<Int8Product>(pack({&layer}, params_of(tail), tail.gelu));
+  auto product = std::make_unique<FloatProduct>(tail.gelu);
+  pack({&layer}, product->layers);
+  return product;
 }
 
 // Sorts the outputs of a layer by their number of weights, and the inputs of the layer that reads it alike. The kernel
@@ -127,7 +160,7 @@ std::optional<Block> linear_block(const GraphView& graph, const std::vector<cons
     block.nodes.insert(layer->nodes.begin(), layer->nodes.end());
     block.nodes.insert(tail.nodes.begin(), tail.nodes.end());
     outputs.push_back(tail.output);
-    plan->add(pack({layer}, params_of(tail), tail.gelu), graph.name(tail.output));
+    plan->add(product_of(*layer, tail), graph.name(tail.output));
   }
   if (!graph.is_block(block.nodes, {layers[0]->input}, outputs)) return {};
   block.plan = std::move(plan);
@@ -136,11 +169,21 @@ std::optional<Block> linear_block(const GraphView& graph, const std::vector<cons
 
 std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& first, const Layer& second) {
   Tail between = find_tail(graph, first), after = find_tail(graph, second);
-  if (between.output != second.input || !between.quantization) return {};
+  if (between.output != second.input || first.is_float() != second.is_float()) return {};
+  if (first.is_float() ? after.gelu : !between.quantization.has_value()) return {};
   Block block;
   for (const std::set<int>& nodes : {first.nodes, between.nodes, second.nodes, after.nodes})
     block.nodes.insert(nodes.begin(), nodes.end());
   if (!graph.is_block(block.nodes, {first.input}, {after.output})) return {};
+  if (first.is_float()) {
+    auto product = std::make_unique<FloatProduct>(between.gelu);
+    pack({&first}, product->layers);
+    pack({&second}, product->layers);
+    auto plan = std::make_unique<LinearPlan>(graph.name(first.input));
+    plan->add(std::move(product), graph.name(after.output));
+    block.plan = std::move(plan);
+    return block;
+  }
   Layer sorted_first = first, sorted_second = second;
   if (in_windows(first) && in_windows(second)) sort_between(sorted_first, sorted_second);
   block.plan = std::make_unique<FeedForwardPlan>(

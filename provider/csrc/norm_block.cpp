@@ -1,4 +1,4 @@
-// A residual sum, LayerNormalization over the last dimension and quantization as a block.
+// A residual sum and LayerNormalization over the last dimension as a block, with quantization where it follows.
 #include <algorithm>
 
 #include "blocks.h"
@@ -13,15 +13,15 @@ constexpr int64_t kRows = 16;  // that one thread takes at once
 class NormPlan : public Plan {
  public:
   NormPlan(std::vector<std::string> inputs, std::vector<std::string> outputs, std::vector<float> gamma,
-           std::vector<float> beta, float epsilon, const QuantParams& params)
-      : gamma_(std::move(gamma)), beta_(std::move(beta)) {
+           std::vector<float> beta, float epsilon, const std::optional<Quantization>& params)
+      : quantizes_(params.has_value()), gamma_(std::move(gamma)), beta_(std::move(beta)) {
     for (const std::string& name : inputs) terms_.push_back(add_input(name));
     for (const std::string& name : outputs) add_output(name);
     norm_.gamma = gamma_.data();
     norm_.beta = beta_.data();
     norm_.size = (int64_t)gamma_.size();
     norm_.epsilon = epsilon;
-    norm_.output_params = params;
+    if (params) norm_.output_params = params->stored_params();
   }
 
   void compute(const void* api, KernelContext* context) const override {
@@ -42,7 +42,7 @@ class NormPlan : public Plan {
       now.b = broadcast(b, shape, memory[1]);
       now.b_rows = rows;
     }
-    now.integers = (uint8_t*)output(api, context, 1, shape);
+    now.integers = quantizes_ ? (uint8_t*)output(api, context, 1, shape) : nullptr;
     now.output = (float*)output(api, context, 0, shape);
     thread_local std::vector<float> unread;  // the kernel needs room for it
     if (!now.output) {
@@ -73,6 +73,7 @@ class NormPlan : public Plan {
   }
 
   std::vector<size_t> terms_;  // a number twice if a tensor is added to itself
+  bool quantizes_;
   AddNorm norm_{};
   std::vector<float> gamma_, beta_;
 };
@@ -147,20 +148,22 @@ std::optional<Block> norm_block(const GraphView& graph, int end) {
   int a = graph.input(add, 0), b = graph.input(add, 1);
   if (graph.constant(a) || graph.constant(b)) return {};
   int output = graph.output(end);
+  Block block;
+  block.nodes = norm->nodes;
+  block.nodes.insert(add);
+  std::vector<int> outputs{output};
+  std::optional<Quantization> params;
   for (int quantize : graph.consumers(output)) {
-    if (graph.node(quantize).type != "QuantizeLinear" || graph.input(quantize, 0) != output) continue;
-    std::optional<Quantization> params = unsigned_quantization(graph, quantize);
+    if (params || graph.node(quantize).type != "QuantizeLinear" || graph.input(quantize, 0) != output) continue;
+    params = unsigned_quantization(graph, quantize);
     if (!params) continue;
-    Block block;
-    block.nodes = norm->nodes;
-    block.nodes.insert({add, quantize});
-    int integers = graph.output(quantize);
-    if (!graph.is_block(block.nodes, {a, b}, {output, integers})) return {};
-    block.plan = std::make_unique<NormPlan>(
-        std::vector<std::string>{graph.name(a), graph.name(b)},
-        std::vector<std::string>{graph.name(output), graph.name(integers)}, gamma->values<float>(),
-        beta->values<float>(), norm->epsilon, params->stored_params());
-    return block;
+    block.nodes.insert(quantize);
+    outputs.push_back(graph.output(quantize));
   }
-  return {};
+  if (!graph.is_block(block.nodes, {a, b}, outputs)) return {};
+  std::vector<std::string> names;
+  for (int tensor : outputs) names.push_back(graph.name(tensor));
+  block.plan = std::make_unique<NormPlan>(std::vector<std::string>{graph.name(a), graph.name(b)}, names,
+                                          gamma->values<float>(), beta->values<float>(), norm->epsilon, params);
+  return block;
 }

@@ -1,8 +1,9 @@
-"""Export of the sparse file, compared with the int8 file that it is made from.
+"""Export of the sparse file, compared with the file that it is made from.
 
-Rounding makes a deep model chaotic (see ``recorder``), so the outputs alone say little. But most tensors that the
-sparse operators compute have the names that they have in the int8 graph. The int8 graph is cut at these tensors: each
-subgraph gets the sparse graph's values as inputs, and must compute the values that the sparse operators computed.
+In fp32 the outputs must be equal up to rounding. In int8, rounding makes a deep model chaotic (see ``recorder``), so
+the outputs alone say little. But most tensors that the sparse operators compute have the names that they have in the
+int8 graph. The int8 graph is cut at these tensors: each subgraph gets the sparse graph's values as inputs, and must
+compute the values that the sparse operators computed.
 """
 
 import logging
@@ -34,27 +35,39 @@ logger = logging.getLogger(__name__)
 # blocks): attention up to 1.2e-3 when correct, the others up to 1e-6; 0.04 to 0.2 for one scale that is 20 % off.
 SUBGRAPH_LIMIT = 0.01
 
+# Limit of the largest difference of an output in fp32, times the largest |output| where that is above 1.
+FLOAT_LIMIT = 1e-4
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """How an output of the sparse file differs from the other file's, at positions that are not padding."""
+
+    mean: float  # of the absolute differences, in standard deviations of the output
+    largest: float
+    magnitude: float  # the largest |output|
+
 
 @dataclass(frozen=True)
 class SparseReport:
-    """Result of an export and of its comparison with the int8 file."""
+    """Result of an export and of its comparison with the file that it is made from."""
 
     conversion: ConversionReport
-    subgraph_difference: float  # mean difference of the worst subgraph, in standard deviations of its output
+    subgraph_difference: float | None  # mean difference of the worst subgraph, in standard deviations; None in fp32
     mean_difference: float  # of the worst output at positions that are not padding, in the same unit
     max_difference: float  # largest absolute difference of all outputs there
 
 
 def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tensor]]) -> SparseReport:
-    """Write ``model.sparse.onnx`` beside an int8 file, checked against it.
+    """Write ``model.sparse.onnx`` beside a file, checked against it.
 
     Args:
-        source: an int8 ``model.onnx`` of ``export_onnx`` for ONNX Runtime.
+        source: a ``model.onnx`` of ``export_onnx``, in fp32 or in int8 for ONNX Runtime.
         check_batches: real features, at least one batch.
 
     Raises:
         BuildError: there is no compiler for the operators, or it failed.
-        SparseGraphError: the file is not quantized, or no layer is sparse enough.
+        SparseGraphError: the file has no Linear layer that is sparse enough.
         ExportError: the files differ, or the disk is full. ``model.sparse.onnx`` is in all cases what it was before.
     """
     source = Path(source)
@@ -64,36 +77,49 @@ def export_sparse(source: str | Path, check_batches: Iterable[Mapping[str, Tenso
         with tempfile.TemporaryDirectory(prefix=EXPORTING, dir=source.parent, ignore_cleanup_errors=True) as scratch:
             path = Path(scratch) / SPARSE_FILE
             conversion = rewrite_sparse(source, path)
-            subgraphs = _worst(source, subgraph_differences(source, path, row), SUBGRAPH_LIMIT)
-            means, largest = output_differences(source, path, batches)
-            outputs = _worst(source, means, MEAN_LIMIT)
+            outputs = output_differences(source, path, batches)
+            means = {name: output.mean for name, output in outputs.items()}
+            subgraphs = None
+            if conversion.quantized:
+                subgraphs = _worst(source, subgraph_differences(source, path, row), SUBGRAPH_LIMIT, _MEAN)
+                _worst(source, means, MEAN_LIMIT, _MEAN)
+            else:
+                relative = {name: output.largest / max(1.0, output.magnitude) for name, output in outputs.items()}
+                _worst(source, relative, FLOAT_LIMIT, "at most, relative to its largest value above 1")
             target = source.with_name(SPARSE_FILE)
             atomic_replace(path, target)
     except OSError as error:
         raise ExportError(f"cannot export to {source.parent}: {error}") from error
-    report = SparseReport(replace(conversion, path=target), subgraphs, outputs, largest)
+    report = SparseReport(
+        replace(conversion, path=target),
+        subgraphs,
+        max(means.values()),
+        max(output.largest for output in outputs.values()),
+    )
     logger.info(
-        "%s: %.1f MB, %d of %d layers are sparse; differs from %s by %.1e standard deviations in the worst subgraph, "
-        "by %.1e at the outputs",
+        "%s: %.1f MB, %d of %d layers are sparse; its outputs differ from those of %s by %.1e at most%s",
         target,
         conversion.size_bytes / 1e6,
         len(conversion.sparse),
         len(conversion.sparse) + len(conversion.dense),
         source.name,
-        subgraphs,
-        outputs,
+        report.max_difference,
+        "" if subgraphs is None else f", by {subgraphs:.1e} standard deviations in the worst subgraph",
     )
     return report
 
 
-def _worst(source: Path, differences: Mapping[str, float], limit: float) -> float:
+_MEAN = "standard deviations in the mean"
+
+
+def _worst(source: Path, differences: Mapping[str, float], limit: float, unit: str) -> float:
     """The largest difference; ExportError if it is above the limit."""
     name = max(differences, key=lambda name: differences[name])
     # Written so that NaN, which compares False with everything, is an error.
     if not all(difference <= limit for difference in differences.values()):
         raise ExportError(
-            f"the sparse form of {source} differs from it: {name} differs by {differences[name]:.1e} "
-            f"standard deviations in the mean; allowed is {limit:g}. {SPARSE_FILE} was not kept."
+            f"the sparse form of {source} differs from it: {name} differs by {differences[name]:.1e} {unit}; allowed "
+            f"is {limit:g}. {SPARSE_FILE} was not kept."
         )
     return differences[name]
 
@@ -140,15 +166,19 @@ def _run(model: onnx.ModelProto, outputs: list[str], path: Path, batch: Mapping[
 
 
 def output_differences(
-    int8: Path, sparse: Path, batches: Iterable[Mapping[str, Tensor]]
-) -> tuple[dict[str, float], float]:
-    """Mean difference of each output in standard deviations, and the largest of all, where the mask is not 0."""
-    expected, actual = OnnxModel(int8), OnnxModel(sparse)
-    sums, largest = {name: np.zeros(4) for name in expected.output_names}, 0.0
+    source: Path, sparse: Path, batches: Iterable[Mapping[str, Tensor]]
+) -> dict[str, OutputDifference]:
+    """Difference of each output, where the mask is not 0."""
+    expected, actual = OnnxModel(source), OnnxModel(sparse)
+    names = expected.output_names
+    sums = {name: np.zeros(4) for name in names}
+    largest, magnitude = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for batch in batches:
         mask = batch.get("attention_mask")
-        for name, *pair in zip(expected.output_names, expected(batch), actual(batch), strict=True):
+        for name, *pair in zip(names, expected(batch), actual(batch), strict=True):
             theirs, ours = (at_tokens(torch.from_numpy(array), mask) for array in pair)
             sums[name] += difference_sums(theirs, ours)
-            largest = max(largest, (theirs - ours).abs().max().item())
-    return {name: mean_difference(*values) for name, values in sums.items()}, largest
+            # Of numpy's maximum and a NaN the result is NaN.
+            largest[name] = float(np.maximum(largest[name], (theirs - ours).abs().max().item()))
+            magnitude[name] = max(magnitude[name], theirs.abs().max().item())
+    return {name: OutputDifference(mean_difference(*sums[name]), largest[name], magnitude[name]) for name in names}

@@ -1,6 +1,6 @@
-"""Sparse int8 inference in ONNX Runtime, with operators of this project.
+"""Sparse inference in ONNX Runtime, with operators of this project.
 
-``rewrite.rewrite_sparse`` writes ``model.sparse.onnx`` from an int8 ``model.onnx``, and ``load_session`` returns a
+``rewrite.rewrite_sparse`` writes ``model.sparse.onnx`` from a ``model.onnx``, and ``load_session`` returns a
 session for either. The operators are a small library, compiled once on the machine that runs it (``build.build``).
 """
 

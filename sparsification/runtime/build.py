@@ -23,16 +23,23 @@ from sparsification.errors import SparsificationError
 
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
-WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "cost.cpp")
-LAYERS = ("int8_linear.cpp",)
-OPERATORS = ("operators.cpp", "sparse_linear.cpp", "quantized_attention.cpp", "add_norm_quantize.cpp")
+WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "float_weight.cpp", "cost.cpp")
+LAYERS = ("int8_linear.cpp", "float_layers.cpp")
+OPERATORS = (
+    "operators.cpp",
+    "sparse_linear.cpp",
+    "sparse_linear_float.cpp",
+    "quantized_attention.cpp",
+    "float_attention.cpp",
+    "add_norm.cpp",
+)
 FLAGS = (
     "-std=c++17",
     "-O3",
     "-fPIC",
     "-fvisibility=hidden",
     "-ffp-contract=off",  # the same bits from every instruction set
-    "-Wno-psabi",
+    "-w",  # GCC 12 warns of uninitialized variables in its own AVX-512 header
 )
 # Instruction sets that the kernels are compiled for, beside the plain one. A set whose flags the compiler does not
 # accept is left out of the library.
@@ -107,7 +114,9 @@ def build(force: bool = False) -> Path:
     return path
 
 
-def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str], *names: str) -> list[Path]:
+def compile_sources(
+    compiler: Sequence[str], folder: Path, flags: Sequence[str], *names: str, machine: str = platform.machine()
+) -> list[Path]:
     """Compile the kernels for each instruction set, and the other files.
 
     Args:
@@ -115,6 +124,7 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
         folder: directory for the object files.
         flags: for all files.
         names: the other files, relative to ``csrc/`` or absolute.
+        machine: that the compiler compiles for, as ``platform.machine`` names it.
 
     Returns:
         The object files.
@@ -123,7 +133,7 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
         BuildError: the compiler failed.
     """
     variants: dict[str, list[str]] = {"plain": []}
-    for name, extra in VARIANTS.get(_MACHINES.get(platform.machine(), platform.machine()), {}).items():
+    for name, extra in VARIANTS.get(_MACHINES.get(machine, machine), {}).items():
         probe = [*compiler, *extra, "-x", "c++", "-E", os.devnull]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             variants[name] = extra
@@ -134,8 +144,7 @@ def compile_sources(compiler: Sequence[str], folder: Path, flags: Sequence[str],
     def compile_one(job: tuple[Path, list[str], str]) -> Path:
         source, extra, name = job
         made = folder / f"{name}.o"
-        # -w: GCC 12 warns of uninitialized variables in its own AVX-512 header.
-        command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-w", "-c", str(source), "-o", str(made)]
+        command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-c", str(source), "-o", str(made)]
         _run(command)
         return made
 

@@ -72,6 +72,8 @@ class Graph:
         if name not in self._arrays:
             tensor = self._initializers.get(name)
             node = self.maker.get(name)
+            if node is not None and node.op_type == "Identity":  # one of two equal weights, of PyTorch's exporters
+                return self.constant(node.input[0])
             if tensor is None and node is not None and node.op_type == "Constant":
                 tensor = next((a.t for a in node.attribute if a.name == "value"), None)
             if tensor is None:

@@ -38,7 +38,7 @@ class EvaluationMixin(TrainerBase):
 
         Args:
             output_dir: gets ``model.onnx``, the configuration and the tokenizer.
-            target: engine that a quantized model is written for. ``onnxruntime-sparse`` also writes
+            target: engine that the model is written for. ``onnxruntime-sparse`` also writes
                 ``model.sparse.onnx``; ``all`` writes DeepSparse's file, too, in a folder of its own.
             opset: ONNX operator set, as for ``sparsification.export_onnx``.
             exporter: PyTorch's exporter, likewise.
@@ -48,7 +48,7 @@ class EvaluationMixin(TrainerBase):
 
         Raises:
             ExportError: a file would not compute what the model computes; it is not kept.
-            SparseGraphError: no int8 layer is sparse enough for ``onnxruntime-sparse``; a warning with ``all``.
+            SparseGraphError: no layer is sparse enough for ``onnxruntime-sparse``; a warning with ``all``.
             BuildError: there is no compiler for the sparse operators; a warning with ``all``.
         """
         reports = []

@@ -1,6 +1,9 @@
 """The benchmarks of the sparse runtime compare what they say, and their tables leave nothing out."""
 
+import ctypes
+import itertools
 import json
+import math
 
 import numpy as np
 import onnx
@@ -8,9 +11,10 @@ import onnxruntime
 import pytest
 
 from benchmarks import break_even, sparse_runtime_report
-from benchmarks.break_even import SHARES, write_layer
+from benchmarks.break_even import FORMS, SHARES, write_layer
 from helpers.exports import needs_compiler
-from sparsification.runtime.rewrite import BREAK_EVEN
+from sparsification.runtime.build import build
+from sparsification.runtime.rewrite.cost import layer_cost
 
 
 def test_dense_layer_runs_as_it_does_in_an_exported_model(tmp_path):
@@ -24,27 +28,53 @@ def test_dense_layer_runs_as_it_does_in_an_exported_model(tmp_path):
 
 
 @needs_compiler
-def test_layers_have_their_shares_of_blocks_and_give_the_dense_ones_numbers(tmp_path):
-    dense, *sparse = break_even.write_layers(64, 32, tmp_path)
+def test_layers_give_the_numbers_of_the_dense_one_where_no_weight_is_missing(tmp_path, monkeypatch):
+    kernels = ctypes.CDLL(str(build()))
+    kernels.sparsification_available_kernels.restype = ctypes.c_char_p
+    monkeypatch.setattr(
+        break_even, "KERNELS", dict.fromkeys(FORMS, kernels.sparsification_available_kernels().split()[0])
+    )
+    monkeypatch.setattr(break_even, "SHARES", (0.25, 1.0))
+    (dense, *sparse), work = break_even.make_layers(64, 32, tmp_path)
+    assert len(sparse) == 2 * len(FORMS)
+    assert work["blocks"] == [32 * 16 / 4, 32 * 16]
     x = np.random.default_rng(0).integers(0, 256, (1, 5, 64)).astype(np.uint8)
-    for share, path in zip(SHARES, sparse, strict=True):
-        values = [t for t in onnx.load(path).graph.initializer if t.name.endswith(".values")]
-        assert values[0].dims[0] == pytest.approx(share * 32 * 16, abs=1)
-    full = break_even.load_session(sparse[-1], threads=1).run(None, {"x": x})[0]
-    np.testing.assert_allclose(full, break_even.load_session(dense, threads=1).run(None, {"x": x})[0], rtol=1e-6)
+    expected = dense.run(None, {"x": x})[0]
+    for session in sparse[1::2]:
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-6)
 
 
 def test_break_even_lies_between_two_measured_shares():
     sparse = [10 * share for share in SHARES]
-    assert break_even.break_even(5.5, sparse) == pytest.approx(0.55)
-    assert break_even.break_even(0.5, sparse) == 0.0
+    assert break_even.break_even(2.5, sparse) == pytest.approx(0.25)
+    assert break_even.break_even(0.1, sparse) == 0.0
     assert break_even.break_even(11.0, sparse) == 1.0
 
 
-def test_constant_is_below_every_measured_break_even():
+def test_fit_finds_the_constants_of_times_that_follow_them():
+    cells = []
+    for inputs, outputs, tokens in itertools.product((384, 768), (384, 1536), (128, 384)):
+        work = [inputs * outputs * share for share in SHARES]
+        times = [tokens * (0.02 * one + 0.2 * outputs) / 1e6 for one in work]
+        forms = {form: {"times": times, "work": work} for form in FORMS}
+        dense = tokens * (0.002 * inputs * outputs + 0.3 * outputs) / 1e6
+        cells.append({"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense, **forms})
+    constants = break_even.fit(cells)
+    assert constants["dense"] == pytest.approx({"unit": 0.002, "output": 0.3, "median_error": 0.0})
+    assert constants["windows"] == pytest.approx({"unit": 0.02, "output": 0.2, "median_error": 0.0})
+
+
+@needs_compiler
+def test_constants_of_the_library_are_those_that_were_measured():
     results = json.loads((break_even.ROOT / "benchmarks" / "break_even.json").read_text())
     assert len(results["cells"]) == len(break_even.LAYERS) * len(break_even.TOKENS)
-    assert min(cell["break_even"] for cell in results["cells"]) >= BREAK_EVEN
+    measured = {form: constants["unit"] for form, constants in results["constants"].items()}
+    weight = np.random.default_rng(0).integers(-1, 2, (64, 256)).astype(np.int8)
+    work, cost = layer_cost(weight)
+    assert cost.dense / weight.size == pytest.approx(measured["dense"], rel=0.15)
+    assert cost.blocks / work.blocks == pytest.approx(measured["blocks"], rel=0.15)
+    if math.isfinite(work.windows):
+        assert cost.windows / work.windows == pytest.approx(measured["windows"], rel=0.15)
 
 
 def _cell(model, engine, threads, *wall, length=128):
@@ -54,11 +84,18 @@ def _cell(model, engine, threads, *wall, length=128):
 
 def test_table_has_every_engine_and_what_was_refused():
     fp32, dense = sparse_runtime_report.FP32, sparse_runtime_report.DENSE
-    name = sparse_runtime_report.variant_name("1x4", 0.9)
+    name = sparse_runtime_report.variant_name("int8 1x4", 0.9)
     assert name == "int8 90 % 1x4"
     refused = _cell(name, "deepsparse", 1) | {"refused": "no environment: .venv-deepsparse has no deepsparse"}
     results = {
-        **{"date": "2026-11-23", "cpu": "a CPU", "vnni": None, "rounds": 3, "clock": "wall", "variants": [name]},
+        **{
+            "date": "2026-11-23",
+            "cpu": "a CPU",
+            "vnni": None,
+            "rounds": 3,
+            "clock": "wall",
+            "variants": [name, "fp32 50 % saved"],
+        },
         "engines": {"onnxruntime": "1.32.0", "openvino": "2026.4-x", "deepsparse": None},
         "files": {"minilm": {fp32: 90e6, dense: 22e6, name: 14e6}},
         "cells": [
@@ -69,10 +106,11 @@ def test_table_has_every_engine_and_what_was_refused():
         "profile": {"of": {"shape": "minilm", "model": name, "batch": 1, "length": 128}, "milliseconds": {"A": 3.0}},
     }
     text = sparse_runtime_report.report(results)
-    one = "| minilm | 1 x 128 | 1 | 90 % 1x4 | 30.0 | 12.0 | 9.0 | not measured | 3.0 | 10.00x | 4.00x | 3.00x |  |"
-    assert one in text
+    one = "| minilm * | 1 x 128 | 1 | int8 90 % 1x4 | 30.0 | 12.0 | 9.0 | not measured | 3.0 | 10.00x | 4.00x | 3.00x |"
+    assert f"{one}  |" in text
+    assert "fp32 50 % saved" not in text
     assert "- DeepSparse, int8 90 % 1x4: no environment: .venv-deepsparse has no deepsparse" in text
     assert "| minilm | 1 x 128 | int8 90 % 1x4, ours | 2 | 1.50x |" in text
-    assert "| minilm | 90.0 MB | 22.0 MB | 14.0 MB |" in text
+    assert f"| minilm | {dense} | 22.0 MB |" in text
     assert "| A | 3.00 | 100% |" in text
     assert sparse_runtime_report.best(results) == {"shape": "minilm", "model": name, "batch": 1, "length": 128}

@@ -1,10 +1,12 @@
-"""A sparse file equals the int8 file that it is made from; otherwise no file is written. From the command line, too."""
+"""A sparse file equals the file that it is made from; otherwise no file is written. From the command line, too."""
 
 import json
+import re
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 import run_qa
@@ -25,9 +27,8 @@ from sparsification.export import sparse as export
 from sparsification.export.sparse import export_sparse, subgraph_differences
 from sparsification.export.verify import ExportError
 from sparsification.runtime.build import BuildError
-from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.runtime.rewrite import SPARSE_FILE, SparseGraphError
 from sparsification.runtime.rewrite.linear import DOMAIN
-from sparsification.tasks.errors import UsageError
 
 
 @needs_compiler
@@ -42,6 +43,20 @@ def test_what_our_operators_make_is_what_the_int8_graph_makes(family, tmp_path):
     assert report.conversion.path.exists()
     assert 0 <= report.subgraph_difference < 5e-3
     assert 0 <= report.mean_difference < 0.02
+    assert not list(tmp_path.glob(".*"))
+
+
+@needs_compiler
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp32_outputs_are_those_of_the_dense_file(family, tmp_path):
+    make, names, pad = FAMILIES[family]
+    export_model(prune_model(make(), block=1), tmp_path, names, pad)
+    batches = [make_batch(4, 24, names, pad), make_batch(2, 9, names, pad, seed=1)]
+    report = export_sparse(tmp_path / "model.onnx", batches)
+    assert report.conversion.path == tmp_path / SPARSE_FILE
+    assert report.subgraph_difference is None
+    assert 0 < report.max_difference < 1e-5
+    assert 0 < report.mean_difference < 1e-5
     assert not list(tmp_path.glob(".*"))
 
 
@@ -60,10 +75,11 @@ def _spoil(monkeypatch, change):
 
 
 def _times(name: str, factor: float):
-    """A fault: an input of the last node that has one of this name is some times as large."""
+    """A fault: an input of the last sparse layer that has one of this name is some times as large."""
 
     def change(graph, tensors):
-        tensor = [tensors[used] for node in graph.node for used in node.input if used.endswith(f".weight.{name}")][-1]
+        layers = [node for node in graph.node if node.op_type.startswith("Sparse")]
+        tensor = [tensors[used] for node in layers for used in node.input if used.endswith(f".{name}")][-1]
         array = numpy_helper.to_array(tensor) * np.float32(factor)
         tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
 
@@ -100,6 +116,31 @@ def test_faulty_sparse_file_is_refused_and_the_older_one_kept(fault, monkeypatch
     with pytest.raises(ExportError, match=r"differs from it: .* allowed is 0.01. model.sparse.onnx was not"):
         export_sparse(tmp_path / "model.onnx", [make_batch(4, 24)])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+FLOAT_FAULTS = {
+    "a bias 1 % off": _times("bias", 1.01),
+    "weights 0.1 % off": _times("values", 1.001),
+    "NaN": _times("bias", np.nan),
+    "attention's scale 20 % off": _attribute_times("FloatAttention", "score_scale", 1.2),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("fault", FLOAT_FAULTS)
+def test_faulty_fp32_file_is_refused_and_the_older_one_kept(fault, monkeypatch, tmp_path):
+    model = prune_model(make_bert(), block=1)
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.output.dense.bias.normal_()
+    export_model(model, tmp_path)
+    (tmp_path / SPARSE_FILE).write_bytes(b"older")
+    _spoil(monkeypatch, FLOAT_FAULTS[fault])
+    # NaN in one batch is not forgotten in the next one.
+    batches = [make_batch(4, 24), make_batch(2, 24)]
+    with pytest.raises(ExportError, match=r"_logits differs by .* at most, .* allowed is 0.0001. model.sparse.onnx"):
+        export_sparse(tmp_path / "model.onnx", batches)
+    assert (tmp_path / SPARSE_FILE).read_bytes() == b"older"
 
 
 @needs_compiler
@@ -177,6 +218,26 @@ def test_sparse_file_scores_as_the_int8_file_does(saved):
 
 
 @needs_compiler
+@pytest.mark.parametrize("target", ["onnxruntime-sparse", "all"])
+def test_model_that_is_not_quantized_has_a_sparse_file_of_the_same_scores(target, saved, tiny_squad, tmp_path):
+    pruning, *_ = PRUNE_BLOCKS_QUANTIZE.partition("quantization_modifiers")
+    (tmp_path / "recipe.yaml").write_text(pruning, encoding="utf-8")
+    metrics = run_qa.main(
+        squad_command(
+            tiny_squad,
+            *("--model_name_or_path", saved[0].parent / "dense", "--recipe", tmp_path / "recipe.yaml", "--one_shot"),
+            *("--validation_file", tiny_squad / "train.json", "--do_eval", "--output_dir", tmp_path / "out"),
+            *("--onnx_export_path", tmp_path / "onnx", "--onnx_target", target),
+        )
+    )
+    assert metrics["eval_onnx_f1"] > 5  # there is something to lose
+    for name in ("exact_match", "f1"):
+        assert metrics[f"eval_onnx_sparse_{name}"] == metrics[f"eval_onnx_{name}"] == metrics[f"eval_{name}"]
+    kinds = [node.op_type for node in onnx.load(tmp_path / "onnx" / SPARSE_FILE).graph.node]
+    assert kinds.count("SparseLinearFloat") == 4
+
+
+@needs_compiler
 def test_all_writes_three_files(saved, tiny_squad, tmp_path):
     out, _, metrics = saved
     again = run_qa.main(
@@ -199,15 +260,15 @@ def test_dense_model_has_no_sparse_file_and_one_line_says_why(target, tiny_model
         *("--model_name_or_path", tiny_model_dir, "--do_eval", "--output_dir", tmp_path / "out"),
         *("--onnx_export_path", tmp_path / "onnx", "--onnx_target", target),
     )
+    reason = "): the dense file is the faster one"
     if target == "all":
         metrics = run_qa.main(arguments)
-        reason = "has no Linear layer in int8 with symmetric weights: quantize the model first"
         assert f"There is no {SPARSE_FILE}: " in caplog.text and reason in caplog.text
         assert "eval_onnx_f1" in metrics and "eval_onnx_sparse_f1" not in metrics
     else:
-        with pytest.raises(UsageError, match="neither the recipe nor the model quantizes"):
+        with pytest.raises(SparseGraphError, match=re.escape(reason)):
             run_qa.main(arguments)
-    assert (tmp_path / "onnx" / "model.onnx").exists() == (target == "all")
+    assert (tmp_path / "onnx" / "model.onnx").exists()
     assert not (tmp_path / "onnx" / SPARSE_FILE).exists()
 
 

@@ -278,10 +278,7 @@ SCRIPT: dict[str, Case | tuple[Case, ...]] = {
         refused("--onnx_export_path {file}", "a file; a folder is expected"),
         refused("--onnx_export_path {out}/model.onnx", "it names a folder"),
     ),
-    "onnx_target": (
-        Case(RECIPE + "--onnx_export_path {out}/onnx --onnx_target deepsparse"),
-        refused("--onnx_export_path {out}/onnx --onnx_target onnxruntime-sparse", "neither the recipe nor the model"),
-    ),
+    "onnx_target": Case(RECIPE + "--onnx_export_path {out}/onnx --onnx_target deepsparse"),
     "onnx_opset": (
         Case("--onnx_export_path {out}/onnx --onnx_opset 17"),
         refused("--onnx_opset 9", "expected 11 or more"),

@@ -1,5 +1,6 @@
 """Patterns match what they describe, and nothing else."""
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
@@ -84,3 +85,10 @@ def test_nodes_that_no_output_depends_on_are_removed():
     graph = _graph(("Sqrt", "a", "r", {}), ("Neg", "a", "unused", {}), ("Add", "r b", "y", {}))
     graph.remove_unused()
     assert [node.op_type for node in graph.model.graph.node] == ["Sqrt", "Add"]
+
+
+def test_a_constant_is_found_behind_identity():
+    graph = _graph(("Identity", "w", "v", {}), ("Mul", "a v", "y", {}))
+    assert graph.constant("v") is None
+    graph.add_constant("w", np.array([1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(graph.constant("v"), [1.0, 2.0])

@@ -1,6 +1,5 @@
 """The sparse operators compute what numpy computes, on every instruction set, whatever a file holds."""
 
-import ctypes
 import math
 import subprocess
 import sys
@@ -8,86 +7,16 @@ import threading
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from helpers.exports import (
-    needs_compiler,
-)
+from helpers.exports import needs_compiler
+from helpers.operators import each_instruction_set, gelu, make_model, make_session, pack, property_test, replaced
 from sparsification.runtime.build import build
-from sparsification.runtime.rewrite.linear import DOMAIN
-
-property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-
-
-@pytest.fixture(scope="module")
-def library() -> ctypes.CDLL:
-    """The library, with the functions that choose an instruction set."""
-    loaded = ctypes.CDLL(str(build()))
-    loaded.sparsification_available_kernels.restype = ctypes.c_char_p
-    return loaded
-
-
-def _each_instruction_set(library):
-    """Select one after the other for the sessions that are made then; the fastest stays."""
-    names = library.sparsification_available_kernels().split()
-    for name in reversed(names):
-        assert library.sparsification_select_kernels(name)
-        yield name.decode()
-
-
-def _model(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict) -> onnx.ModelProto:
-    """A model of one node. What it is fed and its constants are by input name, in the node's order."""
-    node = helper.make_node(op, [*feeds, *constants], list(outputs), domain=DOMAIN)
-    node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
-    types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
-    graph = helper.make_graph(
-        [node],
-        "test",
-        [helper.make_tensor_value_info(name, types[name], [None] * feeds[name].ndim) for name in feeds],
-        [helper.make_tensor_value_info(name, dtype, None) for name, dtype in outputs.items()],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 14), helper.make_opsetid(DOMAIN, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def _session(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict, threads: int = 1):
-    """A session of such a model."""
-    model = _model(op, feeds, constants, outputs, attributes)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(build()))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
 
 # One Linear layer
-
-
-def _packed(weight: np.ndarray, width: int = 4) -> dict[str, np.ndarray]:
-    """A weight [out, in] as the file has it; written here anew, entry by entry."""
-    counts, gaps, values = [], [], []
-    padded = np.pad(weight, [(0, 0), (0, -weight.shape[1] % width)])
-    for row in padded:
-        count, gap = 0, 0
-        for entry in row.reshape(-1, width):
-            if entry.any() or gap == 255:
-                gaps.append(gap)
-                values.append(entry)
-                count, gap = count + 1, 0
-            else:
-                gap += 1
-        counts.append(count)
-    array = np.array(values, weight.dtype)
-    return {
-        "counts": np.array(counts, np.uint32),
-        "gaps": np.array(gaps, np.uint8),
-        "values": array.reshape(-1) if width == 1 else array.reshape(-1, width),
-    }
 
 
 def _linear_case(tokens: int, inputs: int, outputs: int, density: float, seed: int, width: int = 4) -> dict:
@@ -109,7 +38,7 @@ def _linear_case(tokens: int, inputs: int, outputs: int, density: float, seed: i
 
 
 def _linear_session(case: dict, gelu: bool = False, quantized: bool = False, threads: int = 1, **spoilt):
-    constants = _packed(case["weight"], case["width"]) | {"scale": case["scale"], "bias": case["bias"]}
+    constants = pack(case["weight"], case["width"]) | {"scale": case["scale"], "bias": case["bias"]}
     if quantized:
         constants |= {name: case[name] for name in ("output_scale", "output_zero_point")}
     attributes = {"inputs": case["weight"].shape[1], "zero_point": case["zero_point"], "gelu": int(gelu)}
@@ -117,11 +46,7 @@ def _linear_session(case: dict, gelu: bool = False, quantized: bool = False, thr
         place = constants if name in constants else attributes
         place[name] = change(place[name])
     op, output = ("SparseLinearQuantized", TensorProto.UINT8) if quantized else ("SparseLinear", TensorProto.FLOAT)
-    return _session(op, {"x": case["x"]}, constants, {"y": output}, attributes, threads)
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.astype(float).ravel()]).reshape(x.shape)
+    return make_session(op, {"x": case["x"]}, constants, {"y": output}, attributes, threads)
 
 
 def _quantized(x: np.ndarray, scale, zero_point) -> np.ndarray:
@@ -143,10 +68,10 @@ linear_cases = st.builds(
 @needs_compiler
 @property_test
 @given(linear_cases)
-def test_linear_equals_numpy_to_the_last_bit(library, case):
+def test_linear_equals_numpy_to_the_last_bit(case):
     sums = (case["x"].astype(np.int64) - case["zero_point"]) @ case["weight"].T.astype(np.int64)
     expected = sums.astype(np.float32) * case["scale"] + case["bias"]
-    for _ in _each_instruction_set(library):
+    for _ in each_instruction_set():
         numbers, integers = _linear_session(case), _linear_session(case, quantized=True)
         np.testing.assert_array_equal(numbers.run(None, {"x": case["x"]})[0], expected)
         params = case["output_scale"], case["output_zero_point"]
@@ -156,11 +81,11 @@ def test_linear_equals_numpy_to_the_last_bit(library, case):
 @needs_compiler
 @property_test
 @given(linear_cases)
-def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(library, case):
-    expected = _gelu(_linear_session(case).run(None, {"x": case["x"]})[0])
+def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(case):
+    expected = gelu(_linear_session(case).run(None, {"x": case["x"]})[0])
     results = [
         [_linear_session(case, gelu=True, quantized=kind).run(None, {"x": case["x"]})[0] for kind in (False, True)]
-        for _ in _each_instruction_set(library)
+        for _ in each_instruction_set()
     ]
     np.testing.assert_allclose(results[0][0], expected, rtol=1e-6, atol=1e-6)
     params = case["output_scale"], case["output_zero_point"]
@@ -171,20 +96,20 @@ def test_gelu_is_exact_to_1e_6_and_the_same_everywhere(library, case):
 
 
 @needs_compiler
-def test_extreme_sums_do_not_saturate(library):
+def test_extreme_sums_do_not_saturate():
     """Where there is no VNNI, pairs of such products overflow 16 bits."""
     for value in (-128, 127):
         case = _linear_case(33, 65536, 3, 1.0, 0) | {"zero_point": 0}
         case["x"][:], case["weight"][:], case["scale"][:], case["bias"][:] = 255, value, 1.0, 0.0
-        for _ in _each_instruction_set(library):
+        for _ in each_instruction_set():
             assert (_linear_session(case).run(None, {"x": case["x"]})[0] == np.float32(255 * value * 65536)).all()
 
 
 @needs_compiler
-def test_outputs_out_of_range_saturate(library):
+def test_outputs_out_of_range_saturate():
     case = _linear_case(3, 4, 4, 0.0, 0)
     case["bias"] = np.array([np.inf, -np.inf, 3e38, -3e38], np.float32)
-    for _ in _each_instruction_set(library):
+    for _ in each_instruction_set():
         assert (_linear_session(case, quantized=True).run(None, {"x": case["x"]})[0] == [255, 0, 255, 0]).all()
 
 
@@ -208,28 +133,19 @@ def test_batches_and_threads_change_nothing(width):
     assert session.run(None, {"x": case["x"][:, :0]})[0].shape == (2, 0, 15, 200)
 
 
-def _with(index, value):
-    def change(array):
-        array = array.copy()
-        array.reshape(-1)[index] = value
-        return array
-
-    return change
-
-
 _PER_OUTPUT = ("counts", "scale", "bias", "output_scale", "output_zero_point")
 HOSTILE = [
-    ("more entries than there are inputs", {"counts": _with(0, 30)}),
-    ("rows' entries are not as many", {"counts": _with(0, 0)}),
+    ("more entries than there are inputs", {"counts": replaced(0, 30)}),
+    ("rows' entries are not as many", {"counts": replaced(0, 0)}),
     ("has no outputs", dict.fromkeys(_PER_OUTPUT, lambda array: array[:0])),
-    ("beyond its inputs", {"gaps": _with(-1, 25)}),
+    ("beyond its inputs", {"gaps": replaced(-1, 25)}),
     ("of input parameter .gaps.", {"gaps": lambda array: array.astype(np.int32)}),
     ("not one or four for each gap", {"values": lambda array: array[:-1]}),
     ("scale does not have a number for each", {"scale": lambda array: array[:-1]}),
     ("bias does not have a number for each", {"bias": lambda array: np.append(array, array)}),
-    ("output_scale is no positive number", {"output_scale": _with(3, 0.0)}),
-    ("output_scale is no positive number", {"output_scale": _with(3, np.nan)}),
-    ("output_scale is no positive number", {"output_scale": _with(3, -1.0)}),
+    ("output_scale is no positive number", {"output_scale": replaced(3, 0.0)}),
+    ("output_scale is no positive number", {"output_scale": replaced(3, np.nan)}),
+    ("output_scale is no positive number", {"output_scale": replaced(3, -1.0)}),
     ("output_zero_point does not have", {"output_zero_point": lambda array: array[:5]}),
     ("inputs is out of range", {"inputs": lambda value: 2**40}),
     ("more entries than there are inputs", {"inputs": lambda value: 12}),
@@ -283,7 +199,7 @@ def test_weight_of_sizes_that_do_not_fit_is_refused_before_memory_is_taken(messa
     attributes = {"inputs": 65536, "zero_point": 0, "gelu": 0}
     feeds, outputs = {"x": np.zeros((1, 65536), np.uint8)}, {"y": TensorProto.UINT8}
     path = tmp_path / "model.onnx"
-    onnx.save(_model("SparseLinearQuantized", feeds, constants, outputs, attributes), path)
+    onnx.save(make_model("SparseLinearQuantized", feeds, constants, outputs, attributes), path)
     command = [sys.executable, "-c", LOAD, str(build()), str(path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     said, grown = result.stdout.rsplit("\n", 2)[:2]
@@ -304,18 +220,18 @@ def test_weight_of_zeros_alone_is_taken_in_the_sizes_that_models_have(inputs, ou
         "bias": bias,
     }
     attributes = {"inputs": inputs, "zero_point": 0, "gelu": 0}
-    session = _session("SparseLinear", {"x": x}, constants, {"y": TensorProto.FLOAT}, attributes)
+    session = make_session("SparseLinear", {"x": x}, constants, {"y": TensorProto.FLOAT}, attributes)
     np.testing.assert_array_equal(session.run(None, {"x": x})[0][0], bias)
 
 
 @needs_compiler
 def test_weight_that_is_no_constant_is_refused():
     case = _linear_case(2, 100, 20, 0.5, 0)
-    constants = _packed(case["weight"]) | {"scale": case["scale"], "bias": case["bias"]}
+    constants = pack(case["weight"]) | {"scale": case["scale"], "bias": case["bias"]}
     feeds = {"x": case["x"], "counts": constants.pop("counts")}
     attributes = {"inputs": 100, "zero_point": 0, "gelu": 0}
     with pytest.raises(Exception, match="counts is no constant"):
-        _session("SparseLinear", feeds, constants, {"y": TensorProto.FLOAT}, attributes)
+        make_session("SparseLinear", feeds, constants, {"y": TensorProto.FLOAT}, attributes)
 
 
 @needs_compiler
@@ -396,15 +312,15 @@ def _attention_run(case: dict, threads: int = 1) -> np.ndarray:
     feeds = {name: case[name] for name in ("query", "key", "value", "mask")}
     if not case["signed"]:
         feeds |= {name: (case[name].astype(np.int16) + 128).astype(np.uint8) for name in ("key", "value")}
-    session = _session("QuantizedAttention", feeds, {}, {"y": TensorProto.UINT8}, case["attributes"], threads)
+    session = make_session("QuantizedAttention", feeds, {}, {"y": TensorProto.UINT8}, case["attributes"], threads)
     return session.run(None, feeds)[0]
 
 
 @needs_compiler
 @property_test
 @given(attention_cases())
-def test_attention_is_that_of_numpy_and_the_same_everywhere(library, case):
-    results = [_attention_run(case) for _ in _each_instruction_set(library)]
+def test_attention_is_that_of_numpy_and_the_same_everywhere(case):
+    results = [_attention_run(case) for _ in each_instruction_set()]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
     # fp32 and float64 round a few probabilities to different integers; each moves the output by a fraction of a step.
@@ -414,7 +330,7 @@ def test_attention_is_that_of_numpy_and_the_same_everywhere(library, case):
 
 
 @needs_compiler
-def test_one_tensor_of_query_key_and_value_gives_the_same(library):
+def test_one_tensor_of_query_key_and_value_gives_the_same():
     generator = np.random.default_rng(0)
     case = {name: generator.integers(0, 256, (2, 20, 32)).astype(np.uint8) for name in ("query", "key", "value")}
     feeds = case | {"mask": np.zeros((1, 1, 1, 20), np.float32)}
@@ -423,10 +339,10 @@ def test_one_tensor_of_query_key_and_value_gives_the_same(library):
     attributes |= {"probability_scale": 0.004, "output_scale": 0.01}
     offsets = {"query_offset": 0, "key_offset": 0, "value_offset": 0}
     outputs = {"y": TensorProto.UINT8}
-    apart = _session("QuantizedAttention", feeds, {}, outputs, attributes | offsets).run(None, feeds)[0]
+    apart = make_session("QuantizedAttention", feeds, {}, outputs, attributes | offsets).run(None, feeds)[0]
     feeds = dict.fromkeys(("query", "key", "value"), np.concatenate(list(case.values()), -1)) | {"mask": feeds["mask"]}
     offsets = {"query_offset": 0, "key_offset": 32, "value_offset": 64}
-    session = _session("QuantizedAttention", feeds, {}, outputs, attributes | offsets)
+    session = make_session("QuantizedAttention", feeds, {}, outputs, attributes | offsets)
     np.testing.assert_array_equal(session.run(None, feeds)[0], apart)
     wrong = {
         "too narrow": {"value": feeds["value"][..., :-1]},
@@ -445,18 +361,18 @@ def test_one_tensor_of_query_key_and_value_gives_the_same(library):
 @needs_compiler
 @property_test
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 90), st.booleans(), st.integers(0, 2**32 - 1))
-def test_norm_is_that_of_numpy_and_the_same_everywhere(library, batch, length, size, shared, seed):
+def test_norm_is_that_of_numpy_and_the_same_everywhere(batch, length, size, shared, seed):
     generator = np.random.default_rng(seed)
     a, b = (generator.normal(1, 2, (n, length, size)).astype(np.float32) for n in (batch, 1 if shared else batch))
     constants = {name: generator.normal(size=size).astype(np.float32) for name in ("gamma", "beta")}
     attributes = {"epsilon": 1e-5, "scale": float(np.float32(0.02)), "zero_point": int(generator.integers(0, 256))}
     outputs = {"y": TensorProto.FLOAT, "q": TensorProto.UINT8}
-    session = _session("AddNormQuantize", {"a": a, "b": b}, constants, outputs, attributes)
+    session = make_session("AddNormQuantize", {"a": a, "b": b}, constants, outputs, attributes)
     x = a.astype(float) + b
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     expected = expected * constants["gamma"] + constants["beta"]
     first = None
-    for _ in _each_instruction_set(library):
+    for _ in each_instruction_set():
         numbers, integers = session.run(None, {"a": a, "b": b})
         swapped = session.run(None, {"a": b, "b": a})
         first = first or (numbers.tobytes(), integers.tobytes())

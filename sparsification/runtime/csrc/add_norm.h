@@ -1,4 +1,4 @@
-// The kernel of a residual sum with LayerNormalization and quantization.
+// The kernel of a residual sum with LayerNormalization, and with quantization where that is wanted.
 #pragma once
 
 #include "kernels.h"
@@ -84,13 +84,13 @@ void add_norm(const AddNorm& norm, int64_t first_row, int64_t end_row) {
       load16(out + i, size - i, mean, x);
       load16(norm.gamma + i, size - i, 0.0f, gamma);
       load16(norm.beta + i, size - i, 0.0f, beta);
+      for (int v = 0; v < kSixteen; v++) x[v] = fma((x[v] - mean) * factor, gamma[v], beta[v]);
+      store16(out + i, size - i, x);
+      if (!norm.integers) continue;
       typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
       Bytes bytes[kSixteen];
-      for (int v = 0; v < kSixteen; v++) {
-        x[v] = fma((x[v] - mean) * factor, gamma[v], beta[v]);
+      for (int v = 0; v < kSixteen; v++)
         bytes[v] = __builtin_convertvector(quantize(x[v], output_quantizer), Bytes);
-      }
-      store16(out + i, size - i, x);
       store16(norm.integers + row * size + i, size - i, bytes);
     }
   }

@@ -25,13 +25,11 @@ INLINE void score(const Attention& a, const uint8_t* keys, int64_t groups, const
   }
 }
 
-// How many keys there are up to the last one that the mask lets anyone see; all, if it hides all.
-int64_t visible_keys(const Attention& a, const float* mask) {
-  // Those behind have probability 0, which is an integer of 0 only where the zero point is 0.
-  if (a.mask_query_stride != 0 || a.probability_params.zero != 0) return a.length;
-  int64_t keys = a.length;
+// How many keys there are up to the last one that a mask [length] does not hide; all, if it hides all.
+int64_t visible_keys(const float* mask, int64_t length) {
+  int64_t keys = length;
   while (keys > 0 && mask[keys - 1] < -1e30f) keys--;
-  return keys > 0 ? keys : a.length;
+  return keys > 0 ? keys : length;
 }
 
 // A key's bytes as int8; gives their sum.
@@ -62,7 +60,9 @@ void weave_values(const uint8_t* __restrict from, int64_t stride, int64_t count,
 void attention(const Attention& a, int64_t batch, int64_t head, void* scratch) {
   int64_t size = a.head_size, groups = (size + 3) / 4, padded = (size + 15) / 16 * 16;
   const float* mask = a.mask + batch * a.mask_batch_stride;
-  int64_t keys = visible_keys(a, mask), padded_keys = (a.length + 7) / 8 * 8;
+  // Hidden keys have probability 0, which is an integer of 0 only where the zero point is 0.
+  bool skip = a.mask_query_stride == 0 && a.probability_params.zero == 0;
+  int64_t keys = skip ? visible_keys(mask, a.length) : a.length, padded_keys = (a.length + 7) / 8 * 8;
   const uint8_t* query = a.query + batch * a.length * a.query_stride + head * size;
   const uint8_t* key = a.key + batch * a.length * a.key_stride + head * size;
   const uint8_t* value = a.value + batch * a.length * a.value_stride + head * size;

@@ -133,19 +133,28 @@ struct Scratch {
   void* memory = nullptr;
   size_t bytes = 0;
   ~Scratch() { std::free(memory); }
+
+  void* of(size_t least) {
+    if (bytes < least) {
+      std::free(memory);
+      bytes = 0;
+      size_t rounded = (least + 4095) / 4096 * 4096;
+      memory = std::aligned_alloc(4096, rounded);
+      if (!memory) throw std::bad_alloc();
+      bytes = rounded;
+    }
+    return memory;
+  }
 };
 
 }  // namespace
 
 void* scratch(size_t bytes) {
   static thread_local Scratch mine;
-  if (mine.bytes < bytes) {
-    std::free(mine.memory);
-    mine.bytes = 0;
-    size_t rounded = (bytes + 4095) / 4096 * 4096;
-    mine.memory = std::aligned_alloc(4096, rounded);
-    if (!mine.memory) throw std::bad_alloc();
-    mine.bytes = rounded;
-  }
-  return mine.memory;
+  return mine.of(bytes);
+}
+
+void* shared_scratch(size_t bytes) {
+  static thread_local Scratch mine;
+  return mine.of(bytes);
 }

@@ -13,3 +13,5 @@ const char* available_kernels();
 
 // Memory of the calling thread, 64-byte aligned, at least that large. Valid until the thread's next call.
 void* scratch(size_t bytes);
+// Another one, which stays valid while the calling thread takes scratch memory.
+void* shared_scratch(size_t bytes);

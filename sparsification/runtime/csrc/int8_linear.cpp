@@ -1,27 +1,7 @@
 #include "int8_linear.h"
 
-#include <algorithm>
-
 #include "cost.h"
 #include "cpu.h"
-
-namespace {
-
-// Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are few tiles,
-// each is split by parts of the outputs.
-template <typename Work>
-void split(const void* api, const ort::KernelContext* context, int64_t tokens, int64_t tile, int64_t parts,
-           const Work& work) {
-  int64_t tiles = (tokens + tile - 1) / tile;
-  int64_t pieces = std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
-  pieces = (parts + each - 1) / each;
-  ort::parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
-    int64_t first = (int64_t)index % pieces * each;
-    work((int64_t)index / pieces, first, std::min(first + each, parts));
-  });
-}
-
-}  // namespace
 
 Int8Linear::Int8Linear(const SparseRows& rows, const int8_t* values, LayerOutputs layer, int input_zero)
     : kernels_(kernels()), layer_(std::move(layer)), input_zero_(input_zero) {
@@ -50,6 +30,7 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
   if (tokens == 0) return;
   const float *scale = layer_.scale.data(), *bias = layer_.bias.data();
   bool quantized = !layer_.output_params.empty();
+  auto tiles = [&](int64_t size) { return (tokens + size - 1) / size; };
   if (windows_) {
     const WindowWeight& weight = windows_->view();
     WindowLinear linear{weight,
@@ -58,7 +39,7 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
                         input_zero_};
     // Outputs that are put back into their places are so when all groups are done.
     int64_t parts = weight.order ? 1 : weight.groups, each = weight.groups / parts;
-    split(api, context, tokens, kWindowTokens, parts, [&](int64_t tile, int64_t first, int64_t end) {
+    ort::parallel_tiles(api, context, tiles(kWindowTokens), parts, [&](int64_t tile, int64_t first, int64_t end) {
       void* room = scratch(window_scratch(weight, (end - first) * each));
       kernels_.window_linear(linear, x, tokens, tile, first * each, end * each, y, room);
     });
@@ -66,7 +47,7 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
     const SparseWeight& weight = blocks_->view();
     const QuantParams* params = quantized ? layer_.output_params.data() : nullptr;
     Linear linear{weight, {scale, bias, layer_.gelu, params}, input_zero_};
-    split(api, context, tokens, kTokens, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
+    ort::parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
       kernels_.linear(linear, x, tokens, tile, first, end, y, scratch(linear_scratch(weight, end - first)));
     });
   }

@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "float_kernels.h"
+
 constexpr int kTokens = 32;                    // in a tile
 constexpr int kGroupBytes = 4 * kTokens;       // of a panel: four inputs of each token
 constexpr int kSliceGroups = 200;              // in a slice: 25 KB of a panel
@@ -108,7 +110,7 @@ struct AddNorm {
   int64_t size;
   float epsilon;
   float* output;                       // [rows, size]
-  uint8_t* integers;                   // the same, quantized
+  uint8_t* integers;                   // the same, quantized; null: not wanted
   QuantParams output_params;
 };
 
@@ -125,6 +127,14 @@ struct Kernels {
   // A head of a row of the batch.
   void (*attention)(const Attention&, int64_t batch, int64_t head, void* scratch);
   void (*add_norm)(const AddNorm&, int64_t first_row, int64_t end_row);
+  // In fp32 (float_kernels.h). A slice of a tile's panel [inputs][kFloatTokens], undefined behind the last token.
+  void (*float_panel)(const float* x, int64_t inputs, int64_t tokens, int64_t tile, int64_t slice, float* panel);
+  // sums[row][token] of the parts from first_part on, for the first `tokens` tokens of a panel.
+  void (*float_linear)(const FloatLinear&, const float* panel, int64_t tokens, int64_t first_part, int64_t end_part,
+                       float* sums);
+  // output[token][row] of sums[row][token].
+  void (*float_output)(const float* sums, int64_t tokens, int64_t rows, float* output, int64_t stride);
+  void (*float_attention)(const FloatAttention&, int64_t batch, int64_t head, void* scratch);
 };
 
 static inline size_t linear_scratch(const SparseWeight& weight, int64_t parts) {

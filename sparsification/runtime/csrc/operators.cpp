@@ -12,7 +12,8 @@ ort::Domain* make_domain(const void* api) {
   kernels();  // an unknown SPARSIFICATION_CPU is an error here
   ort::Domain* domain;
   ort::call<ort::CreateCustomOpDomain>(api, "sparsification", &domain);
-  for (auto make : {make_sparse_linear, make_sparse_linear_quantized, make_quantized_attention, make_add_norm_quantize})
+  for (auto make : {make_sparse_linear, make_sparse_linear_quantized, make_quantized_attention, make_add_norm_quantize,
+                    make_sparse_linear_float, make_sparse_feed_forward_float, make_float_attention, make_add_norm})
     ort::call<ort::CustomOpDomain_Add>(api, domain, (const ort::CustomOp*)make(api));
   return domain;
 }

@@ -4,6 +4,7 @@
 // and the shapes of activations in each run. What it throws becomes an error of ONNX Runtime.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <exception>
@@ -118,6 +119,18 @@ void parallel(const void* api, const KernelContext* context, size_t count, const
     call<KernelContext_ParallelFor>(api, context, (void (*)(void*, size_t))one, count, (size_t)0, (void*)&shared);
   }
   if (shared.failed) throw std::bad_alloc();
+}
+
+// Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are few tiles,
+// each is split by parts.
+template <typename Work>
+void parallel_tiles(const void* api, const KernelContext* context, int64_t tiles, int64_t parts, const Work& work) {
+  int64_t pieces = std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
+  pieces = (parts + each - 1) / each;
+  parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
+    int64_t first = (int64_t)index % pieces * each;
+    work((int64_t)index / pieces, first, std::min(first + each, parts));
+  });
 }
 
 // A node at the time when its kernel is created.

@@ -103,7 +103,7 @@ def _factor(graph: Graph, match: Match, name: str, linears: dict[str, Linear]) -
     layer = linears.get(match[f"{name}_source"])
     params = quant_params(graph, graph.maker[match[f"{name}_integers"]])
     back = quant_params(graph, graph.maker[match[f"{name}_values"]])
-    size = _last_dimension(graph, match[f"{name}_shape"])
+    size = last_dimension(graph, match[f"{name}_shape"])
     if layer is None or params is None or back is None or size is None:
         return None
     if (params.zero_point, params.signed) != (back.zero_point, back.signed):
@@ -111,7 +111,7 @@ def _factor(graph: Graph, match: Match, name: str, linears: dict[str, Linear]) -
     return _Factor(layer, size, params, back.scale)
 
 
-def _last_dimension(graph: Graph, shape: str) -> int | None:
+def last_dimension(graph: Graph, shape: str) -> int | None:
     """The last number of a shape, which is a constant or a Concat of numbers with a constant at the end."""
     array = graph.constant(shape)
     if array is None:

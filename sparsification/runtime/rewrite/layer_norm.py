@@ -1,4 +1,4 @@
-"""Rewrite of a residual sum, LayerNormalization and quantization as one node."""
+"""Rewrite of a residual sum, LayerNormalization and, where there is one, quantization as one node."""
 
 from onnx import NodeProto
 
@@ -23,7 +23,7 @@ _DECOMPOSED = Op(
 
 
 def fuse_layer_norms(graph: Graph) -> None:
-    """Replace each LayerNormalization of a sum of two activations whose output is quantized."""
+    """Replace each LayerNormalization of a sum of two activations."""
     for node in list(graph.model.graph.node):
         found = _layer_norm(graph, node)
         if found is None:
@@ -35,15 +35,20 @@ def fuse_layer_norms(graph: Graph) -> None:
             for user in graph.consumers(node.output[0], "QuantizeLinear")
             if (params := unsigned_params(graph, user)) is not None
         ]
-        if add is None or not quantizes or any(graph.constant(term) is not None for term in add.input):
+        if add is None or any(graph.constant(term) is not None for term in add.input):
             continue
         if len(graph.consumers(sum_)) > num_uses or sum_ in graph.outputs:
             continue
+        inputs, outputs = [*add.input, gamma, beta], [node.output[0]]
+        if not quantizes:
+            graph.add_node("AddNorm", inputs, outputs, DOMAIN, epsilon=epsilon)
+            continue
         quantize, params = quantizes[0]
+        outputs.append(quantize.output[0])
         graph.add_node(
             "AddNormQuantize",
-            [*add.input, gamma, beta],
-            [node.output[0], quantize.output[0]],
+            inputs,
+            outputs,
             DOMAIN,
             epsilon=epsilon,
             scale=float(params.scale),

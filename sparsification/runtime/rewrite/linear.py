@@ -71,12 +71,7 @@ def _linear(graph: Graph, product: Match) -> Linear | None:
     if zero_points is None or zero_points.any() or weight.shape[0] > MAX_INPUTS:
         return None
     width = weight.shape[1]
-    bias, output = np.zeros(width, np.float32), product.nodes[0].output[0]
-    add = graph.single_consumer(output, "Add")
-    if add is not None:
-        constant = graph.constant(graph.other_input(add, output))
-        if constant is not None and constant.shape == (width,):
-            bias, output = constant, add.output[0]
+    bias, output = added_bias(graph, product.nodes[0].output[0], width)
     return Linear(
         name=product["weight"],
         input=product["input"],
@@ -86,6 +81,15 @@ def _linear(graph: Graph, product: Match) -> Linear | None:
         bias=bias,
         output=output,
     )
+
+
+def added_bias(graph: Graph, product: str, width: int) -> tuple[np.ndarray, str]:
+    """The constant fp32 [width] that is added to a product, else zeros; and the name of the result."""
+    add = graph.single_consumer(product, "Add")
+    bias = graph.constant(graph.other_input(add, product)) if add is not None else None
+    if add is None or bias is None or bias.shape != (width,):
+        return np.zeros(width, np.float32), product
+    return bias, add.output[0]
 
 
 def find_gelus(graph: Graph) -> dict[str, str]:

@@ -8,14 +8,11 @@ docs/flags.md is generated from it.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers.trainer_utils import IntervalStrategy
 
-from sparsification.export.targets import SPARSE_TARGET
 from sparsification.manager import ScheduledModifierManager
-from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.tasks.question_answering.arguments import Flags
 from sparsification.trainer.split_weights import split_weights_error
 
@@ -236,17 +233,6 @@ RULES: tuple[Rule, ...] = (
         "refused",
         lambda flags: (flags.sparse.onnx_export_path or "").endswith(".onnx"),
         "it names a folder, to which model.onnx is written",
-    ),
-    Rule(
-        "onnx_target",
-        "refused",
-        lambda flags: (
-            flags.sparse.onnx_target == SPARSE_TARGET
-            and flags.sparse.onnx_export_path is not None
-            and not flags.manager.quantizes
-            and not Path(flags.model.model_name_or_path, QUANTIZATION_FILE).is_file()
-        ),
-        "the sparse operators compute in int8, and neither the recipe nor the model quantizes",
     ),
     Rule(
         "best_model_after_epoch",

@@ -1,6 +1,7 @@
-// The operator AddNormQuantize: a residual sum, LayerNormalization over the last dimension, and quantization.
+// The operators AddNorm and AddNormQuantize: a residual sum and LayerNormalization over the last dimension.
 //
-//   a, b (fp32 [.., size]), gamma, beta (constants [size]) -> fp32 and uint8 of the shape of the larger term
+//   AddNorm         a, b (fp32 [.., size]), gamma, beta (constants [size]) -> fp32 of the shape of the larger term
+//   AddNormQuantize the same                                               -> fp32, and the same quantized, uint8
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -13,18 +14,19 @@ using namespace ort;
 
 namespace {
 
-struct AddNormQuantize {
-  static constexpr const char* kName = "AddNormQuantize";
+template <bool quantized>
+struct AddNormOperator {
+  static constexpr const char* kName = quantized ? "AddNormQuantize" : "AddNorm";
   static constexpr int kInputs[] = {kFloat, kFloat, kFloat, kFloat};
   static constexpr size_t kInputCount = 4;
   static constexpr int kOutputs[] = {kFloat, kUint8};
-  static constexpr size_t kOutputCount = 2;
+  static constexpr size_t kOutputCount = quantized ? 2 : 1;
   static constexpr int64_t kRows = 16;  // that one thread takes at once
 
   AddNorm norm{};
   std::vector<float> gamma, beta;
 
-  explicit AddNormQuantize(const Node& node) {
+  explicit AddNormOperator(const Node& node) {
     Tensor weight = node.constant(2, kFloat, "gamma"), bias = node.constant(3, kFloat, "beta");
     norm.size = weight.count();
     check(norm.size > 0 && bias.count() == norm.size, "gamma and beta differ in size");
@@ -33,7 +35,7 @@ struct AddNormQuantize {
     norm.gamma = gamma.data();
     norm.beta = beta.data();
     norm.epsilon = node.number("epsilon");
-    norm.output_params = node.quant_params("");
+    if (quantized) norm.output_params = node.quant_params("");
   }
 
   void compute(const void* api, KernelContext* context) const {
@@ -52,7 +54,7 @@ struct AddNormQuantize {
     now.a = a.as<float>();
     now.b = b.as<float>();
     now.output = (float*)output(api, context, 0, a.shape);
-    now.integers = (uint8_t*)output(api, context, 1, a.shape);
+    if (quantized) now.integers = (uint8_t*)output(api, context, 1, a.shape);
     int64_t rows = a.count() / norm.size;
     const Kernels& run = kernels();
     parallel(api, context, (size_t)((rows + kRows - 1) / kRows), [&](size_t index) {
@@ -64,4 +66,5 @@ struct AddNormQuantize {
 
 }  // namespace
 
-CustomOp* make_add_norm_quantize(const void* api) { return new Operator<AddNormQuantize>(api); }
+CustomOp* make_add_norm(const void* api) { return new Operator<AddNormOperator<false>>(api); }
+CustomOp* make_add_norm_quantize(const void* api) { return new Operator<AddNormOperator<true>>(api); }
