@@ -1,7 +1,9 @@
 // Attention as a block, from the layers of query, key and value to the input of the next layer: its integers where it is
 // quantized.
 #include <algorithm>
+#include <cstring>
 #include <map>
+#include <tuple>
 
 #include "blocks.h"
 #include "cpu.h"
@@ -43,6 +45,14 @@ bool add_quantization(const GraphView& graph, int node, Path& path) {
   return true;
 }
 
+// Whether a shape is constant and does not refer to the shape of what is reshaped.
+bool is_complete(const GraphView& graph, int shape) {
+  const Tensor* value = graph.constant(shape);
+  if (!value || value->type != kInt64) return false;
+  auto numbers = value->values<int64_t>();
+  return std::find(numbers.begin(), numbers.end(), 0) == numbers.end();
+}
+
 // From a factor of a product back to a Linear layer.
 std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::map<int, const Layer*>& layers,
                                bool quantized) {
@@ -72,6 +82,8 @@ std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::ma
       path.transposes = true;
     } else if (type == "Reshape" && path.shape == kNone) {
       path.shape = graph.input(node, 1);
+    } else if (type == "Reshape" && is_complete(graph, path.shape) && graph.constant(graph.input(node, 1))) {
+      // What the last one results in does not depend on it.
     } else {
       return {};
     }
@@ -129,17 +141,17 @@ class AttentionPlan : public Plan {
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
     check_shape(x);
-    check(x.shape.size() == 3 && x.shape[2] == inputs(), "the input is no [batch, length, width of the weight]");
-    int64_t batch = x.shape[0], length = x.shape[1], width = outputs() / 3;
-    check(length <= kMaxKeys, "the sequence is longer than 32768");
-    std::vector<int64_t> shape = reshaped({batch, length, width}, numbers(api, context, head_shapes[0]));
-    check(shape.size() == 4 && shape[0] == batch && shape[1] == length, "query has not the shape [batch, length, ..]");
+    check(!x.shape.empty() && x.shape.back() == inputs(), "the input is not as wide as the weight");
+    std::vector<int64_t> flat = x.shape;
+    flat.back() = outputs() / 3;
+    std::vector<int64_t> shape = reshaped(flat, numbers(api, context, head_shapes[0]));
+    check(shape.size() == 4 && shape[2] * shape[3] == flat.back(), "query is not [batch, length, heads, size]");
     for (const Integers& other : head_shapes)
-      check(reshaped({batch, length, width}, numbers(api, context, other)) == shape,
-            "query, key and value have different shapes");
+      check(reshaped(flat, numbers(api, context, other)) == shape, "query, key and value have different shapes");
+    check(shape[1] <= kMaxKeys, "the sequence is longer than 32768");
     void* y = output(api, context, 0, reshaped(shape, numbers(api, context, output_shape)));
     if (!y || x.count() == 0) return;
-    Heads heads{batch, length, shape[2], shape[3]};
+    Heads heads{shape[0], shape[1], shape[2], shape[3]};
     thread_local std::vector<float> memory;
     run(api, context, x, heads, read_mask(input(api, context, mask), heads, memory), y);
   }
@@ -187,9 +199,13 @@ class AttentionPlan : public Plan {
               (shape[2] == 1 || shape[2] == heads.length),
           "the mask does not fit the scores");
     shape[3] = heads.length;
-    int64_t head = shape[2] * shape[3];
-    return {broadcast(added, shape, memory), shape[0] == 1 ? 0 : shape[1] * head, shape[1] == 1 ? 0 : head,
-            shape[2] == 1 ? 0 : shape[3]};
+    const float* data = broadcast(added, shape, memory);
+    int64_t length = shape[3], head = shape[2] * length;
+    // Transformers computes a row for each query, although most masks only hide padding: one row for all is faster.
+    bool is_same = true;
+    for (const float* row = data; is_same && row < data + shape[0] * shape[1] * head; row += length)
+      is_same = (row - data) % head == 0 || !std::memcmp(row, row - length, sizeof(float) * length);
+    return {data, shape[0] == 1 ? 0 : shape[1] * head, shape[1] == 1 ? 0 : head, is_same ? 0 : length};
   }
   std::vector<int64_t> numbers(const void* api, const KernelContext* context, const Integers& integers) const {
     if (integers.is_constant) return integers.values;

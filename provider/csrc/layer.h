@@ -1,4 +1,4 @@
-// Linear layers of a graph: a MatMul with a constant weight, with what stands around it.
+// Linear layers of a graph: a MatMul or Gemm with a constant weight, with what stands around it.
 #pragma once
 
 #include <optional>

@@ -11,7 +11,7 @@ namespace ort {
 
 constexpr uint32_t kEpVersion = 23;
 constexpr int kCpuDevice = 0;                             // OrtHardwareDeviceType
-constexpr int kInt64 = 7;                                 // ONNXTensorElementDataType
+constexpr int kInt32 = 6, kInt64 = 7;                     // ONNXTensorElementDataType
 enum AttributeType : int { kInt = 1, kInts = 2, kNumber = 3, kText = 5 };  // OrtOpAttrType
 enum Severity : int { kInfo = 1, kWarning = 2 };          // OrtLoggingLevel
 
