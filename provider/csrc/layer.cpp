@@ -340,13 +340,17 @@ std::unique_ptr<Int8Linear> pack(const std::vector<const Layer*>& layers, const 
                                  bool gelu) {
   std::vector<int8_t> values;
   LayerOutputs outputs{{}, {}, {}, gelu};
+  LayerCost cost{};
   for (size_t i = 0; i < layers.size(); i++) {
     append(values, layers[i]->values);
+    cost.blocks += layers[i]->cost.blocks;
+    cost.windows += layers[i]->cost.windows;
     append(outputs.scale, layers[i]->scale);
     append(outputs.bias, layers[i]->bias);
     if (!params.empty()) outputs.output_params.resize(outputs.scale.size(), params[i]);
   }
-  return std::make_unique<Int8Linear>(concatenated(layers), values.data(), std::move(outputs), layers[0]->params.zero);
+  return std::make_unique<Int8Linear>(concatenated(layers), values.data(), cost, std::move(outputs),
+                                      layers[0]->params.zero);
 }
 
 void pack(const std::vector<const Layer*>& layers, FloatLayers& to) {

@@ -4,6 +4,7 @@
 
 #include "block_weight.h"
 #include "cpu.h"
+#include "window_weight.h"
 
 namespace {
 
@@ -14,13 +15,8 @@ constexpr double kDenseWeight = 0.0020, kBlock = 0.0158, kWindowStep = 0.229;
 }  // namespace
 
 LayerWork layer_work(const SparseRows& rows, const int8_t* values) {
-  std::unique_ptr<PackedWindows> windows;
-  return layer_work(rows, values, windows);
-}
-
-LayerWork layer_work(const SparseRows& rows, const int8_t* values, std::unique_ptr<PackedWindows>& windows) {
-  if (kernels().window_linear) windows = std::make_unique<PackedWindows>(rows, values);
-  double steps = windows ? (double)windows->steps() : std::numeric_limits<double>::infinity();
+  double steps = std::numeric_limits<double>::infinity();
+  if (kernels().window_linear) steps = (double)PackedWindows(rows, values).steps();
   return {(double)count_blocks(rows, values), steps};
 }
 

@@ -1,9 +1,7 @@
 // How long a token takes in each form of an int8 Linear layer.
 #pragma once
 
-#include <memory>
-
-#include "window_weight.h"
+#include "sparse_rows.h"
 
 // What the forms have to do for each token.
 struct LayerWork {
@@ -19,8 +17,6 @@ struct LayerCost {
 
 // values: [entries][rows.width].
 LayerWork layer_work(const SparseRows& rows, const int8_t* values);
-// The same, and the weight in windows; null where the CPU has no such kernel.
-LayerWork layer_work(const SparseRows& rows, const int8_t* values, std::unique_ptr<PackedWindows>& windows);
 LayerCost layer_cost(const SparseRows& rows, const LayerWork& work);
 
 // The non-zero weights of a weight [outputs][inputs] that is not stored sparsely, and their rows.

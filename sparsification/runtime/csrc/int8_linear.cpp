@@ -1,13 +1,13 @@
 #include "int8_linear.h"
 
-#include "cost.h"
 #include "cpu.h"
 
-Int8Linear::Int8Linear(const SparseRows& rows, const int8_t* values, LayerOutputs layer, int input_zero)
+Int8Linear::Int8Linear(const SparseRows& rows, const int8_t* values, const LayerCost& cost, LayerOutputs layer,
+                       int input_zero)
     : kernels_(kernels()), layer_(std::move(layer)), input_zero_(input_zero) {
-  LayerCost cost = layer_cost(rows, layer_work(rows, values, windows_));
-  if (cost.windows >= cost.blocks) {
-    windows_ = nullptr;
+  if (cost.windows < cost.blocks) {
+    windows_ = std::make_unique<PackedWindows>(rows, values);
+  } else {
     blocks_ = std::make_unique<PackedBlocks>(rows, values);
   }
   int64_t size = windows_ ? windows_->padded_outputs() : blocks_->padded_outputs();

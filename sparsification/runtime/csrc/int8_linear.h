@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "block_weight.h"
+#include "cost.h"
 #include "ort_helpers.h"
 #include "window_weight.h"
 
@@ -16,15 +17,14 @@ struct LayerOutputs {
   bool gelu;                               // before the quantization
 };
 
-// Packed once: in 1x4 blocks or in windows, whichever is faster on this CPU.
 class Int8Linear {
  public:
-  // values: [entries][rows.width]. Throws std::invalid_argument if the packed weight would be much larger than its file.
-  Int8Linear(const SparseRows& rows, const int8_t* values, LayerOutputs layer, int input_zero);
+  // values: [entries][rows.width]. cost: of layer_cost; it decides between 1x4 blocks and windows.
+  // Throws std::invalid_argument if the packed weight would be much larger than its file.
+  Int8Linear(const SparseRows& rows, const int8_t* values, const LayerCost& cost, LayerOutputs layer, int input_zero);
 
   int64_t inputs() const { return windows_ ? windows_->view().inputs : blocks_->view().inputs; }
   int64_t outputs() const { return windows_ ? windows_->view().outputs : blocks_->view().outputs; }
-  bool in_windows() const { return windows_ != nullptr; }
   // x: [tokens][inputs]; y: [tokens][outputs], uint8 or fp32.
   void run(const void* api, const ort::KernelContext* context, const uint8_t* x, int64_t tokens, void* y) const;
 

@@ -52,7 +52,8 @@ struct SparseLinear {
       Node::check_scale(params[0].as<float>()[row], "output_scale");
       each.output_params.push_back(make_quant_params(params[0].as<float>()[row], params[1].as<uint8_t>()[row]));
     }
-    layer = std::make_unique<Int8Linear>(rows, values.as<int8_t>(), std::move(each), input_zero);
+    LayerCost cost = layer_cost(rows, layer_work(rows, values.as<int8_t>()));
+    layer = std::make_unique<Int8Linear>(rows, values.as<int8_t>(), cost, std::move(each), input_zero);
   }
 
   void compute(const void* api, KernelContext* context) const {
