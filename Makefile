@@ -109,7 +109,8 @@ bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up 
 runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
 	$(VENV)/bin/python -m sparsification.runtime.build
 
-# PROVIDER_TARGET: glibc of the wheel's platform; Zig has the old versions of glibc that a wheel for most Linuxes needs.
+# Zig links with the old version of glibc that a wheel for most Linuxes needs; GCC's kernels are faster.
+KERNEL_CXX ?= g++
 PROVIDER_TARGET ?= x86_64-linux-gnu.2.28
 PROVIDER_PLATFORM ?= manylinux_2_28_x86_64
 
@@ -119,7 +120,7 @@ PROVIDER_PLATFORM ?= manylinux_2_28_x86_64
 	touch $@
 
 provider: $(VENV)/installed .venv-provider/installed  ## the wheel of the execution provider, in provider/dist
-	CXX="$(CURDIR)/.venv-provider/bin/python -m ziglang c++ -target $(PROVIDER_TARGET)" \
+	CXX="$(CURDIR)/.venv-provider/bin/python -m ziglang c++ -target $(PROVIDER_TARGET)" KERNEL_CXX="$(KERNEL_CXX)" \
 		$(VENV)/bin/python provider/build_library.py
 	rm -rf provider/build provider/dist
 	cd provider && PROVIDER_PLATFORM=$(PROVIDER_PLATFORM) $(CURDIR)/.venv-provider/bin/python -m pip wheel --quiet \

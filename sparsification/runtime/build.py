@@ -115,7 +115,12 @@ def build(force: bool = False) -> Path:
 
 
 def compile_sources(
-    compiler: Sequence[str], folder: Path, flags: Sequence[str], *names: str, machine: str = platform.machine()
+    compiler: Sequence[str],
+    folder: Path,
+    flags: Sequence[str],
+    *names: str,
+    machine: str = platform.machine(),
+    kernel_compiler: Sequence[str] = (),
 ) -> list[Path]:
     """Compile the kernels for each instruction set, and the other files.
 
@@ -125,6 +130,7 @@ def compile_sources(
         flags: for all files.
         names: the other files, relative to ``csrc/`` or absolute.
         machine: that the compiler compiles for, as ``platform.machine`` names it.
+        kernel_compiler: another command for the kernels, which use nothing of C++'s runtime.
 
     Returns:
         The object files.
@@ -132,19 +138,21 @@ def compile_sources(
     Raises:
         BuildError: the compiler failed.
     """
+    kernel_compiler = kernel_compiler or compiler
     variants: dict[str, list[str]] = {"plain": []}
     for name, extra in VARIANTS.get(_MACHINES.get(machine, machine), {}).items():
-        probe = [*compiler, *extra, "-x", "c++", "-E", os.devnull]
+        probe = [*kernel_compiler, *extra, "-x", "c++", "-E", os.devnull]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             variants[name] = extra
     have = [f"-DHAVE_{name}" for name in variants]
-    jobs = [(SOURCES / "kernels.cpp", [f"-DVARIANT={name}", *extra], name) for name, extra in variants.items()]
-    jobs += [(SOURCES / name, have, Path(name).stem) for name in names]
+    kernels = SOURCES / "kernels.cpp"
+    jobs = [(kernel_compiler, kernels, [f"-DVARIANT={name}", *extra], name) for name, extra in variants.items()]
+    jobs += [(compiler, SOURCES / name, have, Path(name).stem) for name in names]
 
-    def compile_one(job: tuple[Path, list[str], str]) -> Path:
-        source, extra, name = job
+    def compile_one(job: tuple[Sequence[str], Path, list[str], str]) -> Path:
+        command, source, extra, name = job
         made = folder / f"{name}.o"
-        command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-c", str(source), "-o", str(made)]
+        command = [*command, *flags, *extra, f"-I{SOURCES}", "-c", str(source), "-o", str(made)]
         _run(command)
         return made
 
