@@ -38,12 +38,20 @@ bool Plan::computes_one_of(const std::vector<std::string>& outputs) const {
 std::vector<int64_t> reshaped(const std::vector<int64_t>& shape, std::vector<int64_t> wanted) {
   int64_t count = 1, known = 1;
   for (int64_t dimension : shape) count *= dimension;
+  int64_t* open = nullptr;  // the dimension that follows from the others
   for (size_t i = 0; i < wanted.size(); i++) {
     if (wanted[i] == 0 && i < shape.size()) wanted[i] = shape[i];
-    if (wanted[i] != -1) known *= wanted[i];
+    if (wanted[i] == -1 && !open) {
+      open = &wanted[i];
+      continue;
+    }
+    check(wanted[i] >= 0 && (wanted[i] == 0 || known <= ort::kMaxElements / wanted[i]), "a Reshape does not fit");
+    known *= wanted[i];
   }
-  for (int64_t& dimension : wanted)
-    if (dimension == -1 && known > 0) known *= dimension = count / known;
+  if (open) {
+    check(known > 0, "a Reshape does not fit");
+    known *= *open = count / known;
+  }
   check(known == count, "a Reshape does not fit the tensor");
   return wanted;
 }

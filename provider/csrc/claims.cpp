@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <stdexcept>
 
 #include "blocks.h"
 
@@ -46,8 +47,18 @@ class Finder {
     return true;
   }
 
+  // What make() returns; nothing if a weight cannot be packed.
+  template <typename Make>
+  static auto attempt(const Make& make) -> decltype(make()) {
+    try {
+      return make();
+    } catch (const std::invalid_argument&) {
+      return {};
+    }
+  }
+
   void take_attention(int softmax) {
-    std::optional<AttentionMatch> found = attention_block(graph_, layers_, softmax);
+    auto found = attempt([&] { return attention_block(graph_, layers_, softmax); });
     if (!found) return;
     double dense = 0, sparse = 0;
     for (const Layer* layer : found->layers) {
@@ -62,17 +73,18 @@ class Finder {
       for (const Layer& second : layers_)
         if (pays(first) && pays(second) && is_free(first) && is_free(second) &&
             graph_.producer(second.input) != kNone && &first != &second)
-          take(feed_forward_block(graph_, first, second), {&first, &second}, "feed-forward");
+          take(attempt([&] { return feed_forward_block(graph_, first, second); }), {&first, &second}, "feed-forward");
   }
 
   void take_layers() {
     // Those that share the DequantizeLinear of their input can only be taken together.
     std::map<int, std::vector<const Layer*>> groups;
     for (const Layer& layer : layers_)
-      if (pays(layer) && is_free(layer)) groups[layer.is_float() ? *layer.nodes.begin() : layer.dequantize].push_back(&layer);
+      if (pays(layer) && is_free(layer))
+        groups[layer.dequantize == kNone ? *layer.nodes.begin() : layer.dequantize].push_back(&layer);
     for (const auto& [node, group] : groups)
-      if (!take(linear_block(graph_, group, options_.fuse), group, "alone") && options_.fuse)
-        take(linear_block(graph_, group, false), group, "alone");
+      for (bool fuse : {options_.fuse, false})
+        if (is_free(*group[0])) take(attempt([&] { return linear_block(graph_, group, fuse); }), group, "alone");
   }
 
   void report(const Layer& layer) {

@@ -108,7 +108,8 @@ const Attribute* GraphView::attribute(int node, const char* name) const {
 int64_t GraphView::integer(int node, const char* name, int64_t otherwise) const {
   int64_t value = otherwise;
   size_t size;
-  if (const Attribute* found = attribute(node, name)) call<ReadAttribute>(api_, found, kInt, &value, sizeof value, &size);
+  if (const Attribute* found = attribute(node, name))
+    call<ReadAttribute>(api_, found, kInt, &value, sizeof value, &size);
   return value;
 }
 
@@ -131,7 +132,8 @@ std::string GraphView::text(int node, const char* name) const {
 std::vector<int64_t> GraphView::integers(int node, const char* name) const {
   int64_t values[16];
   size_t size = 0;
-  if (const Attribute* found = attribute(node, name)) call<ReadAttribute>(api_, found, kInts, values, sizeof values, &size);
+  if (const Attribute* found = attribute(node, name))
+    call<ReadAttribute>(api_, found, kInts, values, sizeof values, &size);
   return {values, values + size / sizeof(int64_t)};
 }
 

@@ -1,8 +1,8 @@
 // The part of ONNX Runtime's C interface that a plug-in execution provider needs, beside ort_api.h.
 //
 // OrtApi and OrtEpApi are tables of function pointers that are only ever appended to. The positions were counted in
-// onnxruntime_c_api.h and onnxruntime_ep_c_api.h of version 1.29; each pointer has its position since the version noted.
-// 1.23 is the first version whose interface has all of them.
+// onnxruntime_c_api.h and onnxruntime_ep_c_api.h of version 1.29; each pointer has its position since the
+// version noted. 1.23 is the first version whose interface has all of them.
 #pragma once
 
 #include "ort_api.h"

@@ -8,7 +8,8 @@ std::optional<Quantization> quantization(const GraphView& graph, int node) {
   int zero_point = graph.input(node, 2);
   if (zero_point == kNone) {
     // The integers are uint8 where a QuantizeLinear says nothing else.
-    int quantize = graph.node(node).type == "QuantizeLinear" ? node : graph.producer(graph.input(node, 0), "QuantizeLinear");
+    bool is_quantize = graph.node(node).type == "QuantizeLinear";
+    int quantize = is_quantize ? node : graph.producer(graph.input(node, 0), "QuantizeLinear");
     if (quantize == kNone || graph.input(quantize, 2) != kNone || graph.integer(quantize, "output_dtype", 0)) return {};
     return Quantization{*scale, 0, false};
   }

@@ -66,7 +66,9 @@ def explain(model: str | Path) -> str:
     rows = [("layer", "shape", "weight", "zeros", "taken", "expected")]
     for layer in layers:
         gain = f"{layer.gain:.1f}x" if layer.gain else ""
-        taken = f"{layer.taken}, {'windows' if layer.windows else 'blocks'}" if layer.taken else f"no: {layer.reason}"
+        taken = layer.taken or f"no: {layer.reason}"
+        if layer.taken and layer.form == "int8":
+            taken += ", windows" if layer.windows else ", blocks"
         rows.append((layer.name, f"{layer.inputs}x{layer.outputs}", layer.form, f"{layer.zeros:.1%}", taken, gain))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -24,15 +24,23 @@ def make_graph(case) -> tuple[onnx.ModelProto, dict[str, np.ndarray], dict[str, 
         weight = generator.integers(-127, 128, (inputs, outputs)).astype(np.int8)
         weight[generator.random(weight.shape) < case["zeros"]] = 0
         scales = generator.uniform(0.001, 0.01, outputs if case["channel"] else ()).astype(np.float32)
-        constants |= {f"w{index}": weight, f"w_scale{index}": scales}
-        source = "x_values" if case["shares"] else f"x_values{index}"
-        if index == 0 or not case["shares"]:
-            nodes.append(helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero"], [source]))
-        nodes.append(
-            helper.make_node("DequantizeLinear", [f"w{index}", f"w_scale{index}"], [f"w_values{index}"], axis=1)
-        )
+        constants |= {f"w{index}": weight}
         last = f"y{index}"
-        nodes.append(helper.make_node("MatMul", [source, f"w_values{index}"], [last]))
+        if case["integers"]:
+            constants[f"scale{index}"] = scales * scale
+            nodes += [
+                helper.make_node("MatMulInteger", ["x", f"w{index}", "x_zero"], [f"sums{index}"]),
+                helper.make_node("Cast", [f"sums{index}"], [f"numbers{index}"], to=TensorProto.FLOAT),
+                helper.make_node("Mul", [f"numbers{index}", f"scale{index}"], [last]),
+            ]
+        else:
+            constants[f"w_scale{index}"] = scales
+            source = "x_values" if case["shares"] else f"x_values{index}"
+            if index == 0 or not case["shares"]:
+                nodes.append(helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero"], [source]))
+            names = [f"w{index}", f"w_scale{index}"]
+            nodes.append(helper.make_node("DequantizeLinear", names, [f"w_values{index}"], axis=1))
+            nodes.append(helper.make_node("MatMul", [source, f"w_values{index}"], [last]))
         sums = (x.astype(np.int64) - int(zero_point)) @ weight.astype(np.int64)
         y = sums.astype(np.float32) * (scales * scale)
         if case["bias"]:

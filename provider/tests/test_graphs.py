@@ -34,6 +34,7 @@ CASES = st.fixed_dictionaries(
         "zeros": st.sampled_from([0.0, 0.5, 0.9, 1.0]),
         "bias": st.booleans(),
         "channel": st.booleans(),
+        "integers": st.booleans(),  # MatMulInteger, as SparseML writes it, in place of DequantizeLinear and MatMul
         "shares": st.booleans(),  # one DequantizeLinear for all layers
         "quantize": st.booleans(),
         "also_output": st.booleans(),  # the graph returns what is before the quantization, too

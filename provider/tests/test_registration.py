@@ -15,6 +15,7 @@ from onnxruntime_ep_sparse.__main__ import main
 CASE = {
     "inputs": 64, "outputs": [48, 32], "shape": (2, 7), "zeros": 0.9, "bias": True, "channel": True, "shares": True,
     "quantize": True, "also_output": False, "level": LEVELS[2], "fuse": True, "static": False,
+    "integers": False,
     "seed": 1,
 }  # fmt: skip
 
@@ -100,9 +101,11 @@ def test_runtime_that_is_too_old_is_refused_in_words():
     def get_api(version):
         return ctypes.addressof(table) if version <= 22 else 0
 
-    @ctypes.CFUNCTYPE(ctypes.c_char_p)
+    text = ctypes.c_char_p(b"1.22.0")
+
+    @ctypes.CFUNCTYPE(ctypes.c_size_t)
     def get_version():
-        return b"1.22.0"
+        return ctypes.cast(text, ctypes.c_void_p).value
 
     base = (ctypes.c_void_p * 2)(*(ctypes.cast(one, ctypes.c_void_p) for one in (get_api, get_version)))
     library.CreateEpFactories.restype = ctypes.c_void_p
