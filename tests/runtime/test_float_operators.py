@@ -64,7 +64,7 @@ def test_linear_is_that_of_numpy_and_the_same_everywhere(case):
     results = [(_run(case), _run(case, with_gelu=True)) for _ in each_instruction_set()]
     for numbers, gelus in results:
         assert (np.abs(numbers - expected) <= bound).all()
-        np.testing.assert_allclose(gelus, gelu(numbers), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(gelus, gelu(numbers), rtol=1e-7, atol=1.5e-7)
         np.testing.assert_array_equal(numbers, results[0][0])
         np.testing.assert_array_equal(gelus, results[0][1])
 

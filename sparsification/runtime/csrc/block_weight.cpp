@@ -75,7 +75,7 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
           const Block mine = there ? blocks[part * kPartRows + row][at++] : Block{first_group, {}};
           int32_t value;
           std::memcpy(&value, mine.values, 4);
-          offsets_.push_back((uint16_t)((mine.group - first_group) * kGroupBytes));
+          offsets_.push_back((uint16_t)((mine.group - first_group) * kOffsetUnit));
           values_.push_back(value);
         }
       }

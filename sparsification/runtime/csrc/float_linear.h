@@ -8,27 +8,6 @@ namespace {
 
 constexpr int kRowVectors = kLanes == 4 ? 8 : 4;  // of each of two rows: their sums stay in registers
 
-// Four weights in each quarter of a vector, and one of them in all lanes: one load in place of four.
-INLINE Floats load_four(const float* from) {
-#if defined(__AVX512VNNI__)
-  return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
-#elif defined(__AVX2__)
-  return _mm256_broadcast_ps((const __m128*)from);
-#else
-  return (Floats)load(from);
-#endif
-}
-template <int index>
-INLINE Floats one_of(Floats four) {
-#if defined(__AVX512VNNI__)
-  return _mm512_permute_ps(four, index * 0x55);
-#elif defined(__AVX2__)
-  return _mm256_permute_ps(four, index * 0x55);
-#else
-  return all(four[index]);
-#endif
-}
-
 INLINE void add_product(Floats sums[kRowVectors], const float* panel, uint16_t offset, Floats weight) {
   const char* inputs = (const char*)panel + offset;
 #pragma GCC unroll 8
@@ -54,14 +33,12 @@ __attribute__((noinline)) void add_slice(const FloatLinear& linear, int64_t slic
         total[row][v] = slice == 0 ? all(bias[order[pair + row]]) : (Floats)load(to[row] + v * kLanes);
     int count = counts[pair / 2];
     for (; count >= 2; count -= 2, offsets += 4, values += 4) {
-      Floats four = load_four(values);
-      uint64_t where;
-      memcpy(&where, offsets, 8);
-      asm("" : "+r"(where));  // one load: compilers would prefer four, but loads are what there are most of
-      add_product(total[0], panel, (uint16_t)where, one_of<0>(four));
-      add_product(total[1], panel, (uint16_t)(where >> 16), one_of<1>(four));
-      add_product(total[0], panel, (uint16_t)(where >> 32), one_of<2>(four));
-      add_product(total[1], panel, (uint16_t)(where >> 48), one_of<3>(four));
+      Ints four = load_four(values);
+      uint64_t where = load_offsets(offsets);
+      add_product(total[0], panel, (uint16_t)where, (Floats)one_of<0>(four));
+      add_product(total[1], panel, (uint16_t)(where >> 16), (Floats)one_of<1>(four));
+      add_product(total[0], panel, (uint16_t)(where >> 32), (Floats)one_of<2>(four));
+      add_product(total[1], panel, (uint16_t)(where >> 48), (Floats)one_of<3>(four));
     }
     if (count > 0) {
       add_product(total[0], panel, *offsets++, all(*values++));

@@ -47,8 +47,24 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
     const SparseWeight& weight = blocks_->view();
     const QuantParams* params = quantized ? layer_.output_params.data() : nullptr;
     Linear linear{weight, {scale, bias, layer_.gelu, params}, input_zero_};
-    ort::parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-      kernels_.linear(linear, x, tokens, tile, first, end, y, scratch(linear_scratch(weight, end - first)));
+    int64_t count = tiles(kTokens);
+    size_t panel = panel_size(weight);
+    if (count >= 4) {
+      ort::parallel(api, context, (size_t)count, [&](size_t tile) {
+        uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
+        kernels_.linear_panel(weight, x, tokens, (int64_t)tile, memory);
+        kernels_.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
+      });
+      return;
+    }
+    // Few tiles are split by outputs: first their panels, then the pieces that read them.
+    uint8_t* panels = (uint8_t*)shared_scratch(count * panel);
+    ort::parallel(api, context, (size_t)count, [&](size_t tile) {
+      kernels_.linear_panel(weight, x, tokens, (int64_t)tile, panels + tile * panel);
+    });
+    ort::parallel_tiles(api, context, count, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
+      int32_t* sums = (int32_t*)scratch(sums_size(end - first));
+      kernels_.linear(linear, panels + tile * panel, tokens, tile, first, end, y, sums);
     });
   }
 }

@@ -14,10 +14,11 @@
 
 #include "float_kernels.h"
 
-constexpr int kTokens = 32;                    // in a tile
+constexpr int kTokens = 64;                    // in a tile
 constexpr int kGroupBytes = 4 * kTokens;       // of a panel: four inputs of each token
-constexpr int kSliceGroups = 200;              // in a slice: 25 KB of a panel
-constexpr int kPartRows = 64;                  // outputs in a part: 8 KB of sums
+constexpr int kOffsetUnit = 32;                // kGroupBytes of the smallest tile: 8 tokens
+constexpr int kSliceGroups = 200;              // in a slice: 50 KB of a panel
+constexpr int kPartRows = 64;                  // outputs in a part: 16 KB of sums
 constexpr int kStep = 4;                       // blocks that the innermost loop takes at once
 constexpr int64_t kMaxInputs = 65536;          // 255 * 128 * 65536 fits in an int32
 constexpr int64_t kMaxKeys = 32768;            // 255 * 255 * 32768, too
@@ -48,7 +49,7 @@ struct SparseWeight {
   const uint16_t* order;      // [slices][parts][kPartRows] which row of the part comes next
   const uint16_t* steps;      // [slices][parts][kPartRows] how many times kStep blocks it has
   const uint32_t* first;      // [slices][parts] its first block
-  const uint16_t* offsets;    // [blocks] where in the slice's panel a block's inputs are, in bytes
+  const uint16_t* offsets;    // [blocks] where in the slice's panel a block's inputs are: group * kOffsetUnit
   const int32_t* values;      // [blocks] its four weights
 };
 
@@ -117,9 +118,10 @@ struct AddNorm {
 // The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.
 struct Kernels {
   const char* name;
-  // A tile of tokens, and the outputs of the parts from first_part on.
-  void (*linear)(const Linear&, const uint8_t* x, int64_t tokens, int64_t tile, int64_t first_part, int64_t end_part,
-                 void* output, void* scratch);
+  // A tile's panel, of panel_size bytes, and its outputs of the parts from first_part on, with room for sums_size bytes.
+  void (*linear_panel)(const SparseWeight&, const uint8_t* x, int64_t tokens, int64_t tile, uint8_t* panel);
+  void (*linear)(const Linear&, const uint8_t* panel, int64_t tokens, int64_t tile, int64_t first_part,
+                 int64_t end_part, void* output, int32_t* sums);
   // The same for kWindowTokens tokens and the groups from first_group on; all groups, if they are ordered. Null where
   // the CPU has no such instructions.
   void (*window_linear)(const WindowLinear&, const uint8_t* x, int64_t tokens, int64_t tile, int64_t first_group,
@@ -137,9 +139,8 @@ struct Kernels {
   void (*float_attention)(const FloatAttention&, int64_t batch, int64_t head, void* scratch);
 };
 
-static inline size_t linear_scratch(const SparseWeight& weight, int64_t parts) {
-  return (size_t)weight.groups * kGroupBytes + (size_t)parts * kPartRows * kTokens * 4;
-}
+static inline size_t panel_size(const SparseWeight& weight) { return (size_t)weight.groups * kGroupBytes; }
+static inline size_t sums_size(int64_t parts) { return (size_t)parts * kPartRows * kTokens * 4; }
 // A token's bytes of a slice, one after another in an odd number of cache lines: adjacent tokens lie in different sets.
 static inline int64_t window_stride(const WindowWeight& weight) {
   int64_t lines = (weight.slice_inputs + 63) / 64;
@@ -152,5 +153,5 @@ static inline size_t window_scratch(const WindowWeight& weight, int64_t groups) 
 static inline size_t attention_scratch(const Attention& a) {
   size_t keys = (a.length + 7) / 8 * 8, size = (a.head_size + 15) / 16 * 16;
   // keys and values in bytes, their sums, the scores and mask of 16 queries, probabilities, queries
-  return 2 * keys * size + 4 * (keys + size) + 2 * 64 * keys + 16 * keys + size * kTokens + 1024;
+  return 2 * keys * size + 4 * (keys + size) + 2 * 64 * keys + 16 * keys + 16 * size + 1024;
 }

@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr int kVectors = kTokens / kLanes;  // of a tile
-
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Panel: out[group][token] = x[token][4 * group .. + 3], for the lanes of one vector; zeros where there is nothing.
