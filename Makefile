@@ -5,7 +5,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse optimum parity fuzz resume-study crash-study encoders clean
+	bench-sparse optimum parity fuzz provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -109,6 +109,28 @@ bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up 
 runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
 	$(VENV)/bin/python -m sparsification.runtime.build
 
+# Zig links with the old version of glibc that a wheel for most Linuxes needs; GCC's kernels are faster.
+KERNEL_CXX ?= g++
+PROVIDER_TARGET ?= x86_64-linux-gnu.2.28
+PROVIDER_PLATFORM ?= manylinux_2_28_x86_64
+
+.venv-provider/installed: provider/requirements-wheel.txt
+	$(PYTHON) -m venv .venv-provider
+	.venv-provider/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+provider: $(VENV)/installed .venv-provider/installed  ## the wheel of the execution provider, in provider/dist
+	CXX="$(CURDIR)/.venv-provider/bin/python -m ziglang c++ -target $(PROVIDER_TARGET)" KERNEL_CXX="$(KERNEL_CXX)" \
+		$(VENV)/bin/python provider/build_library.py
+	rm -rf provider/build provider/dist
+	cd provider && PROVIDER_PLATFORM=$(PROVIDER_PLATFORM) $(CURDIR)/.venv-provider/bin/python -m pip wheel --quiet \
+		--no-deps --no-build-isolation --wheel-dir dist .
+	.venv-provider/bin/auditwheel show provider/dist/*.whl
+
+provider-test: $(VENV)/tests-installed  ## minutes: the provider, compiled here, on exported and on random models
+	$(VENV)/bin/python provider/build_library.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q provider/tests
+
 runtime-arm: $(VENV)/tests-installed  ## minutes: the kernels compiled for aarch64, and their tests under qemu; needs Debian's g++-aarch64-linux-gnu and qemu-user
 	$(VENV)/bin/python tests/runtime_arm.py
 
@@ -169,5 +191,5 @@ encoders: $(VENV)/tests-installed runtime  ## minutes: docs/encoders.md, what wo
 	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
 
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz tests/fuzz/out quickstart/out \
+	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz .venv-provider tests/fuzz/out provider/dist quickstart/out \
 		benchmarks/out/onnx_engines benchmarks/out/sparse_runtime sparsification/runtime/build

@@ -24,6 +24,7 @@ from sparsification.errors import SparsificationError
 PACKAGE = Path(__file__).resolve().parent
 SOURCES = PACKAGE / "csrc"
 WEIGHTS = ("cpu.cpp", "sparse_rows.cpp", "block_weight.cpp", "window_weight.cpp", "float_weight.cpp", "cost.cpp")
+LAYERS = ("int8_linear.cpp", "float_layers.cpp")
 OPERATORS = (
     "operators.cpp",
     "sparse_linear.cpp",
@@ -104,10 +105,9 @@ def build(force: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may build at the same time: each in a directory of its own; the last rename wins.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as scratch:
-        made = compile_sources(compiler, Path(scratch), FLAGS, *WEIGHTS, *OPERATORS)
+        made = compile_sources(compiler, Path(scratch), FLAGS, *WEIGHTS, *LAYERS, *OPERATORS)
         with atomic_path(path) as library:
-            # A C compiler that CC names does not link C++ by itself.
-            _run([*compiler, "-shared", *FLAGS, *map(str, made), "-o", str(library), "-lstdc++", "-lm"])
+            link_library(compiler, made, library)
     for old in path.parent.glob(f"sparse-*{path.suffix}"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -115,7 +115,12 @@ def build(force: bool = False) -> Path:
 
 
 def compile_sources(
-    compiler: Sequence[str], folder: Path, flags: Sequence[str], *names: str, machine: str = platform.machine()
+    compiler: Sequence[str],
+    folder: Path,
+    flags: Sequence[str],
+    *names: str,
+    machine: str = platform.machine(),
+    kernel_compiler: Sequence[str] = (),
 ) -> list[Path]:
     """Compile the kernels for each instruction set, and the other files.
 
@@ -125,6 +130,7 @@ def compile_sources(
         flags: for all files.
         names: the other files, relative to ``csrc/`` or absolute.
         machine: that the compiler compiles for, as ``platform.machine`` names it.
+        kernel_compiler: another command for the kernels, which use nothing of C++'s runtime.
 
     Returns:
         The object files.
@@ -132,24 +138,43 @@ def compile_sources(
     Raises:
         BuildError: the compiler failed.
     """
+    kernel_compiler = kernel_compiler or compiler
     variants: dict[str, list[str]] = {"plain": []}
     for name, extra in VARIANTS.get(_MACHINES.get(machine, machine), {}).items():
-        probe = [*compiler, *extra, "-x", "c++", "-E", os.devnull]
+        probe = [*kernel_compiler, *extra, "-x", "c++", "-E", os.devnull]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             variants[name] = extra
     have = [f"-DHAVE_{name}" for name in variants]
-    jobs = [(SOURCES / "kernels.cpp", [f"-DVARIANT={name}", *extra], name) for name, extra in variants.items()]
-    jobs += [(SOURCES / name, have, Path(name).stem) for name in names]
+    kernels = SOURCES / "kernels.cpp"
+    jobs = [(kernel_compiler, kernels, [f"-DVARIANT={name}", *extra], name) for name, extra in variants.items()]
+    jobs += [(compiler, SOURCES / name, have, Path(name).stem) for name in names]
 
-    def compile_one(job: tuple[Path, list[str], str]) -> Path:
-        source, extra, name = job
+    def compile_one(job: tuple[Sequence[str], Path, list[str], str]) -> Path:
+        command, source, extra, name = job
         made = folder / f"{name}.o"
-        command = [*compiler, *flags, *extra, f"-I{SOURCES}", "-c", str(source), "-o", str(made)]
+        command = [*command, *flags, *extra, f"-I{SOURCES}", "-c", str(source), "-o", str(made)]
         _run(command)
         return made
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(compile_one, jobs))
+
+
+def link_library(
+    compiler: Sequence[str], objects: Sequence[Path], library: Path, libraries: Sequence[str] = ("-lstdc++", "-lm")
+) -> None:
+    """Link object files as a shared library.
+
+    Args:
+        compiler: its command.
+        objects: what ``compile_sources`` returned.
+        library: the file to write.
+        libraries: what to link with; a C compiler that CC names does not link C++ by itself.
+
+    Raises:
+        BuildError: the compiler failed.
+    """
+    _run([*compiler, "-shared", *FLAGS, *map(str, objects), "-o", str(library), *libraries])
 
 
 def _files() -> list[Path]:

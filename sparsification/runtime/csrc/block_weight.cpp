@@ -91,6 +91,15 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
 
 int64_t count_blocks(const SparseRows& rows, const int8_t* values) {
   int64_t count = 0;
-  for (int64_t row = 0; row < rows.outputs; row++) count += (int64_t)blocks_of(rows, values, row).size();
+  for (int64_t row = 0; row < rows.outputs; row++) {
+    int64_t last = -1;  // group of four inputs
+    for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++)
+      for (int index = 0; index < rows.width; index++) {
+        int64_t input = (int64_t)rows.positions[entry] * rows.width + index;
+        if (values[entry * rows.width + index] == 0 || input >= rows.inputs || input / 4 == last) continue;
+        last = input / 4;
+        count++;
+      }
+  }
   return count;
 }

@@ -33,14 +33,24 @@ extern const Kernels kernels_dotprod;
 namespace {
 
 #if defined(__x86_64__) || defined(__i386__)
-[[maybe_unused]] bool has_avx512_vnni() {
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-[[maybe_unused]] bool has_avx_vnni() {
-  unsigned a, b, c, d;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1 << 4);
-}
+// What the CPU has and the operating system saves. Not __builtin_cpu_supports: with Zig's runtime it knows nothing.
+struct Features {
+  bool avx2 = false, avx_vnni = false, avx512_vnni = false, avx512_vbmi = false;
+
+  Features() {
+    unsigned a = 0, b = 0, c = 0, d = 0, saved = 0;
+    auto has = [](unsigned word, int bit) { return (word >> bit & 1) != 0; };
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, 27) || !has(c, 28) || !has(c, 12)) return;  // OSXSAVE, AVX, FMA
+    asm volatile("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    if ((saved & 0x06) != 0x06 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;  // registers of 256 bits
+    avx2 = has(b, 5);
+    bool wide = (saved & 0xe6) == 0xe6;                                            // and of 512 bits
+    bool avx512 = wide && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);    // F, DQ, BW, VL
+    avx512_vnni = avx512 && has(c, 11);
+    avx512_vbmi = avx512_vnni && has(c, 1);
+    avx_vnni = avx2 && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 4);
+  }
+};
 #elif defined(__aarch64__)
 [[maybe_unused]] bool has_dotprod() {
 #if defined(__APPLE__)
@@ -59,18 +69,20 @@ struct Available {
   std::string names;
 
   Available() {
+#if defined(__x86_64__) || defined(__i386__)
+    [[maybe_unused]] const Features cpu;
+#endif
 #ifdef HAVE_avx512_vbmi
-    if (has_avx512_vnni() && __builtin_cpu_supports("avx512vbmi")) list[count++] = &kernels_avx512_vbmi;
+    if (cpu.avx512_vbmi) list[count++] = &kernels_avx512_vbmi;
 #endif
 #ifdef HAVE_avx512_vnni
-    if (has_avx512_vnni()) list[count++] = &kernels_avx512_vnni;
+    if (cpu.avx512_vnni) list[count++] = &kernels_avx512_vnni;
 #endif
 #ifdef HAVE_avx_vnni
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni())
-      list[count++] = &kernels_avx_vnni;
+    if (cpu.avx_vnni) list[count++] = &kernels_avx_vnni;
 #endif
 #ifdef HAVE_avx2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list[count++] = &kernels_avx2;
+    if (cpu.avx2) list[count++] = &kernels_avx2;
 #endif
 #ifdef HAVE_dotprod
     if (has_dotprod()) list[count++] = &kernels_dotprod;

@@ -78,6 +78,10 @@ struct Tensor {
   const T* as() const {
     return (const T*)data;
   }
+  template <typename T>
+  std::vector<T> values() const {
+    return {as<T>(), as<T>() + count()};
+  }
 };
 
 inline Tensor input(const void* api, const KernelContext* context, size_t index) {
@@ -166,12 +170,6 @@ struct Node {
     check(value > 1e-37f && value < 1e35f, std::string(name) + " is no positive number, or too small or large");
   }
 };
-
-inline std::vector<float> padded(const Tensor& tensor, int64_t size) {
-  std::vector<float> copy(tensor.as<float>(), tensor.as<float>() + tensor.count());
-  copy.resize(size, 0.0f);
-  return copy;
-}
 
 constexpr int64_t kMaxElements = int64_t{1} << 46;  // products of dimensions stay far from overflow
 

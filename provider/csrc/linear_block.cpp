@@ -1,0 +1,193 @@
+// Linear layers as blocks: alone, several of one input, and two in a row.
+#include <algorithm>
+#include <numeric>
+
+#include "blocks.h"
+
+using namespace ort;
+
+namespace {
+
+// The input's shape with another width, and how many tokens it has.
+int64_t tokens_of(const Tensor& x, int64_t inputs) {
+  check_shape(x);
+  check(!x.shape.empty() && x.shape.back() == inputs, "the input is not as wide as the weight");
+  return x.count() / inputs;
+}
+
+std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {
+  shape.back() = width;
+  return shape;
+}
+
+// Int8Linear or FloatLayers.
+struct Product {
+  virtual ~Product() = default;
+  virtual int64_t inputs() const = 0;
+  virtual int64_t outputs() const = 0;
+  virtual void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const = 0;
+};
+struct Int8Product : Product {
+  std::unique_ptr<Int8Linear> layer;
+  explicit Int8Product(std::unique_ptr<Int8Linear> given) : layer(std::move(given)) {}
+  int64_t inputs() const override { return layer->inputs(); }
+  int64_t outputs() const override { return layer->outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
+    layer->run(api, context, x.as<uint8_t>(), tokens, y);
+  }
+};
+struct FloatProduct : Product {
+  FloatLayers layers;
+  explicit FloatProduct(bool gelu) : layers(gelu) {}
+  int64_t inputs() const override { return layers.inputs(); }
+  int64_t outputs() const override { return layers.outputs(); }
+  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
+    layers.run(api, context, x.as<float>(), tokens, (float*)y);
+  }
+};
+
+class LinearPlan : public Plan {
+ public:
+  explicit LinearPlan(const std::string& input_name) { add_input(input_name); }
+  void add(std::unique_ptr<Product> product, const std::string& output_name) {
+    products_.push_back(std::move(product));
+    add_output(output_name);
+  }
+  void compute(const void* api, KernelContext* context) const override {
+    Tensor x = input(api, context, 0);
+    for (size_t i = 0; i < products_.size(); i++) {
+      const Product& product = *products_[i];
+      int64_t tokens = tokens_of(x, product.inputs());
+      void* y = output(api, context, i, with_width(x.shape, product.outputs()));
+      if (y) product.run(api, context, x, tokens, y);
+    }
+  }
+
+ private:
+  std::vector<std::unique_ptr<Product>> products_;
+};
+
+class FeedForwardPlan : public Plan {
+ public:
+  FeedForwardPlan(const std::string& input_name, std::unique_ptr<Int8Linear> first, std::unique_ptr<Int8Linear> second,
+                  const std::string& output_name)
+      : first_(std::move(first)), second_(std::move(second)) {
+    add_input(input_name);
+    add_output(output_name);
+  }
+  void compute(const void* api, KernelContext* context) const override {
+    Tensor x = input(api, context, 0);
+    int64_t tokens = tokens_of(x, first_->inputs());
+    void* y = output(api, context, 0, with_width(x.shape, second_->outputs()));
+    thread_local std::vector<uint8_t> between;
+    between.resize((size_t)(tokens * first_->outputs()));
+    uint8_t* memory = between.data();  // the session's other threads have a vector of their own
+    first_->run(api, context, x.as<uint8_t>(), tokens, memory);
+    second_->run(api, context, memory, tokens, y);
+  }
+
+ private:
+  std::unique_ptr<Int8Linear> first_, second_;
+};
+
+std::vector<QuantParams> params_of(const Tail& tail) {
+  return tail.quantization ? std::vector<QuantParams>{tail.quantization->stored_params()} : std::vector<QuantParams>{};
+}
+
+std::unique_ptr<Product> product_of(const Layer& layer, const Tail& tail) {
+  if (!layer.is_float()) return std::make_unique<Int8Product>(pack({&layer}, params_of(tail), tail.gelu));
+  auto product = std::make_unique<FloatProduct>(tail.gelu);
+  pack({&layer}, product->layers);
+  return product;
+}
+
+// Sorts the outputs of a layer by their number of weights, and the inputs of the layer that reads it alike. The kernel
+// of windows works on 16 outputs at a time, and the fullest decides how long it takes.
+void sort_between(Layer& first, Layer& second) {
+  const std::vector<int64_t>& starts = first.rows.starts;
+  std::vector<int64_t> order((size_t)first.outputs), place(order.size());
+  std::iota(order.begin(), order.end(), 0);
+  auto count = [&](int64_t row) { return starts[row + 1] - starts[row]; };
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return count(a) > count(b); });
+  for (size_t i = 0; i < order.size(); i++) place[order[i]] = (int64_t)i;
+  Layer sorted = first;
+  sorted.rows.starts = {0};
+  sorted.rows.positions.clear();
+  sorted.values.clear();
+  for (size_t i = 0; i < order.size(); i++) {
+    for (int64_t entry = starts[order[i]]; entry < starts[order[i] + 1]; entry++) {
+      sorted.rows.positions.push_back(first.rows.positions[entry]);
+      sorted.values.push_back(first.values[entry]);
+    }
+    sorted.rows.starts.push_back((int64_t)sorted.values.size());
+    sorted.scale[i] = first.scale[order[i]];
+    sorted.bias[i] = first.bias[order[i]];
+  }
+  first = std::move(sorted);
+  // All entries, by their new input, are put back into their rows.
+  SparseRows& rows = second.rows;
+  std::vector<int64_t> at((size_t)second.inputs + 1, 0);
+  for (uint16_t position : rows.positions) at[place[position] + 1]++;
+  std::partial_sum(at.begin(), at.end(), at.begin());
+  struct Entry {
+    int32_t row;
+    uint16_t position;
+    int8_t value;
+  };
+  std::vector<Entry> entries(rows.positions.size());
+  for (int64_t row = 0; row < second.outputs; row++)
+    for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++) {
+      int64_t position = place[rows.positions[entry]];
+      entries[at[position]++] = {(int32_t)row, (uint16_t)position, second.values[entry]};
+    }
+  std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
+  for (const Entry& entry : entries) {
+    rows.positions[next[entry.row]] = entry.position;
+    second.values[next[entry.row]++] = entry.value;
+  }
+}
+
+bool in_windows(const Layer& layer) { return layer.cost.windows < layer.cost.blocks; }
+
+}  // namespace
+
+std::optional<Block> linear_block(const GraphView& graph, const std::vector<const Layer*>& layers, bool fuse) {
+  Block block;
+  std::vector<int> outputs;
+  auto plan = std::make_unique<LinearPlan>(graph.name(layers[0]->input));
+  for (const Layer* layer : layers) {
+    Tail tail = fuse ? find_tail(graph, *layer) : Tail{{}, layer->output, false, {}};
+    block.nodes.insert(layer->nodes.begin(), layer->nodes.end());
+    block.nodes.insert(tail.nodes.begin(), tail.nodes.end());
+    outputs.push_back(tail.output);
+    plan->add(product_of(*layer, tail), graph.name(tail.output));
+  }
+  if (!graph.is_block(block.nodes, {layers[0]->input}, outputs)) return {};
+  block.plan = std::move(plan);
+  return block;
+}
+
+std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& first, const Layer& second) {
+  Tail between = find_tail(graph, first), after = find_tail(graph, second);
+  if (between.output != second.input || first.is_float() != second.is_float()) return {};
+  if (first.is_float() ? after.gelu : !between.quantization.has_value()) return {};
+  Block block;
+  for (const std::set<int>& nodes : {first.nodes, between.nodes, second.nodes, after.nodes})
+    block.nodes.insert(nodes.begin(), nodes.end());
+  if (!graph.is_block(block.nodes, {first.input}, {after.output})) return {};
+  if (first.is_float()) {
+    auto product = std::make_unique<FloatProduct>(between.gelu);
+    pack({&first}, product->layers);
+    pack({&second}, product->layers);
+    auto plan = std::make_unique<LinearPlan>(graph.name(first.input));
+    plan->add(std::move(product), graph.name(after.output));
+    block.plan = std::move(plan);
+    return block;
+  }
+  Layer sorted_first = first, sorted_second = second;
+  if (in_windows(first) && in_windows(second)) sort_between(sorted_first, sorted_second);
+  block.plan = std::make_unique<FeedForwardPlan>(
+      graph.name(first.input), pack({&sorted_first}, params_of(between), between.gelu),
+      pack({&sorted_second}, params_of(after), after.gelu), graph.name(after.output));
+  return block;
+}

@@ -1,0 +1,74 @@
+"""Load and run damaged copies of a model with the provider: ``damage.py FOLDER SEED COUNT``; prints runs and errors."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "provider")]
+
+import numpy as np  # noqa: E402
+import onnx  # noqa: E402
+import onnxruntime  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+
+import onnxruntime_ep_sparse as sparse  # noqa: E402
+from helpers.exports import export_model, make_batch, make_bert, prune_model, quantize_model  # noqa: E402
+from sparsification.runtime import ENGINE_ERRORS  # noqa: E402
+
+
+def damage(model: onnx.ModelProto, generator: np.random.Generator) -> None:
+    """Change one to three constants or attributes, in place."""
+    for _ in range(generator.integers(1, 4)):
+        if generator.random() < 0.2:
+            node = model.graph.node[generator.integers(len(model.graph.node))]
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.INT:
+                    attribute.i = int(generator.integers(-3, 5))
+                elif attribute.type == onnx.AttributeProto.INTS:
+                    attribute.ints[:] = generator.permutation(np.array(attribute.ints)).tolist()
+                elif attribute.type == onnx.AttributeProto.FLOAT:
+                    attribute.f = float(generator.choice([0.0, -1.0, np.inf, np.nan, 1e-45]))
+            continue
+        tensor = model.graph.initializer[generator.integers(len(model.graph.initializer))]
+        array = numpy_helper.to_array(tensor).copy()
+        kind = generator.integers(5)
+        if kind == 0 and array.size:
+            flat = array.reshape(-1)
+            values = [0, -1, 127, 2**31] if array.dtype == np.int64 else [0, -1, np.inf, np.nan, 1e-45, 3e38]
+            with np.errstate(all="ignore"):
+                flat[generator.integers(flat.size)] = np.array(generator.choice(values)).astype(array.dtype)
+        elif kind == 1:
+            array = np.frombuffer(generator.bytes(array.nbytes), array.dtype).reshape(array.shape)
+        elif kind == 2:
+            array = array.reshape(-1)[: generator.integers(array.size + 1)]
+        elif kind == 3 and array.ndim == 2:
+            array = array.T
+        else:
+            array = array.astype(generator.choice(["float32", "int8", "uint8", "int64"]))
+        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+
+
+def main() -> None:
+    folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    model = prune_model(make_bert(1))
+    export_model(quantize_model(model) if seed % 2 == 0 else model.eval(), folder)
+    source = onnx.load(folder / "model.onnx")
+    feed = {name: one.numpy() for name, one in make_batch(2, 9).items()}
+    onnxruntime.set_default_logger_severity(4)
+    generator, ran, refused = np.random.default_rng(seed), 0, 0
+    for _ in range(count):
+        damaged = onnx.ModelProto()
+        damaged.CopyFrom(source)
+        damage(damaged, generator)
+        session = sparse.session_options(always=True)
+        session.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(damaged.SerializeToString(), session).run(None, feed)
+            ran += 1
+        except ENGINE_ERRORS:
+            refused += 1
+    print(ran, refused)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""The provider on exported encoders: equal outputs, and the layers that it takes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from random_graphs import LEVELS
+
+import onnxruntime_ep_sparse as sparse
+from helpers.exports import CASES, FAMILIES, export_model, make_batch, prune_model, quantize_model
+from onnxruntime_ep_sparse.explain import explain, layer_reports
+from sparsification.runtime import load_session
+from sparsification.runtime.rewrite import rewrite_sparse
+
+
+def make_model(
+    folder, family="bert", precision="int8", exporter="torchscript", share=0.9, target="onnxruntime", **keys
+):
+    make, names, pad = FAMILIES[family]
+    model = prune_model(make(), share) if share else make()
+    if precision == "int8":
+        quantize_model(model, names, pad, **keys)
+    export_model(model.eval(), folder, names, pad, exporter=exporter, target=target)
+    return folder / "model.onnx", {name: one.numpy() for name, one in make_batch(3, 20, names, pad).items()}
+
+
+def run_provider(path, feed, level=LEVELS[-1], **options):
+    session = sparse.session_options(**options)
+    session.graph_optimization_level, session.log_severity_level = level, 3
+    return onnxruntime.InferenceSession(path, session).run(None, feed)
+
+
+def run_cpu(path, feed, level=LEVELS[-1]):
+    session = onnxruntime.SessionOptions()
+    session.graph_optimization_level = level
+    return onnxruntime.InferenceSession(path, session, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_outputs_equal_those_of_the_cpu_provider(tmp_path, family, precision, exporter):
+    path, feed = make_model(tmp_path, family, precision, exporter)
+    layers = layer_reports(path, always=True)
+    kinds = [layer.taken for layer in layers]
+    assert len(layers) == 2 * 6 + 1
+    assert kinds.count("attention") == 6
+    assert kinds.count("feed-forward") == 4
+    assert kinds.count("alone") == 3
+    for level in LEVELS:
+        for actual, expected in zip(
+            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
+        ):
+            difference = np.abs(actual - expected)
+            if precision == "fp32":
+                assert difference.max() < 1e-4 * expected.std()
+            else:  # rounding turns differences in the last bit into quantization steps
+                assert difference.mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_outputs_are_the_bits_of_the_sparse_file(tmp_path, precision, share):
+    path, feed = make_model(tmp_path, precision=precision, share=share)
+    rewrite_sparse(path, always=True)
+    expected = load_session(tmp_path / "model.sparse.onnx", threads=1).run(None, feed)
+    for options in ({"always": True}, {"always": True, "fuse": False}):
+        actual = run_provider(path, feed, **options)
+        for one, other in zip(actual, expected, strict=True):
+            if options == {"always": True}:
+                np.testing.assert_array_equal(one, other)
+            else:
+                assert np.abs(one - other).mean() < 0.02 * other.std()
+
+
+@pytest.mark.parametrize("case", ["per channel", "4-bit weights", "no attention", "outputs"])
+def test_other_quantization_recipes(tmp_path, case):
+    path, feed = make_model(tmp_path, **CASES[case])
+    assert sum(bool(layer.taken) for layer in layer_reports(path, always=True)) >= 12
+    for actual, expected in zip(run_provider(path, feed, always=True), run_cpu(path, feed), strict=True):
+        assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+
+
+def test_model_of_integer_operators(tmp_path):
+    """SparseML's form: MatMulInteger, Cast and Mul in place of DequantizeLinear and MatMul."""
+    path, feed = make_model(tmp_path, target="deepsparse")
+    kinds = [layer.taken for layer in layer_reports(path, always=True)]
+    assert kinds.count("alone") == 9
+    assert kinds.count("feed-forward") == 4
+    for level in LEVELS:
+        for actual, expected in zip(
+            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
+        ):
+            assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+
+
+def test_lengths_and_batches_change_in_one_session(tmp_path):
+    path, _ = make_model(tmp_path)
+    session = onnxruntime.InferenceSession(path, sparse.session_options(always=True))
+    for rows, length in ((1, 1), (2, 7), (5, 33), (1, 64)):
+        feed = {name: one.numpy() for name, one in make_batch(rows, length).items()}
+        for actual, expected in zip(session.run(None, feed), run_cpu(path, feed), strict=True):
+            assert actual.shape == (rows, length)
+            assert np.abs(actual - expected).mean() <= 0.02 * expected.std()
+
+
+def test_model_without_zeros_is_left_to_the_cpu_provider(tmp_path, capfd):
+    path, feed = make_model(tmp_path, share=0)
+    session = onnxruntime.InferenceSession(path, sparse.session_options())
+    lines = [line for line in capfd.readouterr().err.splitlines() if "SparseExecutionProvider" in line]
+    assert len(lines) == 1
+    assert "none of 13 Linear layers has enough zeros: the CPU provider runs the model" in lines[0]
+    for actual, expected in zip(session.run(None, feed), run_cpu(path, feed), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_explain(tmp_path, precision):
+    path, _ = make_model(tmp_path, precision=precision)
+    lines = explain(path).splitlines()
+    assert lines[0].split() == ["layer", "shape", "weight", "zeros", "taken", "expected"]
+    assert "12 of 13 Linear layers are sparse; together their products are expected to be" in lines[-1]
+    assert sum("  attention" in line for line in lines) == 6
+    assert sum("no: the dense product is faster" in line for line in lines) == 1
+
+
+def test_reason_why_a_layer_is_not_taken(tmp_path):
+    path, _ = make_model(tmp_path, **CASES["asymmetric weights"])
+    reasons = {layer.reason for layer in layer_reports(path) if layer.form == "int8"}
+    assert reasons == {"its weight is asymmetric: a weight of 0 is not the integer 0"}
+
+
+def test_dense_weights_are_released(tmp_path):
+    width, layers = 1024, 6
+    generator = np.random.default_rng(0)
+    nodes, weights = [], []
+    for index in range(layers):
+        weight = (generator.normal(size=(width, width)) / width**0.5).astype(np.float32)
+        weight[generator.random(weight.shape) < 0.9] = 0
+        weights.append(onnx.numpy_helper.from_array(weight, f"w{index}"))
+        nodes.append(onnx.helper.make_node("MatMul", [f"x{index}", f"w{index}"], [f"x{index + 1}"]))
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["n", width]) for name in ("x0", f"x{layers}")]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    code = f"""
+import ctypes, gc, numpy, onnxruntime, onnxruntime_ep_sparse as sparse
+def memory():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) // 1024
+sparse.register()
+before = memory()
+session = onnxruntime.InferenceSession({str(tmp_path / "model.onnx")!r}, sparse.session_options())
+session.run(None, {{"x0": numpy.zeros((4, {width}), numpy.float32)}})
+gc.collect(); ctypes.CDLL(None).malloc_trim(0)
+print(memory() - before)
+"""
+    environment = {"PYTHONPATH": str(sparse.__path__[0]) + "/.."}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert int(result.stdout) < 0.75 * layers * width * width * 4 / 2**20
