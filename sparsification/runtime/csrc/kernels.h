@@ -41,13 +41,14 @@ struct Epilogue {
 };
 
 // A sparse weight as the kernels read it. Parts of kPartRows outputs, slices of slice_groups groups of inputs; in each,
-// rows are ordered by their number of blocks, so that the branch at a row's end is predicted.
+// rows are ordered by their number of blocks, so that the branch at a row's end is predicted, and taken two at a time: a
+// sum has to wait for the one before it, those of another row do not. The shorter row of a pair is filled up with zeros.
 struct SparseWeight {
   int64_t inputs, outputs;
   int64_t groups, slice_groups, slices, parts;
   const int32_t* row_sums;    // [parts * kPartRows] of the weights
   const uint16_t* order;      // [slices][parts][kPartRows] which row of the part comes next
-  const uint16_t* steps;      // [slices][parts][kPartRows] how many times kStep blocks it has
+  const uint16_t* steps;      // [slices][parts][kPartRows / 2] how many times kStep blocks a pair has, the rows by turns
   const uint32_t* first;      // [slices][parts] its first block
   const uint16_t* offsets;    // [blocks] where in the slice's panel a block's inputs are: group * kOffsetUnit
   const int32_t* values;      // [blocks] its four weights

@@ -119,9 +119,10 @@ void parallel(const void* api, const KernelContext* context, size_t count, const
 
 // Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are few tiles,
 // each is split by parts.
+constexpr int64_t kFewTiles = 7;
 template <typename Work>
 void parallel_tiles(const void* api, const KernelContext* context, int64_t tiles, int64_t parts, const Work& work) {
-  int64_t pieces = std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
+  int64_t pieces = std::min<int64_t>(parts, tiles <= kFewTiles ? (kFewTiles + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
   pieces = (parts + each - 1) / each;
   parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
     int64_t first = (int64_t)index % pieces * each;

@@ -7,6 +7,7 @@
 // whichever is faster on this CPU.
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -124,23 +125,21 @@ struct SparseLinear {
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
-      size_t panel = panel_size(weight);
-      if (tiles(kTokens) > 3) {
-        parallel(api, context, (size_t)tiles(kTokens), [&](size_t tile) {
-          uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
-          run.linear_panel(weight, from, tokens, (int64_t)tile, memory);
-          run.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
-        });
-        return;
-      }
-      // Few tiles are shared out in parts: first their panels, then what is read from these.
-      uint8_t* panels = (uint8_t*)shared_scratch(tiles(kTokens) * panel);
-      parallel(api, context, (size_t)tiles(kTokens), [&](size_t tile) {
-        run.linear_panel(weight, from, tokens, (int64_t)tile, panels + tile * panel);
-      });
+      // Several threads work on a tile where there are few: the first of them makes the panel for all.
+      bool few = tiles(kTokens) <= kFewTiles;
+      size_t size = panel_size(weight);
+      uint8_t* panels = few ? (uint8_t*)shared_scratch(tiles(kTokens) * size) : nullptr;
+      std::once_flag made[kFewTiles];
       parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-        run.linear(linear, panels + tile * panel, tokens, tile, first, end, y,
-                   (int32_t*)scratch(sums_size(end - first)));
+        uint8_t* memory = (uint8_t*)scratch((few ? 0 : size) + sums_size(end - first));
+        uint8_t* panel = few ? panels + tile * size : memory + sums_size(end - first);
+        auto make_panel = [&] { run.linear_panel(weight, from, tokens, tile, panel); };
+        if (few) {
+          std::call_once(made[tile], make_panel);
+        } else {
+          make_panel();
+        }
+        run.linear(linear, panel, tokens, tile, first, end, y, (int32_t*)memory);
       });
     }
   }
