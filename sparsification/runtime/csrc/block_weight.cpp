@@ -65,11 +65,11 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
       int64_t cell = (slice * view.parts + part) * kPartRows;
       std::copy(order, order + kPartRows, order_.begin() + cell);
       for (int pair = 0; pair < kPartRows; pair += 2) {
-        size_t pairs = (counts[order[pair]] + kStep / 2 - 1) / (kStep / 2) * (kStep / 2);
-        steps_[(cell + pair) / 2] = (uint16_t)(pairs / (kStep / 2));
-        for (size_t index = 0; index < pairs; index++)
+        constexpr size_t kEach = kStep / 2;  // blocks of a row in a step
+        size_t steps = (counts[order[pair]] + kEach - 1) / kEach;
+        steps_[(cell + pair) / 2] = (uint16_t)steps;
+        for (size_t index = 0; index < steps * kEach; index++)
           for (int row : {order[pair], order[pair + 1]}) {
-            // A block of zeros where the row has no more.
             Block block{first_group, {}};
             if (index < counts[row]) block = blocks[part * kPartRows + row][next[part * kPartRows + row]++];
             int32_t value;

@@ -33,15 +33,15 @@ INLINE void finish(const Epilogue& epilogue, const int32_t* sums, int64_t row, F
 template <int vectors>
 struct Tile {
   static constexpr int kWidth = vectors * kLanes, kBytes = 4 * kWidth;  // tokens, and bytes of a group of inputs
-  static constexpr int kAtOnce = vectors <= 4 ? vectors : vectors % 4 == 0 ? 4 : 3;  // of each of two rows: in registers
+  // Vectors of two rows, whose sums fit into the registers together.
+  static constexpr int kAtOnce = vectors <= 4 ? vectors : vectors % 4 == 0 ? 4 : 3;
 
   static void transpose_panel(const uint8_t* x, int64_t inputs, int64_t tokens, uint8_t* panel) {
     for (int64_t lane = 0; lane < kWidth; lane += kLanes)
       transpose_tokens(x + lane * inputs, inputs, tokens - lane, inputs, panel + 4 * lane, kBytes);
   }
 
-  static inline __attribute__((always_inline)) void add_block(Ints sums[kAtOnce], const uint8_t* panel, uint16_t offset,
-                                                              Ints weights) {
+  INLINE void add_block(Ints sums[kAtOnce], const uint8_t* panel, uint16_t offset, Ints weights) {
     const uint8_t* inputs = panel + (size_t)offset * (kBytes / kOffsetUnit);
 #pragma GCC unroll 8
     for (int v = 0; v < kAtOnce; v++) sums[v] = dot(sums[v], load(inputs + v * 4 * kLanes), weights);
@@ -49,8 +49,8 @@ struct Tile {
 
   // sums[row][token] of one part and slice, for kAtOnce vectors; in the first slice they start anew. Not inlined: the
   // innermost loop needs all registers.
-  static __attribute__((noinline)) void multiply(const Linear& linear, int64_t slice, int64_t part, const uint8_t* panel,
-                                                 int32_t* sums) {
+  __attribute__((noinline)) static void multiply(const Linear& linear, int64_t slice, int64_t part,
+                                                 const uint8_t* panel, int32_t* sums) {
     const SparseWeight& weight = linear.weight;
     int64_t at = slice * weight.parts + part;
     const uint16_t* order = weight.order + at * kPartRows;

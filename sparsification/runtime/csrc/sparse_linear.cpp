@@ -125,22 +125,25 @@ struct SparseLinear {
     } else {
       const SparseWeight& weight = blocks->view();
       Linear linear{weight, {scale.data(), bias.data(), gelu, quantized ? output_params.data() : nullptr}, input_zero};
-      // Several threads work on a tile where there are few: the first of them makes the panel for all.
-      bool few = tiles(kTokens) <= kFewTiles;
+      // Several threads may work on one of few tiles: the first of them makes the panel for all.
+      constexpr int64_t kTasks = 8;
+      int64_t count = tiles(kTokens);
+      bool few = count < kTasks;
       size_t size = panel_size(weight);
-      uint8_t* panels = few ? (uint8_t*)shared_scratch(tiles(kTokens) * size) : nullptr;
-      std::once_flag made[kFewTiles];
-      parallel_tiles(api, context, tiles(kTokens), weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-        uint8_t* memory = (uint8_t*)scratch((few ? 0 : size) + sums_size(end - first));
-        uint8_t* panel = few ? panels + tile * size : memory + sums_size(end - first);
+      uint8_t* shared = few ? (uint8_t*)shared_scratch(count * size) : nullptr;
+      std::once_flag made[kTasks];
+      auto work = [&](int64_t tile, int64_t first, int64_t end) {
+        int32_t* sums = (int32_t*)scratch(sums_size(end - first) + (few ? 0 : size));
+        uint8_t* panel = few ? shared + tile * size : (uint8_t*)sums + sums_size(end - first);
         auto make_panel = [&] { run.linear_panel(weight, from, tokens, tile, panel); };
         if (few) {
           std::call_once(made[tile], make_panel);
         } else {
           make_panel();
         }
-        run.linear(linear, panel, tokens, tile, first, end, y, (int32_t*)memory);
-      });
+        run.linear(linear, panel, tokens, tile, first, end, y, sums);
+      };
+      parallel_tiles(api, context, count, weight.parts, work, kTasks);
     }
   }
 };
