@@ -80,7 +80,7 @@ def table(runs: Results, dense: Results) -> list[str]:
         onnx = [run["onnx"] for run in both if "onnx_f1" in run["onnx"]]
         lines.append(
             f"| {name} | {both[0]['epochs']:g} | {mean(both[0]['sparsity']):.1%} "
-            f"| {scores(both, 'em', 'f1')} | {scores(onnx, 'onnx_exact_match', 'onnx_f1')} "
+            f"| {scores(both, 'em', 'f1')} | {'; '.join(map(engine_scores, onnx))} "
             f"| {mean([run['f1'] for run in both]) / dense[name]['f1']:.1%} | {low:.1%} to {high:.1%} "
             f"| {mean([run['aside_f1'] for run in both]):.1f} "
             f"| {mean([run['aside_distillation_loss'] for run in both]):.3f} "
@@ -92,6 +92,14 @@ def table(runs: Results, dense: Results) -> list[str]:
 def scores(runs: Sequence[Mapping[str, float]], em: str, f1: str) -> str:
     """EM / F1 of each run."""
     return "; ".join(f"{run[em]:.1f} / {run[f1]:.1f}" for run in runs)
+
+
+def engine_scores(onnx: Mapping[str, float]) -> str:
+    """EM / F1 in ONNX Runtime: of ``model.onnx``, and of ``model.sparse.onnx`` where there is one."""
+    dense = scores([onnx], "onnx_exact_match", "onnx_f1")
+    if "onnx_sparse_f1" not in onnx:
+        return dense
+    return f"{dense}, sparse {scores([onnx], 'onnx_sparse_exact_match', 'onnx_sparse_f1')}"
 
 
 def minutes(runs: Sequence[dict]) -> str:

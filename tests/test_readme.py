@@ -68,6 +68,9 @@ def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page: Path):
             assert anchor in headings, target
 
 
+SPEED = "benchmarks/sparse_runtime.md"
+
+
 def table(page: str, *words: str) -> str:
     """The one line of a page that has all of the words, each between bars or blanks."""
     lines = [line for line in (ROOT / page).read_text().splitlines() if all(word in line for word in words)]
@@ -78,21 +81,29 @@ def table(page: str, *words: str) -> str:
 @pytest.mark.parametrize(
     ("row", "cells", "page", "words"),
     [
-        ("dense", ["53.5 / 69.9"], "benchmarks/newwiki.md", ["| teacher |"]),
-        ("dense", ["31.5"], "benchmarks/sparse_runtime.md", ["| minilm | 1 x 128 | 1 | 80 % 1x4 |"]),
-        ("dense", ["90.3 MB"], "benchmarks/sparse_runtime.md", ["| minilm |", " MB "]),
-        ("pruned, 50 % sparsity", ["51.8 / 68.2", "90.4 MB"], "benchmarks/newwiki.md", ["| prune50 |"]),
-        ("pruned, 80 % sparsity", ["52.3 / 68.5"], "benchmarks/accuracy.md", ["| prune80 |"]),
-        ("pruned 50 %, int8", ["50.5 / 66.9", "22.9 MB"], "benchmarks/newwiki.md", ["| prune50_int8 |"]),
-        ("pruned 50 %, int8", ["12.4"], "benchmarks/sparse_runtime.md", ["| minilm | 1 x 128 | 1 | 80 % 1x4 |"]),
-        ("pruned 50 %, sparse int8", ["50.3 / 67.0"], "docs/sparse-runtime.md", ["| 50 % unstructured"]),
+        ("dense", ["52.4 / 69.8"], "benchmarks/accuracy.md", ["The teacher: 3 epochs"]),
+        ("dense", ["14.4"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
+        ("dense", ["90.3 MB"], SPEED, ["| minilm | fp32 dense |"]),
+        ("pruned 80 %, sparse fp32", ["52.3 / 68.5"], "benchmarks/accuracy.md", ["| prune80 |"]),
+        ("pruned 80 %, sparse fp32", ["58.5 MB"], SPEED, ["| minilm | fp32 80 % unstructured |"]),
+        ("pruned 80 %, sparse fp32", ["4.6"], SPEED, ["| minilm", "| 1 x 128 | 1 | fp32 80 % unstructured |"]),
+        ("pruned 90 %, sparse fp32", ["45.3 / 62.7"], "benchmarks/accuracy.md", ["| prune90 |"]),
+        ("pruned 90 %, sparse fp32", ["53.2 MB"], SPEED, ["| minilm | fp32 90 % unstructured |"]),
+        ("pruned 90 %, sparse fp32", ["3.2"], SPEED, ["| minilm", "| 1 x 128 | 1 | fp32 90 % unstructured |"]),
+        (
+            "pruned 50 % without training, int8",
+            ["48.4 / 64.9", "22.8 MB"],
+            "benchmarks/accuracy.md",
+            ["| reconstruct50_int8 |"],
+        ),
+        ("pruned 50 % without training, int8", ["5.5"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
         (
             "pruned 80 % in 1x4 blocks, sparse int8",
-            ["4.8"],
-            "benchmarks/sparse_runtime.md",
-            ["| minilm | 1 x 128 | 1 | 80 % 1x4 |"],
+            ["45.1 / 61.7", "15.5 MB"],
+            "benchmarks/accuracy.md",
+            ["| prune_quant80 |"],
         ),
-        ("pruned 80 % in 1x4 blocks, sparse int8", ["15.4 MB"], "benchmarks/sparse_runtime.md", ["| minilm |", " MB "]),
+        ("pruned 80 % in 1x4 blocks, sparse int8", ["2.1"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
     ],
 )
 def test_a_figure_of_the_first_table_stands_in_the_page_of_its_measurement(row, cells, page, words):

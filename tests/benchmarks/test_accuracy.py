@@ -103,3 +103,10 @@ def test_curves_are_of_the_runs_that_were_done(tmp_path):
 def test_curves_name_runs_that_there_are():
     curves = [*accuracy_curves.LEARNING.values(), *accuracy_curves.SPARSITY.values()]
     assert {name for names in curves for name in names} <= accuracy.RUNS.keys()
+
+
+def test_scores_of_the_sparse_file_stand_beside_those_of_the_dense_one():
+    onnx = {"onnx_exact_match": 50.04, "onnx_f1": 60.0}
+    assert accuracy_report.engine_scores(onnx) == "50.0 / 60.0"
+    onnx |= {"onnx_sparse_exact_match": 49.0, "onnx_sparse_f1": 59.96}
+    assert accuracy_report.engine_scores(onnx) == "50.0 / 60.0, sparse 49.0 / 60.0"
