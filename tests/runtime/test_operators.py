@@ -49,6 +49,12 @@ def _linear_session(case: dict, gelu: bool = False, quantized: bool = False, thr
     return make_session(op, {"x": case["x"]}, constants, {"y": output}, attributes, threads)
 
 
+def _exact(case: dict) -> np.ndarray:
+    """A layer's output, its sums in integers."""
+    sums = (case["x"].astype(np.int64) - case["zero_point"]) @ case["weight"].T.astype(np.int64)
+    return sums.astype(np.float32) * case["scale"] + case["bias"]
+
+
 def _quantized(x: np.ndarray, scale, zero_point) -> np.ndarray:
     """QuantizeLinear, by its definition."""
     return np.clip(np.rint(x / scale) + np.float32(zero_point), 0, 255).astype(np.uint8)
@@ -69,8 +75,7 @@ linear_cases = st.builds(
 @property_test
 @given(linear_cases)
 def test_linear_equals_numpy_to_the_last_bit(case):
-    sums = (case["x"].astype(np.int64) - case["zero_point"]) @ case["weight"].T.astype(np.int64)
-    expected = sums.astype(np.float32) * case["scale"] + case["bias"]
+    expected = _exact(case)
     for _ in each_instruction_set():
         numbers, integers = _linear_session(case), _linear_session(case, quantized=True)
         np.testing.assert_array_equal(numbers.run(None, {"x": case["x"]})[0], expected)
@@ -124,12 +129,13 @@ def test_outputs_out_of_range_saturate():
 
 @needs_compiler
 @pytest.mark.parametrize("width", [1, 4])
-def test_batches_and_threads_change_nothing(width):
-    case = _linear_case(90, 1640, 200, 0.2, 0, width)
-    expected = _linear_session(case).run(None, {"x": case["x"]})[0]
-    case["x"] = case["x"].reshape(2, 3, 15, 1640)
+@pytest.mark.parametrize("length", [15, 100])  # few tiles, which threads share, and many
+def test_batches_and_threads_change_nothing(width, length):
+    case = _linear_case(6 * length, 1640, 200, 0.2, 0, width)
+    expected = _exact(case).reshape(2, 3, length, 200)
+    case["x"] = case["x"].reshape(2, 3, length, 1640)
     session = _linear_session(case, threads=2)
-    np.testing.assert_array_equal(session.run(None, {"x": case["x"]})[0], expected.reshape(2, 3, 15, 200))
+    np.testing.assert_array_equal(session.run(None, {"x": case["x"]})[0], expected)
     results = []
     workers = [threading.Thread(target=lambda: results.append(session.run(None, {"x": case["x"]})[0])) for _ in "1234"]
     for worker in workers:
@@ -138,8 +144,8 @@ def test_batches_and_threads_change_nothing(width):
         worker.join()
     assert len(results) == 4
     for result in results:
-        np.testing.assert_array_equal(result, expected.reshape(2, 3, 15, 200))
-    assert session.run(None, {"x": case["x"][:, :0]})[0].shape == (2, 0, 15, 200)
+        np.testing.assert_array_equal(result, expected)
+    assert session.run(None, {"x": case["x"][:, :0]})[0].shape == (2, 0, length, 200)
 
 
 _PER_OUTPUT = ("counts", "scale", "bias", "output_scale", "output_zero_point")

@@ -39,7 +39,7 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
   row_sums_.assign(padded_outputs(), 0);
   int64_t cells = view.slices * padded_outputs();
   order_.resize(cells);
-  steps_.resize(cells);
+  steps_.resize(cells / 2);
 
   std::vector<std::vector<Block>> blocks(padded_outputs());
   for (int64_t row = 0; row < rows.outputs; row++) {
@@ -61,23 +61,22 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
       }
       int order[kPartRows];
       std::iota(order, order + kPartRows, 0);
-      auto steps = [&](int row) { return (counts[row] + kStep - 1) / kStep; };
-      std::stable_sort(order, order + kPartRows, [&](int a, int b) { return steps(a) > steps(b); });
-      for (int index = 0; index < kPartRows; index++) {
-        int row = order[index];
-        size_t& at = next[part * kPartRows + row];
-        int64_t cell = (slice * view.parts + part) * kPartRows + index;
-        order_[cell] = (uint16_t)row;
-        steps_[cell] = (uint16_t)steps(row);
-        // Blocks of zeros where the row has no more.
-        for (size_t block = 0; block < steps(row) * kStep; block++) {
-          bool there = block < counts[row];
-          const Block mine = there ? blocks[part * kPartRows + row][at++] : Block{first_group, {}};
-          int32_t value;
-          std::memcpy(&value, mine.values, 4);
-          offsets_.push_back((uint16_t)((mine.group - first_group) * kOffsetUnit));
-          values_.push_back(value);
-        }
+      std::stable_sort(order, order + kPartRows, [&](int a, int b) { return counts[a] > counts[b]; });
+      int64_t cell = (slice * view.parts + part) * kPartRows;
+      std::copy(order, order + kPartRows, order_.begin() + cell);
+      for (int pair = 0; pair < kPartRows; pair += 2) {
+        constexpr size_t kEach = kStep / 2;  // blocks of a row in a step
+        size_t steps = (counts[order[pair]] + kEach - 1) / kEach;
+        steps_[(cell + pair) / 2] = (uint16_t)steps;
+        for (size_t index = 0; index < steps * kEach; index++)
+          for (int row : {order[pair], order[pair + 1]}) {
+            Block block{first_group, {}};
+            if (index < counts[row]) block = blocks[part * kPartRows + row][next[part * kPartRows + row]++];
+            int32_t value;
+            std::memcpy(&value, block.values, 4);
+            offsets_.push_back((uint16_t)((block.group - first_group) * kOffsetUnit));
+            values_.push_back(value);
+          }
       }
     }
   }

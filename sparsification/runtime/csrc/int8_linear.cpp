@@ -1,5 +1,7 @@
 #include "int8_linear.h"
 
+#include <mutex>
+
 #include "cpu.h"
 
 Int8Linear::Int8Linear(const SparseRows& rows, const int8_t* values, const LayerCost& cost, LayerOutputs layer,
@@ -47,24 +49,24 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
     const SparseWeight& weight = blocks_->view();
     const QuantParams* params = quantized ? layer_.output_params.data() : nullptr;
     Linear linear{weight, {scale, bias, layer_.gelu, params}, input_zero_};
+    // Several threads may work on one of few tiles: the first of them makes the panel for all.
+    constexpr int64_t kTasks = 8;
     int64_t count = tiles(kTokens);
-    size_t panel = panel_size(weight);
-    if (count >= 4) {
-      ort::parallel(api, context, (size_t)count, [&](size_t tile) {
-        uint8_t* memory = (uint8_t*)scratch(panel + sums_size(weight.parts));
-        kernels_.linear_panel(weight, x, tokens, (int64_t)tile, memory);
-        kernels_.linear(linear, memory, tokens, (int64_t)tile, 0, weight.parts, y, (int32_t*)(memory + panel));
-      });
-      return;
-    }
-    // Few tiles are split by outputs: first their panels, then the pieces that read them.
-    uint8_t* panels = (uint8_t*)shared_scratch(count * panel);
-    ort::parallel(api, context, (size_t)count, [&](size_t tile) {
-      kernels_.linear_panel(weight, x, tokens, (int64_t)tile, panels + tile * panel);
-    });
-    ort::parallel_tiles(api, context, count, weight.parts, [&](int64_t tile, int64_t first, int64_t end) {
-      int32_t* sums = (int32_t*)scratch(sums_size(end - first));
-      kernels_.linear(linear, panels + tile * panel, tokens, tile, first, end, y, sums);
-    });
+    bool few = count < kTasks;
+    size_t size = panel_size(weight);
+    uint8_t* shared = few ? (uint8_t*)shared_scratch(count * size) : nullptr;
+    std::once_flag made[kTasks];
+    auto work = [&](int64_t tile, int64_t first, int64_t end) {
+      int32_t* sums = (int32_t*)scratch(sums_size(end - first) + (few ? 0 : size));
+      uint8_t* panel = few ? shared + tile * size : (uint8_t*)sums + sums_size(end - first);
+      auto make_panel = [&] { kernels_.linear_panel(weight, x, tokens, tile, panel); };
+      if (few) {
+        std::call_once(made[tile], make_panel);
+      } else {
+        make_panel();
+      }
+      kernels_.linear(linear, panel, tokens, tile, first, end, y, sums);
+    };
+    ort::parallel_tiles(api, context, count, weight.parts, work, kTasks);
   }
 }

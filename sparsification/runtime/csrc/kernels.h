@@ -41,13 +41,15 @@ struct Epilogue {
 };
 
 // A sparse weight as the kernels read it. Parts of kPartRows outputs, slices of slice_groups groups of inputs; in each,
-// rows are ordered by their number of blocks, so that the branch at a row's end is predicted.
+// rows are ordered by their number of blocks, so that the branch at a row's end is predicted. They are taken in pairs,
+// whose blocks take turns: a sum has to wait for the one before it, those of another row do not. Blocks of zeros fill
+// the shorter row up.
 struct SparseWeight {
   int64_t inputs, outputs;
   int64_t groups, slice_groups, slices, parts;
   const int32_t* row_sums;    // [parts * kPartRows] of the weights
   const uint16_t* order;      // [slices][parts][kPartRows] which row of the part comes next
-  const uint16_t* steps;      // [slices][parts][kPartRows] how many times kStep blocks it has
+  const uint16_t* steps;      // [slices][parts][kPartRows / 2] how many times kStep blocks a pair has
   const uint32_t* first;      // [slices][parts] its first block
   const uint16_t* offsets;    // [blocks] where in the slice's panel a block's inputs are: group * kOffsetUnit
   const int32_t* values;      // [blocks] its four weights
@@ -118,7 +120,7 @@ struct AddNorm {
 // The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.
 struct Kernels {
   const char* name;
-  // A tile's panel, of panel_size bytes, and its outputs of the parts from first_part on, with room for sums_size bytes.
+  // A tile's panel, of panel_size bytes, and its outputs of the parts from first_part on; sums: sums_size bytes.
   void (*linear_panel)(const SparseWeight&, const uint8_t* x, int64_t tokens, int64_t tile, uint8_t* panel);
   void (*linear)(const Linear&, const uint8_t* panel, int64_t tokens, int64_t tile, int64_t first_part,
                  int64_t end_part, void* output, int32_t* sums);

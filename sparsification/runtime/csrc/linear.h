@@ -33,52 +33,50 @@ INLINE void finish(const Epilogue& epilogue, const int32_t* sums, int64_t row, F
 template <int vectors>
 struct Tile {
   static constexpr int kWidth = vectors * kLanes, kBytes = 4 * kWidth;  // tokens, and bytes of a group of inputs
-  // Vectors whose sums fit into the registers together. A sum has to wait for the one before it: blocks take turns with
-  // two of each, where there are registers for them.
-  static constexpr int kAtOnce = vectors > 8 ? vectors / 2 : vectors;
-  static constexpr int kSets = 2 * kAtOnce <= 8 ? 2 : 1;
+  // Vectors of two rows, whose sums fit into the registers together.
+  static constexpr int kAtOnce = vectors <= 4 ? vectors : vectors % 4 == 0 ? 4 : 3;
 
   static void transpose_panel(const uint8_t* x, int64_t inputs, int64_t tokens, uint8_t* panel) {
     for (int64_t lane = 0; lane < kWidth; lane += kLanes)
       transpose_tokens(x + lane * inputs, inputs, tokens - lane, inputs, panel + 4 * lane, kBytes);
   }
 
-  static inline __attribute__((always_inline)) void add_block(Ints sums[kAtOnce], const uint8_t* panel, uint16_t offset,
-                                                              Ints weights) {
+  INLINE void add_block(Ints sums[kAtOnce], const uint8_t* panel, uint16_t offset, Ints weights) {
     const uint8_t* inputs = panel + (size_t)offset * (kBytes / kOffsetUnit);
 #pragma GCC unroll 8
     for (int v = 0; v < kAtOnce; v++) sums[v] = dot(sums[v], load(inputs + v * 4 * kLanes), weights);
   }
 
-  // sums[row][token] of one part and slice, for kAtOnce vectors; in the first slice they start anew.
-  // Not inlined, so that its innermost loop has all registers.
-  static __attribute__((noinline)) void multiply(const Linear& linear, int64_t slice, int64_t part, const uint8_t* panel, int32_t* sums) {
+  // sums[row][token] of one part and slice, for kAtOnce vectors; in the first slice they start anew. Not inlined: the
+  // innermost loop needs all registers.
+  __attribute__((noinline)) static void multiply(const Linear& linear, int64_t slice, int64_t part,
+                                                 const uint8_t* panel, int32_t* sums) {
     const SparseWeight& weight = linear.weight;
     int64_t at = slice * weight.parts + part;
     const uint16_t* order = weight.order + at * kPartRows;
-    const uint16_t* steps = weight.steps + at * kPartRows;
+    const uint16_t* steps = weight.steps + at * kPartRows / 2;
     const uint16_t* offsets = weight.offsets + weight.first[at];
     const int32_t* values = weight.values + weight.first[at];
     const int32_t* row_sums = weight.row_sums + part * kPartRows;
-    for (int index = 0; index < kPartRows; index++) {
-      int row = order[index];
-      int32_t* to = sums + row * kWidth;
-      Ints total[kSets][kAtOnce]{};
-      if (slice == 0) {
-        for (int v = 0; v < kAtOnce; v++) total[0][v] = all((kShift - linear.input_zero) * row_sums[row]);
-      } else {
-        for (int v = 0; v < kAtOnce; v++) total[0][v] = load(to + v * kLanes);
+    for (int pair = 0; pair < kPartRows; pair += 2) {
+      Ints total[2][kAtOnce];
+#pragma GCC unroll 2
+      for (int row = 0; row < 2; row++) {
+        const int32_t* from = sums + order[pair + row] * kWidth;
+        Ints start = all((kShift - linear.input_zero) * row_sums[order[pair + row]]);
+        for (int v = 0; v < kAtOnce; v++) total[row][v] = slice == 0 ? start : load(from + v * kLanes);
       }
-      for (int step = steps[index]; step > 0; step--, offsets += kStep, values += kStep) {
+      for (int step = steps[pair / 2]; step > 0; step--, offsets += kStep, values += kStep) {
         Ints four = load_four(values);
         uint64_t where = load_offsets(offsets);
         add_block(total[0], panel, (uint16_t)where, one_of<0>(four));
-        add_block(total[kSets - 1], panel, (uint16_t)(where >> 16), one_of<1>(four));
+        add_block(total[1], panel, (uint16_t)(where >> 16), one_of<1>(four));
         add_block(total[0], panel, (uint16_t)(where >> 32), one_of<2>(four));
-        add_block(total[kSets - 1], panel, (uint16_t)(where >> 48), one_of<3>(four));
+        add_block(total[1], panel, (uint16_t)(where >> 48), one_of<3>(four));
       }
-      for (int v = 0; v < kAtOnce; v++)
-        store(to + v * kLanes, kSets == 2 ? total[0][v] + total[kSets - 1][v] : total[0][v]);
+#pragma GCC unroll 2
+      for (int row = 0; row < 2; row++)
+        for (int v = 0; v < kAtOnce; v++) store(sums + order[pair + row] * kWidth + v * kLanes, total[row][v]);
     }
   }
 

@@ -121,11 +121,13 @@ void parallel(const void* api, const KernelContext* context, size_t count, const
   if (shared.failed) throw std::bad_alloc();
 }
 
-// Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are few tiles,
-// each is split by parts.
+// Runs work(tile, first part, end) on the session's threads. A tile for each thread is best; where there are fewer than
+// `tasks`, each is split by parts.
 template <typename Work>
-void parallel_tiles(const void* api, const KernelContext* context, int64_t tiles, int64_t parts, const Work& work) {
-  int64_t pieces = std::min<int64_t>(parts, tiles < 4 ? (3 + tiles) / tiles : 1), each = (parts + pieces - 1) / pieces;
+void parallel_tiles(const void* api, const KernelContext* context, int64_t tiles, int64_t parts, const Work& work,
+                    int64_t tasks = 4) {
+  int64_t pieces = std::min(parts, tiles < tasks ? (tasks - 1 + tiles) / tiles : 1);
+  int64_t each = (parts + pieces - 1) / pieces;
   pieces = (parts + each - 1) / each;
   parallel(api, context, (size_t)(tiles * pieces), [&](size_t index) {
     int64_t first = (int64_t)index % pieces * each;
