@@ -14,6 +14,7 @@ fp32 up to rounding. What no pattern matches stays as it is, and so does a layer
 product is faster there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from sparsification.atomic_io import atomic_path
 from sparsification.errors import SparsificationError
 from sparsification.runtime.graph import Graph
 from sparsification.runtime.rewrite.attention import fuse_attention
-from sparsification.runtime.rewrite.cost import layer_cost
+from sparsification.runtime.rewrite.cost import layer_costs
 from sparsification.runtime.rewrite.float_attention import fuse_float_attention
 from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears, replace_float_linears
 from sparsification.runtime.rewrite.layer_norm import fuse_layer_norms
@@ -75,7 +76,7 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
         raise SparseGraphError(
             f"{source} has no Linear layer in fp32, nor in int8 with symmetric weights, which the sparse operators need"
         )
-    sparse = {name for name, linear in linears.items() if always or _pays(linear)}
+    sparse = set(linears) if always else _that_pay(int8, fp32)
     if not sparse:
         raise SparseGraphError(
             f"{source}: no Linear layer has so many zeros that the sparse product is faster (the sparsest has "
@@ -103,8 +104,12 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
     )
 
 
-def _pays(linear: Linear | FloatLinear) -> bool:
-    if isinstance(linear, FloatLinear):
-        return linear.density <= FLOAT_BREAK_EVEN
-    _, cost = layer_cost(linear.weight)
-    return min(cost.blocks, cost.windows) < cost.dense
+def _that_pay(int8: Mapping[str, Linear], fp32: Mapping[str, FloatLinear]) -> set[str]:
+    """The layers whose sparse product is faster than the dense one."""
+    pay = {name for name, linear in fp32.items() if linear.density <= FLOAT_BREAK_EVEN}
+    if int8:  # a file in fp32 alone is rewritten without a compiler
+        costs = layer_costs(linear.weight for linear in int8.values())
+        pay |= {
+            name for name, (_, cost) in zip(int8, costs, strict=True) if min(cost.blocks, cost.windows) < cost.dense
+        }
+    return pay

@@ -1,6 +1,7 @@
 """How long an int8 layer takes in each form, as the library of the operators estimates it."""
 
 import ctypes
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -22,21 +23,27 @@ class LayerCost(ctypes.Structure):
     windows: float
 
 
-def layer_cost(weight: np.ndarray) -> tuple[LayerWork, LayerCost]:
-    """Estimate the time of an int8 layer.
+def layer_costs(weights: Iterable[np.ndarray]) -> Iterator[tuple[LayerWork, LayerCost]]:
+    """Estimate the times of int8 layers; the library is looked up once for all of them.
 
     Args:
-        weight: int8 [out, in], 65536 inputs at most.
+        weights: int8 [out, in] of each, 65536 inputs at most.
 
     Raises:
         BuildError: there is no compiler for the operators, or it failed.
     """
     from sparsification.runtime.build import build  # not at the top: ``python -m`` runs that module itself
 
-    dense = np.ascontiguousarray(weight, np.int8)
-    outputs, inputs = (ctypes.c_int64(size) for size in dense.shape)
-    work, cost = LayerWork(), LayerCost()
-    pointer = dense.ctypes.data_as(ctypes.c_void_p)
     library = ctypes.CDLL(str(build()))
-    library.sparsification_layer_cost(inputs, outputs, pointer, ctypes.byref(work), ctypes.byref(cost))
-    return work, cost
+    for weight in weights:
+        dense = np.ascontiguousarray(weight, np.int8)
+        outputs, inputs = (ctypes.c_int64(size) for size in dense.shape)
+        work, cost = LayerWork(), LayerCost()
+        pointer = dense.ctypes.data_as(ctypes.c_void_p)
+        library.sparsification_layer_cost(inputs, outputs, pointer, ctypes.byref(work), ctypes.byref(cost))
+        yield work, cost
+
+
+def layer_cost(weight: np.ndarray) -> tuple[LayerWork, LayerCost]:
+    """``layer_costs`` of one layer."""
+    return next(layer_costs([weight]))
