@@ -95,45 +95,37 @@ int GraphView::other_input(int node, int tensor) const {
   return input(node, 0) == tensor ? input(node, 1) : input(node, 0);
 }
 
-const Attribute* GraphView::attribute(int node, const char* name) const {
+size_t GraphView::read(int node, const char* name, int kind, void* to, size_t room) const {
   const Attribute* found = nullptr;
+  size_t size = 0;
   // Newer runtimes return an error where there is no such attribute, older ones a null pointer.
   if (Status* status = AttributeByName::call(api_, nodes_[node].handle, name, &found)) {
     ReleaseStatus::call(api_, status);
-    return nullptr;
+  } else if (found) {
+    call<ReadAttribute>(api_, found, kind, to, room, &size);
   }
-  return found;
+  return size;
 }
 
 int64_t GraphView::integer(int node, const char* name, int64_t otherwise) const {
-  int64_t value = otherwise;
-  size_t size;
-  if (const Attribute* found = attribute(node, name))
-    call<ReadAttribute>(api_, found, kInt, &value, sizeof value, &size);
-  return value;
+  read(node, name, kInt, &otherwise, sizeof otherwise);
+  return otherwise;
 }
 
 float GraphView::number(int node, const char* name, float otherwise) const {
-  float value = otherwise;
-  size_t size;
-  if (const Attribute* found = attribute(node, name))
-    call<ReadAttribute>(api_, found, kNumber, &value, sizeof value, &size);
-  return value;
+  read(node, name, kNumber, &otherwise, sizeof otherwise);
+  return otherwise;
 }
 
 std::string GraphView::text(int node, const char* name) const {
   char value[64] = {};
-  size_t size = 0;
-  if (const Attribute* found = attribute(node, name))
-    call<ReadAttribute>(api_, found, kText, value, sizeof value - 1, &size);
+  size_t size = read(node, name, kText, value, sizeof value - 1);
   return {value, value + std::min(size, std::strlen(value))};
 }
 
 std::vector<int64_t> GraphView::integers(int node, const char* name) const {
   int64_t values[16];
-  size_t size = 0;
-  if (const Attribute* found = attribute(node, name))
-    call<ReadAttribute>(api_, found, kInts, values, sizeof values, &size);
+  size_t size = read(node, name, kInts, values, sizeof values);
   return {values, values + size / sizeof(int64_t)};
 }
 

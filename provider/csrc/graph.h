@@ -69,7 +69,8 @@ class GraphView {
   };
 
   int find(const ort::ValueInfo* value);
-  const ort::Attribute* attribute(int node, const char* name) const;
+  // Bytes of an attribute; 0, and nothing is written, where the node has none.
+  size_t read(int node, const char* name, int kind, void* to, size_t room) const;
 
   const void* api_;
   std::vector<NodeView> nodes_;
