@@ -5,7 +5,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse optimum parity fuzz provider provider-test resume-study crash-study encoders clean
+	bench-sparse optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -155,6 +155,9 @@ EXPORTED ?= quickstart/out/student/onnx
 
 optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answers a question in optimum-onnx
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
+
+optimum-embedding: .venv-optimum/installed  ## an exported model of embeddings (EXPORTED=directory) in sentence-transformers
+	.venv-optimum/bin/python tests/optimum/embedding_check.py $(EXPORTED)
 
 # SparseML has packages up to Python 3.11.
 SPARSEML_PYTHON ?= $(PYTHON)
