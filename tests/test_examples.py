@@ -224,6 +224,14 @@ def test_run_glue_trains_a_reranker_on_pairs_and_predicts_scores(classifier, rec
     assert "pipeline_tag: text-classification" in (out / "README.md").read_text()
 
 
+def test_run_glue_takes_the_recipes_for_any_encoder(classifier, data, tmp_path):
+    recipe = ROOT / "recipes" / "prune80.md"
+    arguments = [*command(classifier, data, recipe, tmp_path / "out"), *FAST_EXPORT, "--distill_teacher", "self"]
+    results = load_example("run_glue").main([*arguments, "--recipe_args", "num_epochs=2"])
+    assert dense_sparsities(tmp_path / "out") == pytest.approx([0.8] * 6, abs=0.01)
+    assert {"eval_accuracy", "eval_teacher_accuracy", "eval_onnx_accuracy"} <= results.keys()
+
+
 def test_run_glue_predicts_labels_in_the_order_of_the_data(classifier, tmp_path):
     train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
     train.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
