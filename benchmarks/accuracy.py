@@ -101,6 +101,9 @@ RUNS: dict[str, Run] = {
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
+    "prune_quant80_10epochs": _trained(
+        "minilm-6layers_prune_quant80", "num_epochs=10,quantization_start=9,observers_end=9.5", SPARSE_FILE
+    ),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),

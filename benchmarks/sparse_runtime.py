@@ -172,10 +172,17 @@ def make_entrants(
         modifiers += QUANTIZATION if kind.startswith("int8") else ""
         folder = export(shape, name, modifiers, work_dir)
         entrants += [
-            Entrant(name, workers["onnxruntime"], rewrite_sparse(folder / "model.onnx").path, library=build()),
+            Entrant(name, workers["onnxruntime"], sparse_file(folder / "model.onnx"), library=build()),
             Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),
         ]
     return entrants
+
+
+def sparse_file(model: Path) -> Path:
+    """Make a model sparse, unless that was done by the same library."""
+    path = model.with_name(SPARSE_FILE)
+    made = path.stat().st_mtime if path.exists() else 0.0
+    return path if made > max(model.stat().st_mtime, build().stat().st_mtime) else rewrite_sparse(model).path
 
 
 def make_model(shape: str) -> BertForQuestionAnswering:
