@@ -101,12 +101,16 @@ RUNS: dict[str, Run] = {
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
-    "prune_quant80_10epochs": _trained(
-        "minilm-6layers_prune_quant80", "num_epochs=10,quantization_start=9,observers_end=9.5", SPARSE_FILE
+    "prune80_block4": Run(
+        "minilm-6layers_prune80",
+        '{"num_epochs": 6, "mask_type": [1, 4], "cache_hidden_states": true}',
+        "one_epoch",
+        RATE,
     ),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
+    "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
     "prune80_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10"),
