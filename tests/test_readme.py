@@ -87,6 +87,13 @@ def table(page: str, *words: str) -> str:
         ("pruned 80 %, sparse fp32", ["52.3 / 68.5"], "benchmarks/accuracy.md", ["| prune80 |"]),
         ("pruned 80 %, sparse fp32", ["58.5 MB"], SPEED, ["| minilm | fp32 80 % unstructured |"]),
         ("pruned 80 %, sparse fp32", ["4.9"], SPEED, ["| minilm", "| 1 x 128 | 1 | fp32 80 % unstructured |"]),
+        (
+            "pruned 80 %, sparse int8",
+            ["52.1 / 68.3", "16.6 MB"],
+            "benchmarks/accuracy.md",
+            ["| quantize80_one_shot |"],
+        ),
+        ("pruned 80 %, sparse int8", ["2.7"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % unstructured |"]),
         ("pruned 90 %, sparse fp32", ["45.3 / 62.7"], "benchmarks/accuracy.md", ["| prune90 |"]),
         ("pruned 90 %, sparse fp32", ["53.2 MB"], SPEED, ["| minilm | fp32 90 % unstructured |"]),
         ("pruned 90 %, sparse fp32", ["3.4"], SPEED, ["| minilm", "| 1 x 128 | 1 | fp32 90 % unstructured |"]),
