@@ -18,7 +18,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -27,7 +26,7 @@ from transformers import (
 from helpers import ROOT
 from helpers.command_lines import FAST_EXPORT
 from helpers.data import PLACES
-from helpers.models import build_tiny_tokenizer
+from helpers.models import save_bert
 from helpers.processes import run_script
 from sparsification.errors import SparsificationError
 
@@ -63,24 +62,6 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return path
-
-
-def save_bert(folder: Path, kind: type, **settings) -> Path:
-    """Save a random BERT of two layers, and its tokenizer."""
-    tokenizer = build_tiny_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        **settings,
-    )
-    torch.manual_seed(0)
-    kind(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

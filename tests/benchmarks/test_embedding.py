@@ -5,13 +5,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from transformers import BertConfig, BertModel
+from transformers import BertModel
 
 from benchmarks import embedding
 from helpers import ROOT
 from helpers.data import PLACES, squad_json
-from helpers.models import build_tiny_tokenizer
+from helpers.models import save_bert
 from sparsification.manager import ScheduledModifierManager
 from sparsification.tasks.embedding.metrics import retrieval_scores
 from sparsification.tasks.embedding.modules import SentenceModules
@@ -35,11 +34,7 @@ def test_texts_are_paragraphs_and_questions_have_theirs(data):
 
 
 def test_reciprocal_ranks_have_the_mean_that_the_metric_has(data, tmp_path):
-    tokenizer, folder = build_tiny_tokenizer(), tmp_path / "model"
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), initializer_range=0.3, **size)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = save_bert(tmp_path / "model", BertModel, initializer_range=0.3)
     SentenceModules(max_length=64).save(folder, 32)
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64}')
     predictor = load_predictor(folder)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
-    BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from helpers.data import PLACES, squad_json
-from helpers.models import build_tiny_tokenizer
+from helpers.models import save_bert
 from sparsification.cli.main import main
 from sparsification.tasks.gate import compare_models, failures
 from sparsification.tasks.predict import load_predictor
@@ -35,17 +35,13 @@ KINDS = {
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models of each task, of which the second one has other weights in its last layer."""
-    root, tokenizer = tmp_path_factory.mktemp("models"), build_tiny_tokenizer()
+    root = tmp_path_factory.mktemp("models")
     for name, (kind, settings) in KINDS.items():
-        torch.manual_seed(0)
-        size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        model = kind(BertConfig(vocab_size=len(tokenizer), initializer_range=0.3, **size, **settings)).eval()
-        for folder in ("dense", "sparse"):
-            model.save_pretrained(root / name / folder)
-            tokenizer.save_pretrained(root / name / folder)
-            with torch.no_grad():
-                layer = model.base_model.encoder.layer[1].output.dense.weight
-                layer.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)))
+        model = kind.from_pretrained(save_bert(root / name / "dense", kind, initializer_range=0.3, **settings))
+        with torch.no_grad():
+            layer = model.base_model.encoder.layer[1].output.dense.weight
+            layer.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)))
+        model.save_pretrained(shutil.copytree(root / name / "dense", root / name / "sparse"))
     return root
 
 

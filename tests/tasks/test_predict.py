@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -18,7 +17,7 @@ from transformers import (
 )
 
 from helpers.data import PLACES
-from helpers.models import build_tiny_tokenizer
+from helpers.models import build_tiny_tokenizer, save_bert
 from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
 from sparsification.tasks.embedding.modules import SentenceModules
@@ -40,25 +39,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of each task: as Transformers saves it, as an export, and as optimum-onnx lays it out."""
     root, tokenizer = tmp_path_factory.mktemp("models"), build_tiny_tokenizer()
     for name, (kind, settings, output) in KINDS.items():
-        torch.manual_seed(0)
-        model = kind(
-            BertConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                intermediate_size=64,
-                max_position_embeddings=64,
-                initializer_range=0.5,
-                **settings,
-            )
-        ).eval()
-        for folder in ("plain", "optimum"):
-            tokenizer.save_pretrained(root / name / folder)
-        model.save_pretrained(root / name / "plain")
+        plain = save_bert(root / name / "plain", kind, max_position_embeddings=64, initializer_range=0.5, **settings)
         batch = dict(tokenizer(TEXTS[:2], padding=True, return_tensors="pt"))
         export_onnx(
-            model,
+            kind.from_pretrained(plain).eval(),
             root / name / "onnx",
             tokenizer,
             input_names=list(batch),
@@ -66,9 +50,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             check_batches=[batch],
             exporter="torchscript",
         )
-        shutil.copy(root / name / "plain" / "config.json", root / name / "optimum")
-        (root / name / "optimum" / "onnx").mkdir()
-        shutil.copy(root / name / "onnx" / "model.onnx", root / name / "optimum" / "onnx")
+        ignored = shutil.ignore_patterns("model.safetensors")
+        optimum = shutil.copytree(plain, root / name / "optimum", ignore=ignored)
+        (optimum / "onnx").mkdir()
+        shutil.copy(root / name / "onnx" / "model.onnx", optimum / "onnx")
     for form in ("plain", "onnx", "optimum"):
         SentenceModules("cls", normalize=False).save(root / "encoder" / form, 32)
     return root
@@ -127,6 +112,15 @@ def test_embeddings_have_the_models_own_pooling_and_normalization(form, folders)
         with torch.no_grad():
             hidden = model(**build_tiny_tokenizer()(text, return_tensors="pt")).last_hidden_state
         np.testing.assert_allclose(one["embedding"], hidden[0, 0].numpy(), atol=1e-4)
+
+
+def test_modules_above_the_folder_of_the_file_are_read(folders, tmp_path):
+    folder = shutil.copytree(folders / "encoder" / "optimum", tmp_path / "optimum")
+    shutil.copy(folder / "config.json", folder / "onnx")  # as optimum-onnx writes it
+    shutil.copy(folder / "tokenizer.json", folder / "onnx")
+    expected = load_predictor(folders / "encoder" / "plain").predict([(TEXTS[0],)])[0]["embedding"]
+    found = load_predictor(folder).predict([(TEXTS[0],)])[0]["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_command_prints_predictions_as_text_and_as_json(folders, tmp_path, capsys):

@@ -10,7 +10,7 @@ from transformers import AutoModel
 from sparsification.tasks.arguments import load_file
 from sparsification.tasks.embedding.data import retrieval_texts, text_columns, without_blanks
 from sparsification.tasks.embedding.metrics import TOP, normalized, retrieval_scores
-from sparsification.tasks.embedding.modules import load_modules
+from sparsification.tasks.embedding.modules import MODULES_FILE, load_modules
 from sparsification.tasks.embedding.trainer import HIDDEN
 from sparsification.tasks.errors import DataError
 from sparsification.tasks.predictor import Prediction, Predictor, Records
@@ -28,7 +28,9 @@ class Embedder(Predictor):
     main_metric = f"mrr_at_{TOP}"
 
     def __init__(self, model: SavedModel, max_length: int | None = None) -> None:
-        self.modules = load_modules(model.folder)
+        # optimum-onnx writes a configuration beside its file, but sentence-transformers' files stay above.
+        places = (model.folder, model.folder.parent)
+        self.modules = load_modules(next((at for at in places if (at / MODULES_FILE).is_file()), model.folder))
         super().__init__(model, model.limit(max_length, self.modules.max_length))
 
     def read(self, file: Path) -> Records:

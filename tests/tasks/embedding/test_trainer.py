@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertConfig, BertModel, DataCollatorWithPadding
+from transformers import BertModel, DataCollatorWithPadding
 
+from helpers.models import save_bert
 from sparsification.tasks.embedding.data import make_encode
 from sparsification.tasks.embedding.modules import SentenceModules
 from sparsification.tasks.embedding.trainer import SCALE, add_targets, collate_texts, ranking_loss
@@ -17,16 +18,8 @@ TEXTS = ["Oslo is the capital", "is", "the water is beside the city", "Lima lies
 
 
 @pytest.fixture
-def teacher(tiny_tokenizer) -> BertModel:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    return BertModel(config).eval()
+def teacher(tmp_path) -> BertModel:
+    return BertModel.from_pretrained(save_bert(tmp_path / "teacher", BertModel)).eval()
 
 
 def test_ranking_loss_is_the_cross_entropy_of_the_right_partner():
@@ -53,7 +46,7 @@ def test_targets_are_the_teachers_embeddings_and_are_computed_once(columns, teac
     collate = functools.partial(collate_texts, DataCollatorWithPadding(tiny_tokenizer))
     encode, modules = make_encode(tiny_tokenizer, columns, {}), SentenceModules()
     features = Dataset.from_dict(dict(encode({"a": TEXTS[:2], "b": TEXTS[2:]})))
-    found = add_targets(features, teacher, modules, collate, str(tmp_path))
+    found = add_targets(features, teacher, modules, collate, str(tmp_path / "cache"))
     texts = TEXTS[:2] if len(columns) == 1 else [TEXTS[0], TEXTS[2], TEXTS[1], TEXTS[3]]
     expected = []
     for text in texts:
@@ -63,9 +56,9 @@ def test_targets_are_the_teachers_embeddings_and_are_computed_once(columns, teac
         expected.append((pooled / pooled.norm()).numpy())
     np.testing.assert_allclose(np.reshape(found["labels"], (len(texts), -1)), expected, atol=1e-6)
 
-    (cache,) = tmp_path.glob("embeddings-*.npy")
+    (cache,) = (tmp_path / "cache").glob("embeddings-*.npy")
     np.save(cache, np.zeros_like(np.load(cache)))
-    assert not np.any(add_targets(features, teacher, modules, collate, str(tmp_path))["labels"])
+    assert not np.any(add_targets(features, teacher, modules, collate, str(tmp_path / "cache"))["labels"])
     with torch.no_grad():
         teacher.embeddings.word_embeddings.weight.add_(1.0)
-    assert np.any(add_targets(features, teacher, modules, collate, str(tmp_path))["labels"])
+    assert np.any(add_targets(features, teacher, modules, collate, str(tmp_path / "cache"))["labels"])
