@@ -109,7 +109,7 @@ def _predictions(args: argparse.Namespace) -> tuple[Sequence[object], Iterable[s
     if args.file is None and not args.json and "embedding" in found[0]:
         return found, [json.dumps(found[0]["embedding"])]
     return found, (
-        f"{predictor.show(one)}" + ("" if args.file is None else f"  {' | '.join(texts)}")
+        f"{predictor.show(one)}" + ("" if args.file is None else f"  {predictor.text_of(texts)}")
         for one, texts in zip(found, inputs, strict=True)
     )
 

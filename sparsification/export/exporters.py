@@ -104,9 +104,9 @@ def _output_axes(model: NamedOutputs, example: Mapping[str, Tensor]) -> list[dic
 
     The logits of a classifier are (batch, labels), those of a token classifier (batch, sequence, labels).
     """
-    shorter = [tensor[:, :-1] for tensor in example.values()]
-    pairs = zip(model(*example.values()), model(*shorter), strict=True)
-    return [{0: "batch"} | ({1: "sequence"} if whole.shape != part.shape else {}) for whole, part in pairs]
+    others = [tensor[:, :-1] if tensor.shape[1] > 1 else tensor.repeat(1, 2) for tensor in example.values()]
+    pairs = zip(model(*example.values()), model(*others), strict=True)
+    return [{0: "batch"} | ({1: "sequence"} if one.shape != other.shape else {}) for one, other in pairs]
 
 
 def dynamo_export(

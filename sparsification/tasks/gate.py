@@ -90,7 +90,8 @@ def compare_models(dense: str | Path, sparse: str | Path, data: Path, changes: i
         verdict=first.verdict,
         agreement=float(first.agreement(found, other).mean()),
         changes=[
-            Change(" | ".join(records.inputs[row]), first.show(found[row]), second.show(other[row])) for row in largest
+            Change(first.text_of(records.inputs[row]), first.show(found[row]), second.show(other[row]))
+            for row in largest
         ],
         bytes=(first.model.file.stat().st_size, second.model.file.stat().st_size),
         latency=(1000 * statistics.median(one for one, _ in times), 1000 * statistics.median(two for _, two in times)),

@@ -51,6 +51,10 @@ class Predictor(ABC):
             raise DataError(f"{file} has no records")
         return Records(self.texts_of(data), None)
 
+    def text_of(self, texts: tuple[str, ...]) -> str:
+        """The texts of a record in one line."""
+        return " | ".join(texts)
+
     @abstractmethod
     def predict(self, inputs: Sequence[tuple[str, ...]]) -> list[Prediction]:
         """Predict for texts.

@@ -21,6 +21,7 @@ from helpers.models import save_bert
 from sparsification.cli.main import main
 from sparsification.tasks.gate import compare_models, failures
 from sparsification.tasks.predict import load_predictor
+from sparsification.tasks.token_classification.predictor import Words
 
 TEXTS = [f"{city} lies beside the {water}." for city, _, water, _ in PLACES]
 KINDS = {
@@ -97,7 +98,7 @@ def test_taggers_are_compared_by_the_tags_of_words(folders, tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     paths = [folders / "tagger" / name for name in ("dense", "sparse")]
     found = compare_models(*paths, data)
-    tags = [[one["tags"] for one in load_predictor(path).predict([tuple(r["tokens"]) for r in rows])] for path in paths]
+    tags = [[one["tags"] for one in load_predictor(path).predict([Words(r["tokens"]) for r in rows])] for path in paths]
     same = np.mean([np.mean([a == b for a, b in zip(*pair, strict=True)]) for pair in zip(*tags, strict=True)])
     assert found.agreement == pytest.approx(same) and 0 < same < 1
     assert set(found.metrics) == {"precision", "recall", "f1", "accuracy"}

@@ -14,11 +14,15 @@ from sparsification.tasks.token_classification.data import find_column, read_wor
 from sparsification.tasks.token_classification.metrics import OUTSIDE, entities, entity_scores
 
 
+class Words(tuple[str, ...]):
+    """The words of a sentence, which are tagged one by one; of a text that is no such object, the tokenizer's words."""
+
+
 class TokenClassifier(Predictor):
     """Predicts {"entities", "words", "tags"}: the entities with type, text, characters and score; and each word's tag.
 
-    Words are the tokenizer's own, or the parts between blanks in a file of words and tags. A word has the tag of its
-    first token. The score of an entity is the least probability of its words' tags.
+    Words are the tokenizer's own, or those of a file of words and tags. A word has the tag of its first token. The
+    score of an entity is the least probability of its words' tags.
     """
 
     verdict = "tags of words"
@@ -38,13 +42,17 @@ class TokenClassifier(Predictor):
         read, names = read_words(splits, words, tags, self.names)
         rows = read["test"]
         labels = [[names[number] for number in row] for row in rows["tags"]]
-        return Records([tuple(row) for row in rows["words"]], labels)
+        return Records([Words(row) for row in rows["words"]], labels)
 
     def predict(self, inputs: Sequence[tuple[str, ...]]) -> list[Prediction]:
-        return [self._predict(" ".join(words), len(words)) for words in inputs]
+        return [self._predict(texts) for texts in inputs]
 
-    def _predict(self, text: str, count: int) -> Prediction:
-        """Predict for a text of ``count`` words between blanks; where it is 1, words are the tokenizer's."""
+    def text_of(self, texts: tuple[str, ...]) -> str:
+        return " ".join(texts)
+
+    def _predict(self, texts: tuple[str, ...]) -> Prediction:
+        """Predict for one text, or for ``Words``."""
+        text = self.text_of(texts)
         encoded = self.model.tokenizer(
             text,
             truncation=self.max_length is not None,
@@ -58,15 +66,15 @@ class TokenClassifier(Predictor):
         shares = powers / powers.sum(axis=-1, keepdims=True)
         owners = encoded.word_ids(0)
         spans: dict[int, tuple[int, int]] = {}  # the characters of each word
-        if count > 1 or " " not in text:
-            ends = np.cumsum([len(word) + 1 for word in text.split(" ")])
+        if isinstance(texts, Words):
+            ends = np.cumsum([len(word) + 1 for word in texts])
             owners = [
                 None if owner is None else int((ends <= start).sum())
                 for owner, (start, _) in zip(owners, places, strict=True)
             ]
             spans = {
                 word: (int(end) - len(part) - 1, int(end) - 1)
-                for word, (end, part) in enumerate(zip(ends, text.split(" "), strict=True))
+                for word, (end, part) in enumerate(zip(ends, texts, strict=True))
             }
         rows: dict[int, np.ndarray] = {}  # the probabilities of each word's tags, by its first token
         for owner, (start, end), row in zip(owners, places, shares, strict=True):
