@@ -22,15 +22,18 @@ def data(tmp_path):
     """Texts, and questions with their paragraphs, as the study writes them."""
     for split in ("train", "validation"):
         (tmp_path / f"newwiki-{split}.json").write_text(json.dumps(squad_json(PLACES[:5])))
-    embedding.write_data(tmp_path, tmp_path / "texts.txt", tmp_path / "questions.csv")
+    embedding.write_data(tmp_path, tmp_path, tmp_path / "questions.csv")
     return tmp_path
 
 
 def test_texts_are_paragraphs_and_questions_have_theirs(data):
-    texts = (data / "texts.txt").read_text().splitlines()
+    texts, both = (
+        (data / f"{name}.txt").read_text().splitlines() for name in ("paragraphs", "paragraphs_and_questions")
+    )
     rows = list(csv.DictReader((data / "questions.csv").open(newline="")))
     assert len(texts) == len(set(texts)) > 1
     assert {" ".join(row["paragraph"].split()) for row in rows} == set(texts)
+    assert set(both) == {*texts, *(row["question"] for row in rows)}
 
 
 def test_reciprocal_ranks_have_the_mean_that_the_metric_has(data, tmp_path):
@@ -56,7 +59,15 @@ def test_page_has_shares_of_the_dense_model():
     def run(ranks: list[float], **more: object) -> dict:
         scores = {f"{prefix}_mrr_at_10": float(np.mean(ranks)) for prefix in ("eval", "eval_onnx")}
         return {
-            **{"recipe": "", "variables": "", "start": "", "one_shot": True, "date": "2026-11-28", "machine": "a CPU"},
+            **{
+                "recipe": "",
+                "variables": "",
+                "start": "",
+                "one_shot": True,
+                "texts": "paragraphs",
+                "date": "2026-11-28",
+                "machine": "a CPU",
+            },
             **{"epochs": 0, "sparsity": [0.5, 0.5], "megabytes": 90.0, "minutes": 2.0, "cpu_minutes": 1.5},
             **{"eval_recall_at_10": 0.9, "eval_cosine": 0.97, "reciprocal_ranks": ranks},
             **scores,
@@ -68,4 +79,4 @@ def test_page_has_shares_of_the_dense_model():
     assert (
         "| pruned | 0 | 50.0% | 56.2% | 56.2% | 75.0% | 75.0% to 75.0% | 90.0% | 0.970 | 90.0 MB | 2.0 | 1.5 |" in text
     )
-    assert "- pruned: `recipes/r.md`, `--recipe_args 'sparsity=0.5'`, `--one_shot`; a CPU" in text
+    assert "- pruned: `recipes/r.md`, `--recipe_args 'sparsity=0.5'`, `--one_shot`, on paragraphs; a CPU" in text
