@@ -175,7 +175,7 @@ def load_predictor(path: str | Path) -> Model:
 
 
 def _onnx_logits(path: Path) -> Logits:
-    session = runtime.load_session(path)
+    session = runtime.load_session(path, sparse_provider=True)
     given = [node.name for node in session.get_outputs()]
     if missing := [name for name in OUTPUTS if name not in given]:
         raise PredictError(f"its outputs are {', '.join(given)}: a model that answers questions also has {missing[0]}")
