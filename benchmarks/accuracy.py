@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -201,8 +202,7 @@ class Study:
             "sparsity": layer_sparsities(folder),
             "megabytes": megabytes(folder),
             "f1_of_questions": f1_of_questions(self.validation, folder / "eval_predictions.json"),
-            "machine": f"{cpu_name()}, torch.get_num_threads() = {torch.get_num_threads()}, {platform.system()}; torch "
-            f"{torch.__version__}, Transformers {transformers.__version__}",
+            "machine": machine(),
         }
 
     @torch.inference_mode()
@@ -222,6 +222,14 @@ class Study:
             own, target = (distributions(model(**batch), batch["attention_mask"]) for model in (student, teacher))
             losses += [distillation_loss(own[key], target[key], TEMPERATURE) * len(batch["input_ids"]) for key in own]
         return float(sum(losses)) / len(records) / 2
+
+
+def machine() -> str:
+    """The processor, the threads and the versions of a run."""
+    return (
+        f"{cpu_name()}, torch.get_num_threads() = {torch.get_num_threads()}, {platform.system()}; torch "
+        f"{torch.__version__}, Transformers {transformers.__version__}"
+    )
 
 
 def questions(path: Path) -> Iterator[tuple[dict, str]]:
@@ -276,8 +284,9 @@ def layer_sparsities(folder: Path) -> list[float]:
     zeros: dict[int, int] = {}
     sizes: dict[int, int] = {}
     for name, weight in load_file(folder / "model.safetensors").items():
-        if name.startswith("bert.encoder.layer.") and weight.dim() == 2:
-            layer = int(name.split(".")[3])
+        found = re.match(r"(?:bert\.)?encoder\.layer\.(\d+)\.", name)
+        if found is not None and weight.dim() == 2:
+            layer = int(found[1])
             zeros[layer] = zeros.get(layer, 0) + int((weight == 0).sum())
             sizes[layer] = sizes.get(layer, 0) + weight.numel()
     return [zeros[layer] / sizes[layer] for layer in sorted(sizes)]

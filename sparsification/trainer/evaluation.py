@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -70,11 +71,7 @@ class EvaluationMixin(TrainerBase):
                     folder,
                     self.processing_class,
                     input_names=list(inputs),
-                    output_names=[
-                        name
-                        for name, value in outputs.items()
-                        if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
-                    ],
+                    output_names=self._graph_outputs(outputs),
                     check_batches=batches,
                     target=engine,
                     opset=opset,
@@ -91,6 +88,14 @@ class EvaluationMixin(TrainerBase):
                     logger.warning(f"There is no {SPARSE_FILE}: {error}")
         self.accelerator.wait_for_everyone()
         return reports[0] if reports else None
+
+    def _graph_outputs(self, outputs: Mapping[str, object]) -> list[str]:
+        """Names of the model's outputs that an exported graph has."""
+        return [
+            name
+            for name, value in outputs.items()
+            if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
+        ]
 
     def evaluate_onnx(
         self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
