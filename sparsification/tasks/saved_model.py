@@ -171,7 +171,7 @@ def open_model(
 
 
 def _onnx_run(file: Path, outputs: Sequence[str], purpose: str, threads: int | None):
-    session = runtime.load_session(file, threads)
+    session = runtime.load_session(file, threads, sparse_provider=True)
     given = [node.name for node in session.get_outputs()]
     if missing := [name for name in outputs if name not in given]:
         raise PredictError(f"its outputs are {', '.join(given)}: a model that {purpose} also has {missing[0]}")

@@ -100,7 +100,7 @@ class EvaluationMixin(TrainerBase):
     def evaluate_onnx(
         self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
     ) -> dict[str, float]:
-        """Evaluate an exported file in ONNX Runtime in place of the model.
+        """Evaluate an exported file in ONNX Runtime in place of the model; with onnxruntime-ep-sparse, if installed.
 
         Args:
             directory: folder to which ``export_onnx`` wrote the file.
@@ -110,7 +110,7 @@ class EvaluationMixin(TrainerBase):
         Returns:
             The metrics of ``evaluate``.
         """
-        self._onnx_model = OnnxModel(Path(directory) / file_name)
+        self._onnx_model = OnnxModel(Path(directory) / file_name, sparse_provider=True)
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:
