@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsification.cli.plan import add_plan
+
 CHECK_EXIT_CODES = """\
 exit codes:
   0  the recipe is valid; there may be warnings
@@ -35,6 +37,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_convert(commands)
     _add_compare(commands)
+    add_plan(commands)
     return parser
 
 
