@@ -11,13 +11,9 @@ import numpy as np
 STEPS = 10_000  # of a budget
 
 
-class BudgetError(ValueError):
-    """Even the cheapest option of each unit exceeds the budget."""
-
-
 def allocate(
     costs: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], budget: float, steps: int = STEPS
-) -> list[int]:
+) -> list[int] | None:
     """Choose an option for each unit.
 
     Args:
@@ -28,14 +24,11 @@ def allocate(
             smaller by one step for each unit.
 
     Returns:
-        Index of the option of each unit.
-
-    Raises:
-        BudgetError: the budget is too small.
+        Index of the option of each unit; None if even the cheapest options exceed the budget.
     """
     best, chosen = _tables(costs, losses, budget, steps)
     if budget < 0 or not np.isfinite(best[steps]):
-        raise BudgetError(f"the budget is {budget:g}, the cheapest options cost {sum(map(min, costs)):g}")
+        return None
     left, picks = steps, []
     for unit in reversed(range(len(costs))):
         picks.append(int(chosen[unit][left]))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparsification.plan.allocation import BudgetError, allocate, frontier
+from sparsification.plan.allocation import allocate, frontier
 from sparsification.plan.costs import Costs
 from sparsification.plan.losses import Losses
 from sparsification.plan.units import DENSE, Option, PlanError, Unit
@@ -84,9 +84,8 @@ def make_plan(units: Sequence[Unit], costs: Costs, losses: Losses, target: Targe
         errors = [[losses.of(unit, o) for o in options] for unit, options in zip(units, table, strict=True)]
         curves[precision] = [(rest + cost, loss) for cost, loss in frontier(values, errors)]
         least.append((rest + sum(map(min, values)), rest))
-        try:
-            picks = allocate(values, errors, target.limit - rest)
-        except BudgetError:
+        picks = allocate(values, errors, target.limit - rest)
+        if picks is None:
             continue
         chosen = [list(options)[pick] for options, pick in zip(table, picks, strict=True)]
         plans.append(_plan(units, costs, losses, target, chosen, curves))
