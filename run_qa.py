@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     argv = sys.argv[1:] if argv is None else argv
     flags = parse_arguments(argv)
     # Imported here, because it takes seconds: wrong flags and recipes have been refused before.
+    from sparsification.tasks.logs import set_up_logging
     from sparsification.tasks.output_dir import digest, only_run_in
     from sparsification.tasks.question_answering.flag_checks import check_flags
-    from sparsification.tasks.question_answering.logs import set_up_logging
 
     set_up_logging(flags.training)
     check_flags(flags)

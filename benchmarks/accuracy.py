@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -101,9 +102,16 @@ RUNS: dict[str, Run] = {
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
+    "prune80_block4": Run(
+        "minilm-6layers_prune80",
+        '{"num_epochs": 6, "mask_type": [1, 4], "cache_hidden_states": true}',
+        "one_epoch",
+        RATE,
+    ),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
+    "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
     "prune80_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10"),
@@ -194,8 +202,7 @@ class Study:
             "sparsity": layer_sparsities(folder),
             "megabytes": megabytes(folder),
             "f1_of_questions": f1_of_questions(self.validation, folder / "eval_predictions.json"),
-            "machine": f"{cpu_name()}, torch.get_num_threads() = {torch.get_num_threads()}, {platform.system()}; torch "
-            f"{torch.__version__}, Transformers {transformers.__version__}",
+            "machine": machine(),
         }
 
     @torch.inference_mode()
@@ -215,6 +222,14 @@ class Study:
             own, target = (distributions(model(**batch), batch["attention_mask"]) for model in (student, teacher))
             losses += [distillation_loss(own[key], target[key], TEMPERATURE) * len(batch["input_ids"]) for key in own]
         return float(sum(losses)) / len(records) / 2
+
+
+def machine() -> str:
+    """The processor, the threads and the versions of a run."""
+    return (
+        f"{cpu_name()}, torch.get_num_threads() = {torch.get_num_threads()}, {platform.system()}; torch "
+        f"{torch.__version__}, Transformers {transformers.__version__}"
+    )
 
 
 def questions(path: Path) -> Iterator[tuple[dict, str]]:
@@ -269,8 +284,9 @@ def layer_sparsities(folder: Path) -> list[float]:
     zeros: dict[int, int] = {}
     sizes: dict[int, int] = {}
     for name, weight in load_file(folder / "model.safetensors").items():
-        if name.startswith("bert.encoder.layer.") and weight.dim() == 2:
-            layer = int(name.split(".")[3])
+        found = re.match(r"(?:bert\.)?encoder\.layer\.(\d+)\.", name)
+        if found is not None and weight.dim() == 2:
+            layer = int(found[1])
             zeros[layer] = zeros.get(layer, 0) + int((weight == 0).sum())
             sizes[layer] = sizes.get(layer, 0) + weight.numel()
     return [zeros[layer] / sizes[layer] for layer in sorted(sizes)]

@@ -38,7 +38,7 @@ def page(results: Results) -> str:
             "",
             "## Without training",
             "",
-            "The share is that of the model that was pruned.",
+            "The share is that of the model that was pruned or quantized.",
             "",
             *table(one_shot, {name: results[run["start"]] for name, run in one_shot.items()}),
             "",

@@ -8,7 +8,8 @@ one stroke, exported by the project's own export and made sparse by ``rewrite_sp
 already is added by ``--checkpoints``.
 Each engine runs in its own environment (``engine_worker.py``). All models of one shape take turns, and the
 medians over the rounds are compared. The cells that matter most come first, batch 1 on one thread, and what is measured
-is written at once: the run may be ended at any time. All of it takes an hour or two.
+is written at once: the run may be ended at any time, and ``--add`` goes on with what is missing. All of it takes an
+hour or two.
 """
 
 import argparse
@@ -73,6 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after so many no further cell is begun")
     parser.add_argument("--quick", action="store_true", help="90 %% of zeros only, in 3 short rounds")
+    parser.add_argument("--add", action="store_true", help="keep the page's measurements, and measure what it lacks")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "sparse_runtime.md")
     args = parser.parse_args()
     if args.quick:
@@ -98,16 +100,24 @@ def main() -> None:
     shapes |= {str(path): [(kind, zeros(path)) for kind in SAVED] for path in args.checkpoints}
     names = [variant_name(*variant) for those in shapes.values() for variant in those]
     results["variants"] = list(dict.fromkeys(names))
+    if args.add and args.output.with_suffix(".json").exists():
+        keep_measured(results, args.output)
     for batch, threads, shape, length in itertools.product(args.batches, args.threads, shapes, args.lengths):
         if time.monotonic() > end:
             print(f"{args.minutes:g} minutes are over")
             break
+        name = Path(shape).name
+        case = {"shape": name, "batch": batch, "length": length, "threads": threads}
+        done = [cell for cell in results["cells"] if case.items() <= cell.items()]
+        if {variant_name(*variant) for variant in shapes[shape]} <= {cell["model"] for cell in done}:
+            continue
         print(f"{shape}: batch {batch}, length {length}, threads {threads}", flush=True)
         entrants = make_entrants(shape, shapes[shape], workers, args.work_dir)
-        name = Path(shape).name
-        results["files"][name] = {entrant.key[0]: entrant.path.stat().st_size for entrant in entrants[::-1]}
+        sizes = {entrant.key[0]: entrant.path.stat().st_size for entrant in entrants[::-1]}
+        results["files"].setdefault(name, {}).update(sizes)
         given = {"batch": batch, "length": length, "vocabulary": VOCABULARY}
         measured = measure(entrants, args.rounds, args.seconds, given, threads)
+        results["cells"] = [cell for cell in results["cells"] if cell not in done]
         results["cells"] += [{"shape": name, **cell} for cell in measured]
         for worker in workers.values():
             worker.ask({"do": "unload"})
@@ -120,6 +130,20 @@ def main() -> None:
         results["profile"] = {"of": fastest, "milliseconds": profile(path, fastest["length"])}
         write(results, args.output)
     print(args.output.read_text(encoding="utf-8"))
+
+
+def keep_measured(results: dict, output: Path) -> None:
+    """Take over what the page holds.
+
+    Raises:
+        SystemExit: it was measured in another way, or on another machine.
+    """
+    page = json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+    for key in ("cpu", "engines", "rounds", "clock"):
+        if page[key] != results[key]:
+            raise SystemExit(f"--add: {output} was measured with {key} = {page[key]}, and now it is {results[key]}")
+    results["variants"] = list(dict.fromkeys(page["variants"] + results["variants"]))
+    results |= {key: page[key] for key in ("files", "cells", "profile")}
 
 
 def write(results: dict, output: Path) -> None:
@@ -148,10 +172,17 @@ def make_entrants(
         modifiers += QUANTIZATION if kind.startswith("int8") else ""
         folder = export(shape, name, modifiers, work_dir)
         entrants += [
-            Entrant(name, workers["onnxruntime"], rewrite_sparse(folder / "model.onnx").path, library=build()),
+            Entrant(name, workers["onnxruntime"], sparse_file(folder / "model.onnx"), library=build()),
             Entrant(name, workers["deepsparse"], folder / "deepsparse" / "model.onnx"),
         ]
     return entrants
+
+
+def sparse_file(model: Path) -> Path:
+    """Make a model sparse, unless that was done by the same library."""
+    path = model.with_name(SPARSE_FILE)
+    made = path.stat().st_mtime if path.exists() else 0.0
+    return path if made > max(model.stat().st_mtime, build().stat().st_mtime) else rewrite_sparse(model).path
 
 
 def make_model(shape: str) -> BertForQuestionAnswering:

@@ -261,7 +261,7 @@ def recipes_page() -> str:
             layers(manager, path.stem),
             sparsity(manager),
             "yes" if manager.quantizes else "",
-            "none" if path.stem.startswith("one-shot") else f"{manager.max_epochs:g}",
+            "none" if "--one_shot" in text.split("```")[1] else f"{manager.max_epochs:g}",
             stated(text, "Published"),
             stated(text, "Measured"),
         )

@@ -15,15 +15,12 @@ file both columns are such lists, or texts whose parts are separated by blanks. 
 from dataclasses import dataclass, field
 
 import numpy as np
-from transformers import (
-    AutoConfig,
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    EvalPrediction,
-)
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, EvalPrediction
+from transformers.trainer_utils import PredictionOutput
 
-from sparsification.tasks.script import TaskArguments, TaskRun, run_script
-from sparsification.tasks.token_classification.data import IGNORED, find_column, read_words, tokenize
+from sparsification.tasks.arguments import TaskArguments
+from sparsification.tasks.script import Predictions, TaskRun, run_script
+from sparsification.tasks.token_classification.data import IGNORED, find_column, make_encode, read_words
 from sparsification.tasks.token_classification.metrics import entity_scores
 
 
@@ -31,6 +28,7 @@ from sparsification.tasks.token_classification.metrics import entity_scores
 class NerArguments(TaskArguments):
     """The model and the data."""
 
+    task_name: str = field(default="ner", metadata={"help": "Name of the task: the tags are in <task_name>_tags."})
     text_column_name: str | None = field(default=None, metadata={"help": "Column of words. Default: tokens or words."})
     label_column_name: str | None = field(
         default=None, metadata={"help": "Column of tags. Default: ner_tags, tags or labels."}
@@ -43,16 +41,17 @@ class NerArguments(TaskArguments):
     )
 
 
+def tags_of(output: EvalPrediction | PredictionOutput, names: list[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """Predicted and true tags of each sentence, from logits (sentences, tokens, labels) and label numbers."""
+    pairs = list(zip(np.argmax(output.predictions, axis=2), output.label_ids, strict=True))
+    predicted = [[names[number] for number in own[labels != IGNORED]] for own, labels in pairs]
+    true = [[names[number] for number in labels[labels != IGNORED]] for _, labels in pairs]
+    return predicted, true
+
+
 def make_compute_metrics(names: list[str], by_type: bool):
-    """Make the function that turns logits, (sentences, tokens, labels), into entity scores."""
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        pairs = list(zip(np.argmax(prediction.predictions, axis=2), prediction.label_ids, strict=True))
-        predicted = [[names[number] for number in own[labels != IGNORED]] for own, labels in pairs]
-        true = [[names[number] for number in labels[labels != IGNORED]] for _, labels in pairs]
-        return entity_scores(predicted, true, by_type)
-
-    return compute_metrics
+    """Make the function that scores the entities of an evaluation."""
+    return lambda output: entity_scores(*tags_of(output, names), by_type)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -61,25 +60,27 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args = run.task
     splits = args.load_splits()
     words = find_column(splits, args.text_column_name, ("tokens", "words"), "words")
-    tags = find_column(splits, args.label_column_name, ("ner_tags", "tags", "labels"), "tags")
-    config = AutoConfig.from_pretrained(args.model_name_or_path, **args.hub_settings)
+    tags = find_column(splits, args.label_column_name, (f"{args.task_name}_tags", "tags", "labels"), "tags")
+    config = args.load_config()
     splits, names = read_words(splits, words, tags, [config.id2label[number] for number in range(config.num_labels)])
+    config.id2label, config.label2id = dict(enumerate(names)), {name: number for number, name in enumerate(names)}
 
     # Words come apart from each other: tokenizers of bytes (RoBERTa's) need to know that a blank was before each.
-    tokenizer, model = run.load_model(AutoModelForTokenClassification, names, add_prefix_space=True)
-    features = {
-        split: tokenize(data, tokenizer, names, args.max_seq_length, args.label_all_tokens)
-        for split, data in splits.items()
-    }
+    tokenizer, model = args.load_model(AutoModelForTokenClassification, config, add_prefix_space=True)
+    encode = make_encode(tokenizer, names, args.tokenizer_settings(tokenizer), args.label_all_tokens)
+    features = {split: run.make_features(data, encode) for split, data in splits.items()}
     trainer = run.make_trainer(
-        AutoModelForTokenClassification,
         model,
         tokenizer,
         features,
+        run.load_teacher(AutoModelForTokenClassification, model, tokenizer),
         data_collator=DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=8),
         compute_metrics=make_compute_metrics(names, args.return_entity_level_metrics),
     )
-    return run.execute(trainer, {"accuracy": "accuracy", "f1": "entity F1"})
+    predictions = Predictions(
+        features.get("test"), "predictions.txt", lambda output: map(" ".join, tags_of(output, names)[0])
+    )
+    return run.execute(trainer, {"accuracy": "accuracy", "f1": "entity F1"}, "token-classification", predictions)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def without_padding(logits: Tensor, attention_mask: Tensor) -> Tensor:
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence of the softened distributions, times the squared temperature.
 
-    Hinton et al. 2015, arXiv:1503.02531. The factor T² keeps the gradients at the scale of the task loss.
+    Hinton et al. 2015, arXiv:1503.02531. The factor T² keeps the gradients at the scale of the task loss. A single
+    logit, as in regression, is no distribution: then the loss is the mean squared difference.
 
     Args:
         student: logits, (..., n); each distribution lies along the last dimension, e.g. over positions.
@@ -80,6 +81,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     Returns:
         Scalar, mean over all but the last dimension.
     """
+    if student.shape[-1] == 1:
+        return (student.float() - teacher.float()).square().mean()
     student = torch.log_softmax(student.float() / temperature, dim=-1)
     teacher = torch.log_softmax(teacher.float() / temperature, dim=-1)
     divergence = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)

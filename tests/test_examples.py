@@ -12,19 +12,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    BertModel,
 )
 
 from helpers import ROOT
 from helpers.command_lines import FAST_EXPORT
 from helpers.data import PLACES
-from helpers.models import build_tiny_tokenizer
+from helpers.models import save_bert
 from helpers.processes import run_script
 from sparsification.errors import SparsificationError
 
@@ -60,24 +62,6 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     return path
-
-
-def save_bert(folder: Path, kind: type, **settings) -> Path:
-    """Save a random BERT of two layers, and its tokenizer."""
-    tokenizer = build_tiny_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        **settings,
-    )
-    torch.manual_seed(0)
-    kind(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +142,10 @@ def test_run_glue_prunes_and_exports_from_an_empty_folder(classifier, data, reci
     out = run_from_an_empty_folder("run_glue", classifier, data, recipe, tmp_path)
     assert dense_sparsities(out) == [0.5] * 6
     assert (out / "report.html").is_file()
-    assert json.loads((out / "all_results.json").read_text())["eval_accuracy"] >= 0.5
+    results = json.loads((out / "all_results.json").read_text())
+    assert results["eval_accuracy"] >= 0.5
+    assert results["eval_onnx_accuracy"] == results["eval_accuracy"]
+    assert results["train_samples"] == results["eval_samples"] == len(ROWS)
 
     session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
@@ -192,11 +179,77 @@ def test_run_glue_that_distills_and_quantizes_resumes_with_equal_weights_and_exp
     assert "QuantizeLinear" in operators(out / "onnx" / "model.onnx")
 
 
+def test_run_glue_trains_a_reranker_on_pairs_and_predicts_scores(classifier, recipe, tmp_path):
+    data = tmp_path / "pairs.parquet"
+    pairs = [(f"Where is {city}?", text, float(city in text)) for text, _ in ROWS for city, *_ in PLACES[:2]]
+    Dataset.from_dict(dict(zip(("question", "text", "label"), zip(*pairs, strict=True), strict=True))).to_parquet(data)
+    recipe.write_text(RECIPE + DISTILL)
+    out = tmp_path / "out"
+    arguments = [*command(classifier, data, recipe, out), *FAST_EXPORT, "--distill_teacher", "self"]
+    arguments += ["--ignore_mismatched_sizes", "--do_predict", "--test_file", str(data), "--max_predict_samples", "5"]
+    results = load_example("run_glue").main([*arguments, "--evaluation_strategy", "epoch"])
+    assert {"eval_mse", "eval_teacher_mse", "eval_pearson", "predict_mse"} <= results.keys()
+    assert results["eval_onnx_mse"] == pytest.approx(results["eval_mse"], rel=1e-3)
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    header, *lines = (out / "predict_results.txt").read_text().splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    with torch.no_grad():
+        batch = tokenizer(*map(list, zip(*[pair[:2] for pair in pairs[:5]], strict=True)), padding=True)
+        expected = model(**batch.convert_to_tensors("pt")).logits[:, 0].tolist()
+    assert header == "index\tprediction"
+    assert [line.split("\t")[0] for line in lines] == list("01234")
+    assert [float(line.split("\t")[1]) for line in lines] == pytest.approx(expected, abs=2e-3)
+    (logits,) = onnx.load(out / "onnx" / "model.onnx").graph.output
+    assert logits.type.tensor_type.shape.dim[1].dim_value == 1
+    assert "pipeline_tag: text-classification" in (out / "README.md").read_text()
+
+
+def test_run_glue_takes_the_recipes_for_any_encoder(classifier, data, tmp_path):
+    recipe = ROOT / "recipes" / "prune80.md"
+    arguments = [*command(classifier, data, recipe, tmp_path / "out"), *FAST_EXPORT, "--distill_teacher", "self"]
+    results = load_example("run_glue").main([*arguments, "--recipe_args", "num_epochs=2"])
+    assert dense_sparsities(tmp_path / "out") == pytest.approx([0.8] * 6, abs=0.01)
+    assert {"eval_accuracy", "eval_teacher_accuracy", "eval_onnx_accuracy"} <= results.keys()
+
+
+def test_run_glue_predicts_labels_in_the_order_of_the_data(classifier, tmp_path):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    train.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
+    texts = ["Lima " * length for length in (9, 1, 5, 3)]
+    test.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    out = tmp_path / "out"
+    flags = "--do_train --do_predict --learning_rate 1e-2 --max_steps 2 --use_cpu --save_strategy no --report_to none "
+    flags += "--train_sampling_strategy group_by_length --per_device_eval_batch_size 2"
+    load_example("run_glue").main(
+        ["--model_name_or_path", str(classifier), "--train_file", str(train), "--test_file", str(test)]
+        + ["--output_dir", str(out), *flags.split()]
+    )
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(out).eval(),
+        AutoTokenizer.from_pretrained(out),
+    )
+    with torch.no_grad():
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        expected = [model.config.id2label[number] for number in model(**batch).logits.argmax(1).tolist()]
+    lines = (out / "predict_results.txt").read_text().splitlines()
+    assert lines == ["index\tprediction", *(f"{index}\t{label}" for index, label in enumerate(expected))]
+    assert json.loads((out / "predict_results.json").read_text())["predict_samples"] == 4
+
+
+def test_run_glue_refuses_unknown_tasks_and_flags_in_one_line(classifier, tmp_path):
+    places = ["--model_name_or_path", str(classifier), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SparsificationError, match="--task_name sst: expected one of cola, mnli"):
+        load_example("run_glue").main([*places, "--task_name", "sst"])
+    with pytest.raises(SparsificationError, match="did you mean --max_seq_length"):
+        load_example("run_glue").main([*places, "--max_sequ_length", "8"])
+
+
 def test_run_glue_says_which_column_the_data_lacks(classifier, recipe, tmp_path):
     data = tmp_path / "data.csv"
     data.write_text("sentence,class\nOslo is a capital.,1\n")
     run_glue = load_example("run_glue")
-    with pytest.raises(SparsificationError, match="needs a column 'label', it has sentence, class"):
+    with pytest.raises(SparsificationError, match="the train data needs a column 'label', it has sentence, class"):
         run_glue.main(command(classifier, data, recipe, tmp_path / "out"))
 
 
@@ -241,8 +294,12 @@ def test_run_ner_that_distills_with_a_cache_and_quantizes_resumes_with_equal_wei
 def test_run_ner_evaluates_a_saved_model_by_types_with_its_own_order_of_labels(tagger, tmp_path):
     data = write_tagged(tmp_path / "tagged.csv")
     places = ["--model_name_or_path", str(tagger), "--output_dir", str(tmp_path / "out")]
-    rest = "--do_eval --return_entity_level_metrics --label_all_tokens --max_eval_samples 4 --use_cpu"
-    metrics = load_example("run_ner").main([*places, "--validation_file", str(data), *rest.split()])
+    rest = "--do_eval --do_predict --return_entity_level_metrics --label_all_tokens --max_eval_samples 4 --use_cpu"
+    files = ["--validation_file", str(data), "--test_file", str(data)]
+    metrics = load_example("run_ner").main([*places, *files, *rest.split()])
+    lines = (tmp_path / "out" / "predictions.txt").read_text().splitlines()
+    assert len(lines) == len(TAGGED) == metrics["predict_samples"]
+    assert set(" ".join(lines).split()) <= set(TAGS)
     assert {"eval_f1", "eval_LOC_f1", "eval_WATER_recall"} <= metrics.keys()
     assert metrics["eval_LOC_number"] == metrics["eval_WATER_number"] == 4
 
@@ -255,8 +312,132 @@ def test_run_ner_says_which_column_or_data_is_missing(tagger, recipe, tmp_path):
         run_ner.main([*arguments, "--label_column_name", "pos"])
     with pytest.raises(SparsificationError, match="no validation data: give --validation_file"):
         run_ner.main([*arguments[:2], *arguments[4:]])
-    with pytest.raises(SparsificationError, match=r"expected files that all end in \.csv, or in"):
-        run_ner.main([*arguments, "--validation_file", "words.txt"])
+    with pytest.raises(SparsificationError, match=r"words.xml: expected a file that ends in \.csv, \.json"):
+        run_ner.main([*arguments, "--validation_file", "words.xml"])
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("encoder"), BertModel)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("".join(f"{city} lies beside the {water}.\n\n" for city, _, water, _ in PLACES))
+    return path
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A file of pairs: a question, and the text that answers it."""
+    path = tmp_path / "questions.csv"
+    with path.open("w", newline="") as file:
+        rows = [(f"Where is {city}?", f"{city} lies beside the {water}.") for city, _, water, _ in PLACES]
+        csv.writer(file).writerows([("anchor", "positive"), *rows])
+    return path
+
+
+def embeddings(folder: Path, texts: list[str]) -> np.ndarray:
+    """Mean of the token embeddings of an exported model, with length 1."""
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="np")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (hidden,) = session.run(None, {item.name: batch[item.name] for item in session.get_inputs()})
+    mask = batch["attention_mask"][:, :, None]
+    pooled = (hidden * mask).sum(1) / mask.sum(1)
+    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+
+
+def test_run_embedding_prunes_in_one_shot_and_scores_retrieval_in_onnx_runtime(encoder, texts, questions, tmp_path):
+    recipe, out = ROOT / "recipes" / "one-shot_reconstruct50.md", tmp_path / "out"
+    places = ["--model_name_or_path", str(encoder), "--output_dir", str(out), "--onnx_export_path", str(out / "onnx")]
+    files = ["--train_file", str(texts), "--retrieval_file", str(questions), "--recipe", str(recipe)]
+    flags = "--one_shot --do_eval --use_cpu --report_to none --recipe_args num_samples=8".split()
+    results = load_example("run_embedding").main([*places, *files, *flags, *FAST_EXPORT])
+    assert results["eval_sparsity"] == pytest.approx(0.5, abs=0.01)
+    assert results["eval_teacher_cosine"] == pytest.approx(1.0)
+    assert 0.5 < results["eval_cosine"] < 1.0
+    for name in ("cosine", "mrr_at_10", "recall_at_10"):
+        assert results[f"eval_onnx_{name}"] == pytest.approx(results[f"eval_{name}"], abs=1e-4)
+
+    # The same scores from the exported file alone.
+    rows = list(csv.DictReader(questions.open()))
+    queries, found = (embeddings(out / "onnx", [row[name] for row in rows]) for name in ("anchor", "positive"))
+    own = (queries * found).sum(1)
+    ranks = np.array(
+        [
+            1 + len({row["positive"] for row, score in zip(rows, found @ query, strict=True) if score > best})
+            for query, best in zip(queries, own + 1e-6, strict=True)
+        ]
+    )
+    assert results["eval_mrr_at_10"] == pytest.approx(np.where(ranks <= 10, 1 / ranks, 0).mean(), abs=1e-4)
+    (output,) = onnx.load(out / "onnx" / "model.onnx").graph.output
+    assert output.name == "last_hidden_state"
+    for folder in (out, out / "onnx"):
+        kinds = [step["type"].split(".")[-1] for step in json.loads((folder / "modules.json").read_text())]
+        assert kinds == ["Transformer", "Pooling", "Normalize"]
+        assert json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"]
+    assert "pipeline_tag: sentence-similarity" in (out / "README.md").read_text()
+
+
+def test_run_embedding_learns_pairs_and_layers_and_resumes_with_equal_weights(encoder, questions, recipe, tmp_path):
+    layers = "  - !PerLayerDistillationModifier {gain: 0.5, student_layer_names: [__ENCODER__], ignore_padding: true}\n"
+    recipe.write_text(RECIPE + layers + QUANTIZE)
+    out = tmp_path / "out"
+    arguments = [*command(encoder, questions, recipe, out), *FAST_EXPORT, "--cache_dir", str(tmp_path / "cache")]
+    arguments += ["--distill_teacher", str(encoder), "--per_device_train_batch_size", "4"]
+    run_embedding = load_example("run_embedding")
+    metrics = run_embedding.main(arguments)
+    assert {"eval_cosine", "eval_onnx_cosine", "eval_teacher_cosine", "train_loss"} <= metrics.keys()
+    whole = AutoModel.from_pretrained(out).state_dict()
+    assert dense_sparsities(out, AutoModel) == [0.5] * 6
+    shutil.rmtree(max(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])))
+    run_embedding.main(arguments)
+    resumed = AutoModel.from_pretrained(out).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert "QuantizeLinear" in operators(out / "onnx" / "model.onnx")
+
+
+def test_run_embedding_comes_closer_to_its_teacher_without_labels(encoder, texts, tmp_path):
+    teacher = save_bert(tmp_path / "teacher", BertModel, initializer_range=0.1)
+    places = ["--model_name_or_path", str(encoder), "--distill_teacher", str(teacher), "--validation_file", str(texts)]
+    before, after = (
+        load_example("run_embedding").main(
+            [*places, "--output_dir", str(tmp_path / name), "--do_eval", "--use_cpu", *flags.split()]
+        )["eval_cosine"]
+        for name, flags in (
+            ("before", ""),
+            ("after", f"--do_train --train_file {texts} --learning_rate 1e-3 --num_train_epochs 20 --save_strategy no"),
+        )
+    )
+    assert after > before + 0.05
+
+
+def test_run_embedding_uses_gradients_of_its_own_loss(encoder, texts, tmp_path):
+    recipe = tmp_path / "obs.yaml"
+    recipe.write_text(
+        "modifiers:\n  - !EpochRangeModifier {end_epoch: 1.0}\n  - !OBSPruningModifier {params: __ENCODER__, "
+        "init_sparsity: 0.5, final_sparsity: 0.5, start_epoch: 0.0, end_epoch: 1.0, num_grads: 8}\n"
+    )
+    arguments = command(encoder, texts, recipe, tmp_path / "out")
+    arguments = arguments[: arguments.index("--onnx_export_path")] + arguments[arguments.index("--do_train") :]
+    load_example("run_embedding").main(arguments)
+    assert np.mean(dense_sparsities(tmp_path / "out", AutoModel)) == pytest.approx(0.5, abs=0.01)
+
+
+def test_run_embedding_says_what_is_wrong(encoder, texts, questions, tmp_path):
+    run_embedding = load_example("run_embedding")
+    places = ["--model_name_or_path", str(encoder), "--output_dir", str(tmp_path / "out"), "--do_eval", "--use_cpu"]
+    with pytest.raises(SparsificationError, match="no data: give --dataset_name"):
+        run_embedding.main(places)
+    with pytest.raises(SparsificationError, match=r"--ranking_share must be in \[0, 1\], got 2"):
+        run_embedding.main([*places, "--train_file", str(questions), "--ranking_share", "2"])
+    with pytest.raises(SparsificationError, match="expected 2 columns of texts, there are text"):
+        run_embedding.main([*places, "--retrieval_file", str(texts)])
+    with pytest.raises(SparsificationError, match="embeddings need a teacher"):
+        run_embedding.main([*places, "--validation_file", str(texts), "--distill_teacher", "disable"])
+    with pytest.raises(SparsificationError, match="use the command 'sparsification predict'"):
+        run_embedding.main([*places, "--test_file", str(texts), "--do_predict"])
 
 
 @pytest.mark.parametrize("extra", ["", QUANTIZE], ids=["fp32", "int8"])

@@ -34,7 +34,7 @@ from sparsification.modifiers import (
 from sparsification.quantization.modules import fake_quant_enabled, fake_quantized_modules, quantizers
 
 EVERY = sorted(path for path in (ROOT / "recipes").glob("*.md") if path.name != "README.md")
-ONE_SHOT = [path for path in EVERY if path.stem.startswith("one-shot")]
+ONE_SHOT = [path for path in EVERY if "--one_shot" in path.read_text().split("```")[1]]  # in its own command
 RECIPES = [path for path in EVERY if path not in ONE_SHOT]
 TUTORIAL = {
     "bert-base-12layers",

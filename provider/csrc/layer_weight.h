@@ -31,24 +31,30 @@ std::vector<int64_t> count_weights(const T* weight, int64_t inputs, int64_t outp
   return counts;
 }
 
-// Calls add(output) for each weight that is not 0 of an input. Most of eight int8 weights are.
+// Which of eight int8 weights are not 0: bit i for weight i.
+inline uint64_t nonzero_bits(const int8_t* weights) {
+  uint64_t eight, low = 0x7f7f7f7f7f7f7f7f;
+  std::memcpy(&eight, weights, 8);
+  // The highest bit of each byte that is not 0; the product collects them. The machine is little-endian.
+  return (((((eight & low) + low) | eight) & ~low) >> 7) * 0x0102040810204080 >> 56;
+}
+
+// Calls add(index) for each weight of a row that is not 0, in their order.
 template <typename Add>
-void each_output(const int8_t* row, int64_t outputs, const Add& add) {
-  int64_t output = 0;
-  for (; output + 8 <= outputs; output += 8) {
-    uint64_t eight, low = 0x7f7f7f7f7f7f7f7f;
-    std::memcpy(&eight, row + output, 8);
-    // The highest bit of each byte that is not 0. The machine is little-endian: the first byte is the lowest.
-    for (uint64_t bits = (((eight & low) + low) | eight) & ~low; bits; bits &= bits - 1)
-      add(output + __builtin_ctzll(bits) / 8);
+void each_nonzero(const int8_t* row, int64_t count, Add add) {
+  int64_t index = 0;
+  for (; index + 64 <= count; index += 64) {
+    uint64_t bits = 0;
+    for (int eight = 0; eight < 8; eight++) bits |= nonzero_bits(row + index + 8 * eight) << 8 * eight;
+    for (; bits; bits &= bits - 1) add(index + __builtin_ctzll(bits));
   }
-  for (; output < outputs; output++)
-    if (row[output] != 0) add(output);
+  for (; index < count; index++)
+    if (row[index] != 0) add(index);
 }
 template <typename Add>
-void each_output(const float* row, int64_t outputs, const Add& add) {
-  for (int64_t output = 0; output < outputs; output++)
-    if (row[output] != 0) add(output);
+void each_nonzero(const float* row, int64_t count, Add add) {
+  for (int64_t index = 0; index < count; index++)
+    if (row[index] != 0) add(index);
 }
 
 // The non-zero weights of a weight [inputs][outputs].
@@ -60,12 +66,16 @@ SparseRows rows_of(const T* weight, int64_t inputs, const std::vector<int64_t>& 
   rows.positions.resize((size_t)rows.starts.back());
   values.resize(rows.positions.size());
   std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
+  // Stores of int8 may alias anything: pointers that are copied are not read anew.
+  int64_t* places = next.data();
+  uint16_t* positions = rows.positions.data();
+  T* to = values.data();
   for (int64_t input = 0; input < inputs; input++) {
     const T* row = weight + input * outputs;
-    each_output(row, outputs, [&](int64_t output) {
-      int64_t entry = next[output]++;
-      rows.positions[entry] = (uint16_t)input;
-      values[entry] = row[output];
+    each_nonzero(row, outputs, [=](int64_t output) {
+      int64_t entry = places[output]++;
+      positions[entry] = (uint16_t)input;
+      to[entry] = row[output];
     });
   }
   return rows;

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "blocks.h"
+#include "layer_weight.h"
 
 using namespace ort;
 
@@ -110,40 +111,35 @@ void sort_between(Layer& first, Layer& second) {
   auto count = [&](int64_t row) { return starts[row + 1] - starts[row]; };
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return count(a) > count(b); });
   for (size_t i = 0; i < order.size(); i++) place[order[i]] = (int64_t)i;
-  Layer sorted = first;
-  sorted.rows.starts = {0};
-  sorted.rows.positions.clear();
-  sorted.values.clear();
-  for (size_t i = 0; i < order.size(); i++) {
-    for (int64_t entry = starts[order[i]]; entry < starts[order[i] + 1]; entry++) {
-      sorted.rows.positions.push_back(first.rows.positions[entry]);
-      sorted.values.push_back(first.values[entry]);
-    }
-    sorted.rows.starts.push_back((int64_t)sorted.values.size());
-    sorted.scale[i] = first.scale[order[i]];
-    sorted.bias[i] = first.bias[order[i]];
+  SparseRows rows{first.inputs, first.outputs, 1, {0}, {}};
+  std::vector<int8_t> values;
+  std::vector<float> scale, bias;
+  rows.positions.reserve(first.rows.positions.size());
+  values.reserve(first.values.size());
+  for (int64_t row : order) {
+    auto append = [&](auto& to, const auto& from) {
+      to.insert(to.end(), from.begin() + starts[row], from.begin() + starts[row + 1]);
+    };
+    append(rows.positions, first.rows.positions);
+    append(values, first.values);
+    rows.starts.push_back((int64_t)values.size());
+    scale.push_back(first.scale[row]);
+    bias.push_back(first.bias[row]);
   }
-  first = std::move(sorted);
-  // All entries, by their new input, are put back into their rows.
-  SparseRows& rows = second.rows;
-  std::vector<int64_t> at((size_t)second.inputs + 1, 0);
-  for (uint16_t position : rows.positions) at[place[position] + 1]++;
-  std::partial_sum(at.begin(), at.end(), at.begin());
-  struct Entry {
-    int32_t row;
-    uint16_t position;
-    int8_t value;
-  };
-  std::vector<Entry> entries(rows.positions.size());
-  for (int64_t row = 0; row < second.outputs; row++)
-    for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++) {
-      int64_t position = place[rows.positions[entry]];
-      entries[at[position]++] = {(int32_t)row, (uint16_t)position, second.values[entry]};
-    }
-  std::vector<int64_t> next(rows.starts.begin(), rows.starts.end() - 1);
-  for (const Entry& entry : entries) {
-    rows.positions[next[entry.row]] = entry.position;
-    second.values[next[entry.row]++] = entry.value;
+  first.rows = std::move(rows);
+  first.values = std::move(values);
+  first.scale = std::move(scale);
+  first.bias = std::move(bias);
+  // Each row of the second is spread out by the new inputs, and read in their order.
+  std::vector<int8_t> dense((size_t)second.inputs, 0);
+  for (int64_t row = 0; row < second.outputs; row++) {
+    int64_t begin = second.rows.starts[row], end = second.rows.starts[row + 1], at = begin;
+    for (int64_t entry = begin; entry < end; entry++) dense[place[second.rows.positions[entry]]] = second.values[entry];
+    each_nonzero(dense.data(), second.inputs, [&](int64_t input) {
+      second.rows.positions[at] = (uint16_t)input;
+      second.values[at++] = dense[input];
+      dense[input] = 0;
+    });
   }
 }
 

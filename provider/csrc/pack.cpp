@@ -20,30 +20,48 @@ SparseRows concatenated(const std::vector<const Layer*>& layers) {
   return rows;
 }
 
+// The weights of layers as those of one: copied if there are several.
+template <typename T>
+class Weights {
+ public:
+  Weights(const std::vector<const Layer*>& layers, std::vector<T> Layer::*values)
+      : is_one_(layers.size() == 1), first_(*layers[0]), member_(values) {
+    if (is_one_) return;
+    rows_ = concatenated(layers);
+    for (const Layer* layer : layers) append(values_, layer->*values);
+  }
+  const SparseRows& rows() const { return is_one_ ? first_.rows : rows_; }
+  const T* values() const { return (is_one_ ? first_.*member_ : values_).data(); }
+
+ private:
+  bool is_one_;
+  const Layer& first_;
+  std::vector<T> Layer::*member_;
+  SparseRows rows_;
+  std::vector<T> values_;
+};
+
 }  // namespace
 
 std::unique_ptr<Int8Linear> pack(const std::vector<const Layer*>& layers, const std::vector<QuantParams>& params,
                                  bool gelu) {
-  std::vector<int8_t> values;
   LayerOutputs outputs{{}, {}, {}, gelu};
   LayerCost cost{};
   for (size_t i = 0; i < layers.size(); i++) {
-    append(values, layers[i]->values);
     cost.blocks += layers[i]->cost.blocks;
     cost.windows += layers[i]->cost.windows;
     append(outputs.scale, layers[i]->scale);
     append(outputs.bias, layers[i]->bias);
     if (!params.empty()) outputs.output_params.resize(outputs.scale.size(), params[i]);
   }
-  return std::make_unique<Int8Linear>(concatenated(layers), values.data(), cost, std::move(outputs),
+  Weights<int8_t> weights(layers, &Layer::values);
+  return std::make_unique<Int8Linear>(weights.rows(), weights.values(), cost, std::move(outputs),
                                       layers[0]->params.zero);
 }
 
 void pack(const std::vector<const Layer*>& layers, FloatLayers& to) {
-  std::vector<float> values, bias;
-  for (const Layer* layer : layers) {
-    append(values, layer->float_values);
-    append(bias, layer->bias);
-  }
-  to.add(concatenated(layers), values.data(), std::move(bias));
+  std::vector<float> bias;
+  for (const Layer* layer : layers) append(bias, layer->bias);
+  Weights<float> weights(layers, &Layer::float_values);
+  to.add(weights.rows(), weights.values(), std::move(bias));
 }

@@ -161,3 +161,15 @@ print(memory() - before)
     environment = {"PYTHONPATH": str(sparse.__path__[0]) + "/.."}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert int(result.stdout) < 0.75 * layers * width * width * 4 / 2**20
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_load_session_with_the_provider_is_within_the_tolerance_of_the_export(tmp_path, precision):
+    path, feed = make_model(tmp_path, precision=precision)
+    session = load_session(path, sparse_provider=True)
+    assert "SparseExecutionProvider" in session.get_providers()
+    for actual, expected in zip(session.run(None, feed), load_session(path).run(None, feed), strict=True):
+        if precision == "fp32":
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+        else:
+            assert np.abs(actual - expected).mean() < 0.25 * expected.std()  # MEAN_LIMIT of the export check

@@ -1,12 +1,14 @@
 """Command line of the package: ``sparsification COMMAND``, or ``python -m sparsification COMMAND``."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsification.cli.compare import add_compare
 from sparsification.cli.plan import add_plan
+from sparsification.cli.predict import add_predict
+from sparsification.cli.values import positive
 
 CHECK_EXIT_CODES = """\
 exit codes:
@@ -34,9 +36,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Tools for recipes and models.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_check(commands)
-    _add_predict(commands)
+    add_predict(commands)
     _add_convert(commands)
-    _add_compare(commands)
+    add_compare(commands)
     add_plan(commands)
     return parser
 
@@ -58,69 +60,19 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--num_examples",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="number of training features (more than questions where contexts are split); shows the schedule in steps",
     )
     parser.add_argument(
         "--batch_size",
-        type=_positive,
+        type=positive,
         metavar="B",
         help="features in one optimizer step, over all devices and accumulated batches; needs --num_examples",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the schedule")
     parser.add_argument("--strict", action="store_true", help="exit with status 2 if there are warnings")
     parser.set_defaults(run=_check, parser=parser)
-
-
-def _add_predict(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "predict",
-        help="answer a question with a saved model",
-        description="Answer a question with a saved model, as an evaluation does: the answer, its probability among "
-        "the candidates, and its place in the context.",
-    )
-    parser.add_argument("model", metavar="MODEL", help="folder of a saved model or of an export, or an .onnx file")
-    parser.add_argument("--question", required=True, help="the question")
-    context = parser.add_mutually_exclusive_group(required=True)
-    context.add_argument("--context", metavar="TEXT", help="text that holds the answer")
-    context.add_argument("--context_file", type=Path, metavar="FILE", help="file of that text, in UTF-8")
-    parser.add_argument("--n_best", type=_positive, default=1, metavar="N", help="answers to print (default 1)")
-    parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
-    parser.add_argument(
-        "--version_2_with_negative", action="store_true", help="allow 'no answer', for a model trained with it"
-    )
-    parser.add_argument(
-        "--max_seq_length", type=_positive, help="tokens of a window (default 384, or the model's maximum if less)"
-    )
-    parser.add_argument(
-        "--doc_stride", type=_positive, help="tokens that two windows share (default 128, or fewer in a smaller window)"
-    )
-    parser.add_argument("--max_answer_length", type=_positive, default=30, help="longest answer in tokens (default 30)")
-    parser.set_defaults(run=_predict)
-
-
-def _add_compare(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "compare",
-        help="compare runs: scores, sparsity, size and speed",
-        description="Compare runs with recipes by the reports in their output folders.",
-    )
-    parser.add_argument("runs", metavar="RUN_DIR", nargs="+", type=Path, help="the --output_dir of a run")
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE.png|svg|html",
-        help="also plot scores against latency and size, with the Pareto front",
-    )
-    parser.set_defaults(run=_compare)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -145,35 +97,6 @@ def _check(args: argparse.Namespace) -> int:
     return EXIT_WARNINGS if args.strict and warnings else OK
 
 
-def _predict(args: argparse.Namespace) -> int:
-    from sparsification.errors import SparsificationError
-    from sparsification.tasks.question_answering.predict import load_predictor
-
-    try:
-        context = args.context
-        if args.context_file is not None:
-            # newline="": answers are located by character, so line ends must not be translated.
-            with args.context_file.open(encoding="utf-8-sig", newline="") as file:
-                context = file.read()
-        answers = load_predictor(args.model).answer(
-            args.question,
-            context,
-            version_2_with_negative=args.version_2_with_negative,
-            max_seq_length=args.max_seq_length,
-            doc_stride=args.doc_stride,
-            max_answer_length=args.max_answer_length,
-        )[: args.n_best]
-    except (SparsificationError, OSError, UnicodeDecodeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    if args.json:
-        print(json.dumps([vars(answer) for answer in answers], indent=2, ensure_ascii=False))
-    for answer in [] if args.json else answers:
-        place = "" if answer.start is None else f", characters {answer.start} to {answer.end}"
-        print(f"{answer.answer or 'no answer'}  ({answer.probability:.1%}{place})")
-    return 0
-
-
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
@@ -191,18 +114,6 @@ def _convert(args: argparse.Namespace) -> int:
 
     try:
         print("\n".join(convert_checkpoint(args.source, args.target)))
-    except SparsificationError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from sparsification.errors import SparsificationError
-    from sparsification.report.compare import compare
-
-    try:
-        print(compare(args.runs, args.plot))
     except SparsificationError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsification.cli.values import positive
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,12 +31,12 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
         "perhaps a question",
     )
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--speedup", type=_positive, metavar="X", help="how many times as fast as the dense fp32 model")
-    target.add_argument("--latency_ms", type=_positive, metavar="MS", help="milliseconds of a batch")
-    target.add_argument("--size_mb", type=_positive, metavar="MB", help="megabytes of the ONNX file")
-    parser.add_argument("--batch", type=_count, default=1, help="examples of a batch (default 1)")
-    parser.add_argument("--length", type=_count, default=128, help="tokens of an example (default 128)")
-    parser.add_argument("--threads", type=_count, default=1, help="threads of ONNX Runtime (default 1)")
+    target.add_argument("--speedup", type=_above_zero, metavar="X", help="speed in relation to the dense fp32 model")
+    target.add_argument("--latency_ms", type=_above_zero, metavar="MS", help="milliseconds of a batch")
+    target.add_argument("--size_mb", type=_above_zero, metavar="MB", help="megabytes of the ONNX file")
+    parser.add_argument("--batch", type=positive, default=1, help="examples of a batch (default 1)")
+    parser.add_argument("--length", type=positive, default=128, help="tokens of an example (default 128)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of ONNX Runtime (default 1)")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "int8"), default="auto", help="number format (default: what loses less)"
     )
@@ -45,7 +47,7 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="write a recipe that trains with distillation; default: one that is applied in one shot",
     )
-    parser.add_argument("--num_samples", type=_count, default=128, help="calibration examples (default 128)")
+    parser.add_argument("--num_samples", type=positive, default=128, help="calibration examples (default 128)")
     parser.add_argument("--output", type=Path, default=Path("plan.yaml"), metavar="FILE", help="default plan.yaml")
     parser.add_argument("--apply", type=Path, metavar="DIR", help="also prune, save and export the model in one shot")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the loss over the latency or size")
@@ -53,17 +55,10 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=_plan)
 
 
-def _positive(text: str) -> float:
+def _above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return number
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
     return number
 
 

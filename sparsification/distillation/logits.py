@@ -33,8 +33,9 @@ class DistillationModifier(DistillationBase):
     """Train on the teacher's logits beside the labels: loss = (1 - hardness) · task + hardness · distillation.
 
     Hinton et al. 2015, arXiv:1503.02531. As in SparseML, padded positions are part of the loss unless
-    ``ignore_padding`` is set. If several distillation modifiers are active, each adds its own term, and the task loss
-    is multiplied by 1 - hardness of each.
+    ``ignore_padding`` is set. A single logit (regression, a reranker) is compared by its squared difference. If
+    several distillation modifiers are active, each adds its own term, and the task loss is multiplied by 1 - hardness
+    of each.
     """
 
     hardness: float = 0.5  # weight of the distillation loss, in [0, 1]
@@ -126,11 +127,12 @@ class DistillationModifier(DistillationBase):
         losses = [distillation_loss(own, target, self.temperature) for own, target in pairs]
         distilled = sum(losses[1:], start=losses[0]) / len(losses)
         term = self.hardness * distilled
-        with torch.no_grad():
-            agreed = agreement(*zip(*pairs, strict=True))
         total = self.task_share * task_loss + term
         parts = {"task_loss": task_loss, "distillation_loss": distilled, "total_loss": total}
-        for name, value in (parts | {"teacher_agreement": agreed}).items():
+        if any(own.shape[-1] > 1 for own, _ in pairs):  # single logits have no largest one
+            with torch.no_grad():
+                parts["teacher_agreement"] = agreement(*zip(*pairs, strict=True))
+        for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
         self._count += 1
         return term

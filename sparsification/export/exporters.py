@@ -92,10 +92,21 @@ def torchscript_export(
             path,
             input_names=list(example),
             output_names=list(output_names),
-            dynamic_axes={name: {0: "batch", 1: "sequence"} for name in (*example, *output_names)},
+            dynamic_axes={name: {0: "batch", 1: "sequence"} for name in example}
+            | dict(zip(output_names, _output_axes(model, example), strict=True)),
             opset_version=opset,
             dynamo=False,
         )
+
+
+def _output_axes(model: NamedOutputs, example: Mapping[str, Tensor]) -> list[dict[int, str]]:
+    """Names of the dynamic axes of each output: the second one only where it follows the length of the inputs.
+
+    The logits of a classifier are (batch, labels), those of a token classifier (batch, sequence, labels).
+    """
+    others = [tensor[:, :-1] if tensor.shape[1] > 1 else tensor.repeat(1, 2) for tensor in example.values()]
+    pairs = zip(model(*example.values()), model(*others), strict=True)
+    return [{0: "batch"} | ({1: "sequence"} if one.shape != other.shape else {}) for one, other in pairs]
 
 
 def dynamo_export(

@@ -34,16 +34,23 @@ class OnnxModel:
         path: the ONNX file; it may contain this project's sparse operators.
         output_names: outputs to compute, in this order; all in the graph's order by default.
         threads: number of threads for each run; ONNX Runtime's own choice by default.
+        sparse_provider: use the execution provider of onnxruntime-ep-sparse, if it is installed.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
         BuildError: the file contains sparse operators, and there is no compiler, or it failed.
     """
 
-    def __init__(self, path: str | Path, output_names: Sequence[str] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        output_names: Sequence[str] | None = None,
+        threads: int | None = None,
+        sparse_provider: bool = False,
+    ) -> None:
         self.path = path
         try:
-            self._session = runtime.load_session(path, threads)
+            self._session = runtime.load_session(path, threads, sparse_provider)
         except runtime.ENGINE_ERRORS as error:
             raise ExportError(f"ONNX Runtime cannot load {path}: {error}") from error
         self.input_names = [node.name for node in self._session.get_inputs()]

@@ -4,6 +4,7 @@
 session for either. The operators are a small library, compiled once on the machine that runs it (``build.build``).
 """
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from sparsification.runtime.provider import provider_options
 from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
+
+logger = logging.getLogger(__name__)
 
 # Errors for a file that cannot be read, or inputs that do not fit it: they have no base class of their own.
 ENGINE_ERRORS = (
@@ -27,12 +31,16 @@ ENGINE_ERRORS = (
 )
 
 
-def load_session(path: str | Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+def load_session(
+    path: str | Path, threads: int | None = None, sparse_provider: bool = False
+) -> onnxruntime.InferenceSession:
     """Create a session of ONNX Runtime on the CPU, with the sparse operators if the model needs them.
 
     Args:
         path: an ONNX file, or a directory, from which ``model.sparse.onnx`` is loaded, else ``model.onnx``.
         threads: number of threads for each run; ONNX Runtime's own choice by default.
+        sparse_provider: use the execution provider of onnxruntime-ep-sparse, if it is installed, for a file without
+            sparse operators. A line in the log says whether it is used.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -48,12 +56,19 @@ def load_session(path: str | Path, threads: int | None = None) -> onnxruntime.In
             raise FileNotFoundError(f"{path} has neither {SPARSE_FILE} nor model.onnx")
         path = path / names[0]
     model = onnx.load(path, load_external_data=False)
-    options = onnxruntime.SessionOptions()
+    has_operators = any(opset.domain == DOMAIN for opset in model.opset_import)
+    provided = provider_options() if sparse_provider and not has_operators else None
+    options = provided or onnxruntime.SessionOptions()
     # 1 is fp32. By default ONNX Runtime quantizes the inputs of int8 weights, which the graph does not.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-    if any(opset.domain == DOMAIN for opset in model.opset_import):
+    if has_operators:
         options.register_custom_ops_library(os.fspath(build()))
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    if sparse_provider:
+        used = "the execution provider of onnxruntime-ep-sparse" if provided else "ONNX Runtime's CPU provider"
+        logger.info(f"{path} runs on {used}{' with sparse operators' if has_operators else ''}.")
+    # Options with devices of a provider and a list of providers exclude each other.
+    providers = None if provided else ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)

@@ -1,111 +1,51 @@
-"""Steps of a training script that are the same for every task: arguments, data files, training, export and report.
+"""Steps of a training script that are the same for every task: arguments, training, evaluation, export and report.
 
 A script chooses the model's class, the features and the metric, and leaves the rest to ``TaskRun``; see
-``examples/run_glue.py`` and ``examples/run_ner.py``.
+``examples/run_glue.py``, ``examples/run_ner.py`` and ``examples/run_embedding.py``.
 """
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DatasetDict, load_dataset
-from safetensors import SafetensorError
-from transformers import (
-    AutoTokenizer,
-    HfArgumentParser,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.hf_argparser import DataClassType
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import PredictionOutput
 
-from sparsification.arguments import SparsificationArguments, load_manager, prepare_export, teacher_cache_dir
+from sparsification.arguments import SparsificationArguments, teacher_cache_dir
+from sparsification.atomic_io import atomic_write_text
 from sparsification.distillation.teacher import load_teacher
 from sparsification.errors import SparsificationError
 from sparsification.export.onnx import refuse_unrecordable
 from sparsification.manager import ScheduledModifierManager
-from sparsification.tasks.errors import DataError, UsageError
+from sparsification.tasks.arguments import TaskArguments
+from sparsification.tasks.command_line import read_arguments
+from sparsification.tasks.errors import DataError
+from sparsification.tasks.exported import evaluate_files
+from sparsification.tasks.in_order import InOrderTrainer
+from sparsification.tasks.logs import set_up_logging
+from sparsification.tasks.model_card import write_model_card
 from sparsification.tasks.output_dir import digest, find_checkpoint, only_run_in, refuse_used_folder
+from sparsification.trainer.mixin import SparseTrainerMixin
 from sparsification.trainer.run_lock import RunLock
-from sparsification.trainer.sparse_trainer import SparseTrainer
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-logger = logging.getLogger(__name__)
+
+class TaskTrainer(SparseTrainerMixin, InOrderTrainer):
+    """``SparseTrainer`` whose predictions are in the order of the records."""
 
 
-@dataclass
-class TaskArguments:
-    """The model and the data, with the flags of Transformers' scripts."""
+@dataclass(frozen=True)
+class Predictions:
+    """The file that ``--do_predict`` writes beside predict_results.json."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder of a saved model, or its name on the hub."})
-    tokenizer_name: str | None = field(
-        default=None, metadata={"help": "Folder or name of the tokenizer, if it is not the model's."}
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Folder for downloads."})
-    token: str | None = field(default=None, metadata={"help": "Access token of the hub."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Name of a data set on the hub."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    train_file: str | None = field(default=None, metadata={"help": "Training data: CSV, JSON or JSON lines."})
-    validation_file: str | None = field(default=None, metadata={"help": "Evaluation data: CSV, JSON or JSON lines."})
-    max_seq_length: int = field(default=128, metadata={"help": "Maximum number of tokens of a feature."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first records only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first records only."})
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={
-            "help": "Train from the start in an output_dir that is not empty. Its checkpoints are removed when this "
-            "run has saved its first one."
-        },
-    )
-
-    @property
-    def hub_settings(self) -> dict[str, Any]:
-        """Arguments of ``from_pretrained``."""
-        return {"cache_dir": self.cache_dir, "token": self.token}
-
-    def load_splits(self) -> DatasetDict:
-        """Load the data: "train" and "validation", as many records of each as the arguments allow.
-
-        Raises:
-            DataError: no data is named, or it cannot be loaded.
-        """
-        given = {"train": self.train_file, "validation": self.validation_file}
-        files = {split: file for split, file in given.items() if file is not None}
-        if self.dataset_name is None and not files:
-            raise DataError("no data: give --dataset_name, or --train_file and --validation_file")
-        try:
-            if self.dataset_name is not None:
-                loaded = load_dataset(
-                    self.dataset_name, self.dataset_config_name, cache_dir=self.cache_dir, token=self.token
-                )
-            else:
-                loaded = load_dataset(_file_kind(files.values()), data_files=files, cache_dir=self.cache_dir)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.dataset_name or ', '.join(files.values())}: {error}") from error
-        limits = {"train": self.max_train_samples, "validation": self.max_eval_samples}
-        return DatasetDict(
-            {
-                split: data if (limit := limits.get(split)) is None else data.select(range(min(limit, len(data))))
-                for split, data in loaded.items()
-            }
-        )
-
-
-def _file_kind(files: Iterable[str]) -> str:
-    """Name of the datasets library's reader of some files."""
-    readers = {".csv": "csv", ".json": "json", ".jsonl": "json"}
-    kinds = {readers.get(Path(file).suffix.lower()) for file in files}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind is None:
-        raise DataError(f"{', '.join(files)}: expected files that all end in .csv, or in .json or .jsonl")
-    return kind
+    features: Dataset | None  # of the test data; None where there are none
+    file_name: str
+    lines: Callable[[PredictionOutput], Iterable[str]]  # of the file, from the outputs for the features
 
 
 @dataclass(frozen=True)
@@ -120,84 +60,105 @@ class TaskRun:
 
     @classmethod
     def parse(cls, kind: type[TaskArguments], argv: Sequence[str] | None = None) -> "TaskRun":
-        """Read a command line and the recipe that it names, and set the random seed.
+        """Read a command line and the recipe that it names, set up logging, and set the random seed.
 
         Args:
             kind: dataclass of the script's own arguments.
             argv: the arguments; None means this process's own.
 
         Raises:
-            SparsificationError: the recipe is wrong, or there is no compiler for the export.
+            SparsificationError: an argument or the recipe is wrong, or there is no compiler for the export.
         """
         argv = sys.argv[1:] if argv is None else argv
-        parser = HfArgumentParser(map(DataClassType, (kind, TrainingArguments, SparsificationArguments)))
-        task, training, sparse = parser.parse_args_into_dataclasses(list(argv))
-        manager = load_manager(sparse.recipe, sparse.recipe_args, sparse.one_shot)
-        prepare_export(sparse.onnx_export_path, sparse.onnx_target)
+        (task, training, sparse), manager = read_arguments(
+            (kind, TrainingArguments, SparsificationArguments), list(argv)
+        )
+        set_up_logging(training)
         set_seed(training.seed)
         return cls(argv, task, training, sparse, manager)
 
-    def load_model(
-        self, auto_class: "type[_BaseAutoModelClass]", labels: Sequence[str], **tokenizer_kwargs: Any
-    ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        """Load the tokenizer and the model.
+    def make_features(
+        self, data: Dataset, encode: Callable[[Mapping[str, list]], Mapping[str, list]], keep: Sequence[str] = ()
+    ) -> Dataset:
+        """Make the features of a split, first on the main process, whose cache the others read.
 
         Args:
-            auto_class: class that loads the model, e.g. ``AutoModelForTokenClassification``.
-            labels: names of the labels, in the order of their numbers.
-            **tokenizer_kwargs: further arguments of the tokenizer.
-
-        Raises:
-            UsageError: they cannot be loaded.
+            data: the records.
+            encode: makes the columns of the features from those of a batch of records.
+            keep: columns of the records to keep.
         """
-        name, settings = self.task.model_name_or_path, self.task.hub_settings
-        tokenizer_name = self.task.tokenizer_name or name
-        numbers = {label: number for number, label in enumerate(labels)}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, **settings, **tokenizer_kwargs)
-            model = auto_class.from_pretrained(name, id2label=dict(enumerate(labels)), label2id=numbers, **settings)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise UsageError(f"--model_name_or_path {name}: {error}") from error
-        return tokenizer, model
+        with self.training.main_process_first(desc="features"):
+            return data.map(
+                encode,
+                batched=True,
+                num_proc=self.task.preprocessing_num_workers,
+                remove_columns=[name for name in data.column_names if name not in keep],
+                load_from_cache_file=not self.task.overwrite_cache,
+            )
 
-    def make_trainer(
+    def load_teacher(
         self,
         auto_class: "type[_BaseAutoModelClass]",
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        splits: Mapping[str, Dataset],
-        **kwargs: Any,
-    ) -> SparseTrainer:
-        """Make the Trainer, with the teacher if the recipe distills.
+        needed: bool = False,
+    ) -> PreTrainedModel | None:
+        """Load the teacher, if the recipe distills or compares with one.
 
         Args:
-            auto_class: class that loads the teacher.
+            auto_class: class that loads it.
+            model: the student.
+            tokenizer: the student's.
+            needed: whether the script needs it, whatever the recipe.
+
+        Raises:
+            ManagerError: it is missing or does not fit the model.
+        """
+        recipe = self.manager.recipe
+        needed |= self.manager.distills or self.manager.needs_reference
+        source = (recipe.source if recipe is not None else Path(sys.argv[0]).name) if needed else None
+        name, settings = self.sparse.distill_teacher, self.task.hub_settings
+        return load_teacher(name, auto_class, model, tokenizer, source, **settings)
+
+    def make_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        splits: Mapping[str, Dataset],
+        teacher: PreTrainedModel | None,
+        kind: type[TaskTrainer] = TaskTrainer,
+        **kwargs: Any,
+    ) -> TaskTrainer:
+        """Make the Trainer.
+
+        Args:
             model: the model to train.
             tokenizer: the model's.
-            splits: features to train on ("train") and to evaluate on ("validation").
+            splits: features to train on ("train") and to evaluate on ("validation"), and those of other names.
+            teacher: of ``load_teacher``.
+            kind: class of the Trainer.
             **kwargs: further arguments of Trainer: collator and metrics.
 
         Raises:
-            ManagerError: the recipe does not fit the model, or the teacher is missing or does not fit it.
+            ManagerError: the recipe does not fit the model.
             ExportError: the arguments ask for an export, which cannot record such a model.
             DataError: a split that the arguments need is missing.
         """
         calibrates = self.sparse.one_shot and self.manager.samples_data
-        needed = {"train": self.training.do_train or calibrates, "validation": self.training.do_eval}
+        needed = {
+            "train": self.training.do_train or calibrates,
+            "validation": self.training.do_eval,
+            "test": self.training.do_predict,
+        }
         for split, is_needed in needed.items():
             if is_needed and split not in splits:
                 raise DataError(f"no {split} data: give --{split}_file, or a --dataset_name that has it")
         if self.sparse.onnx_export_path is not None:
             refuse_unrecordable(model)
-        recipe = self.manager.recipe
-        distills = self.manager.distills or self.manager.needs_reference
-        distilling = recipe.source if recipe is not None and distills else None
-        settings = self.task.hub_settings
-        teacher = load_teacher(self.sparse.distill_teacher, auto_class, model, tokenizer, distilling, **settings)
-        return SparseTrainer(
+        return kind(
             manager=self.manager,
             teacher=teacher,
-            teacher_cache=teacher_cache_dir(self.sparse, self.task.cache_dir),
+            teacher_cache=teacher_cache_dir(self.sparse, self.task.cache_dir) if self.manager.distills else None,
             best_model_after_epoch=self.sparse.best_model_after_epoch,
             model=model,
             args=self.training,
@@ -207,14 +168,24 @@ class TaskRun:
             **kwargs,
         )
 
-    def execute(self, trainer: SparseTrainer, metrics: Mapping[str, str]) -> dict[str, float]:
-        """Train or apply the recipe in one shot, evaluate, export, and write the report: what the arguments ask for.
+    def execute(
+        self,
+        trainer: TaskTrainer,
+        metrics: Mapping[str, str],
+        task: str,
+        predictions: Predictions | None = None,
+        more_evaluations: Mapping[str, Dataset] | None = None,
+    ) -> dict[str, float]:
+        """Train or apply the recipe in one shot, evaluate, predict, export, and report: what the arguments ask for.
 
         The output folder is locked for this run. Training resumes from the last checkpoint in it.
 
         Args:
             trainer: from ``make_trainer``.
             metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
+            task: the hub's name of the task, e.g. "text-classification".
+            predictions: what ``--do_predict`` writes; None for a task that predicts nothing.
+            more_evaluations: features of further evaluations, by the suffix of their metrics' names.
 
         Returns:
             All metrics, as in all_results.json.
@@ -225,29 +196,28 @@ class TaskRun:
         command = digest(self.manager, self.training, self.task, self.sparse)
         with only_run_in(self.training, self.sparse.onnx_export_path, command) as lock:
             results = self._train(trainer, lock)
-            export_path = self.sparse.onnx_export_path
             if self.training.do_eval:
-                results |= save(trainer, "eval", trainer.evaluate())
+                own = trainer.evaluate()
+                for suffix, features in (more_evaluations or {}).items():
+                    own |= {f"{name}{suffix}": value for name, value in trainer.evaluate(features).items()}
+                results |= save(trainer, "eval", own, trainer.eval_dataset)
+            if self.training.do_predict and predictions is not None and predictions.features is not None:
+                results |= _predict(trainer, predictions, predictions.features)
             if self.training.do_eval and trainer.teacher is not None:
-                results |= save(trainer, "eval_teacher", trainer.evaluate_teacher())
-            if export_path is not None:
-                trainer.export_onnx(
-                    export_path, self.sparse.onnx_target, self.sparse.onnx_opset, self.sparse.onnx_exporter
-                )
-                if self.training.do_eval:
-                    results |= save(trainer, "eval_onnx", trainer.evaluate_onnx(export_path))
+                results |= save(trainer, "eval_teacher", trainer.evaluate_teacher(), trainer.eval_dataset)
+            results |= self._export(trainer)
             if self.manager.recipe is not None:
                 teacher = self.sparse.distill_teacher
                 teacher = self.task.model_name_or_path if teacher == "self" else teacher
-                trainer.write_report(["python", sys.argv[0], *self.argv], metrics, results, teacher, export_path)
-            if self.training.push_to_hub:
-                trainer.push_to_hub()
-            else:
-                trainer.create_model_card()
+                trainer.write_report(
+                    ["python", sys.argv[0], *self.argv], metrics, results, teacher, self.sparse.onnx_export_path
+                )
+            data = self.task.dataset_name, self.task.dataset_config_name
+            write_model_card(trainer, task, self.task.model_name_or_path, *data)
             trainer.forget_end()
         return results
 
-    def _train(self, trainer: SparseTrainer, lock: RunLock | None) -> dict[str, float]:
+    def _train(self, trainer: TaskTrainer, lock: RunLock | None) -> dict[str, float]:
         """Train, or apply the recipe in one shot, and save the model."""
         was_interrupted = lock is None or lock.was_interrupted
         overwrite = self.task.overwrite_output_dir
@@ -264,7 +234,28 @@ class TaskRun:
         results = trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model()
         trainer.save_state()
-        return save(trainer, "train", results)
+        return save(trainer, "train", results, trainer.train_dataset)
+
+    def _export(self, trainer: TaskTrainer) -> dict[str, float]:
+        """Export the model and evaluate the files, if the arguments ask for that."""
+        results: dict[str, float] = {}
+        path, sparse = self.sparse.onnx_export_path, self.sparse
+        if path is None:
+            return results
+        exported = trainer.export_onnx(path, sparse.onnx_target, sparse.onnx_opset, sparse.onnx_exporter)
+        if self.training.do_eval:
+            for stage, found in evaluate_files(trainer, exported, Path(path)):
+                results |= save(trainer, stage, found, trainer.eval_dataset)
+        return results
+
+
+def _predict(trainer: TaskTrainer, predictions: Predictions, features: Dataset) -> dict[str, float]:
+    """Write the file of predictions, and predict_results.json."""
+    output = trainer.predict(features, metric_key_prefix="predict")
+    if trainer.is_world_process_zero():
+        lines = "".join(f"{line}\n" for line in predictions.lines(output))
+        atomic_write_text(Path(trainer.args.output_dir, predictions.file_name), lines)
+    return save(trainer, "predict", output.metrics or {}, features)
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -275,8 +266,9 @@ def run_script(main: Callable[[], object]) -> None:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
-def save(trainer: Trainer, stage: str, metrics: dict[str, float]) -> dict[str, float]:
-    """Log metrics and write them to ``<stage>_results.json`` and all_results.json."""
+def save(trainer: Trainer, stage: str, metrics: dict[str, float], features: Any) -> dict[str, float]:
+    """Log metrics and the number of samples, and write them to ``<stage>_results.json`` and all_results.json."""
+    metrics[f"{stage}_samples"] = len(features)
     trainer.log_metrics(stage, metrics)
     trainer.save_metrics(stage, metrics)
     return metrics

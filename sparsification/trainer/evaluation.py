@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -70,11 +71,7 @@ class EvaluationMixin(TrainerBase):
                     folder,
                     self.processing_class,
                     input_names=list(inputs),
-                    output_names=[
-                        name
-                        for name, value in outputs.items()
-                        if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
-                    ],
+                    output_names=self._graph_outputs(outputs),
                     check_batches=batches,
                     target=engine,
                     opset=opset,
@@ -92,10 +89,18 @@ class EvaluationMixin(TrainerBase):
         self.accelerator.wait_for_everyone()
         return reports[0] if reports else None
 
+    def _graph_outputs(self, outputs: Mapping[str, object]) -> list[str]:
+        """Names of the model's outputs that an exported graph has."""
+        return [
+            name
+            for name, value in outputs.items()
+            if isinstance(value, torch.Tensor) and name not in INTERMEDIATE_OUTPUTS
+        ]
+
     def evaluate_onnx(
         self, directory: str | Path, file_name: str = ONNX_FILE, metric_key_prefix: str = "eval_onnx"
     ) -> dict[str, float]:
-        """Evaluate an exported file in ONNX Runtime in place of the model.
+        """Evaluate an exported file in ONNX Runtime in place of the model; with onnxruntime-ep-sparse, if installed.
 
         Args:
             directory: folder to which ``export_onnx`` wrote the file.
@@ -105,7 +110,7 @@ class EvaluationMixin(TrainerBase):
         Returns:
             The metrics of ``evaluate``.
         """
-        self._onnx_model = OnnxModel(Path(directory) / file_name)
+        self._onnx_model = OnnxModel(Path(directory) / file_name, sparse_provider=True)
         try:
             return self.evaluate(metric_key_prefix=metric_key_prefix)
         finally:

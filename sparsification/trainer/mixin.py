@@ -164,7 +164,8 @@ class SparseTrainerMixin(
             if isinstance(dataset, datasets.Dataset):
                 dataset = self._remove_unused_columns(dataset, description="training")
             row = self.data_collator([dataset[0]])
-            tensors = {name: value for name, value in row.items() if isinstance(value, torch.Tensor)}
+            names = [name for name, value in row.items() if isinstance(value, torch.Tensor)]
+            tensors = {name: row[name] for name in names if name not in self.label_names}
             example = {name: value.to(self.model.device) for name, value in self._for_student(tensors).items()}
         if self.is_world_process_zero():
             for text in self.manager.skipped_modules(example):
@@ -276,6 +277,6 @@ class SparseTrainerMixin(
         if self.manager.quantizes:
             for batch in itertools.islice(self.get_train_dataloader(), self.manager.num_calibration_steps):
                 with torch.no_grad():
-                    model(**batch)
+                    model(**{name: value for name, value in batch.items() if name not in self.label_names})
         self.manager.finalize()
         self.save_model()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 import torch
+from transformers import PreTrainedModel
 
 from sparsification.distillation.teacher_cache import SAMPLE_INDEX
 from sparsification.logits import distillation_loss, distributions, drawn_label_loss
@@ -49,11 +50,19 @@ class SamplingMixin(TrainerBase):
         for _ in range(count):
             batch = self._collate([dataset[index] for index in itertools.islice(order, size)])
             with torch.enable_grad():
-                # The class's forward, without Accelerate's autocast: small gradients would underflow in 16 bits.
-                outputs = type(model).forward(model, **self._for_student(batch))
-                loss = outputs.loss if labels == "data" else self._loss_without_data(outputs, batch, labels, generator)
+                outputs, loss = self._loss_of(model, batch)
+                if labels != "data":
+                    loss = self._loss_without_data(outputs, batch, labels, generator)
             yield torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         model.train(was_training)
+
+    def _loss_of(
+        self, model: PreTrainedModel, batch: dict[str, torch.Tensor]
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor]:
+        """The model's outputs for a batch, and its loss for the labels of the data."""
+        # The class's forward, without Accelerate's autocast: small gradients would underflow in 16 bits.
+        outputs = type(model).forward(model, **self._for_student(batch))
+        return outputs, outputs.loss
 
     def _loss_without_data(
         self,
@@ -112,7 +121,8 @@ class SamplingMixin(TrainerBase):
 
     def _length_of(self, row: dict) -> int:
         """The number of positions of an example, however its features are kept: that of its longest one."""
-        return max(len(value) if isinstance(value, list) else torch.as_tensor(value).numel() for value in row.values())
+        features = (value for name, value in row.items() if name not in self.label_names)
+        return max(len(value) if isinstance(value, list) else torch.as_tensor(value).numel() for value in features)
 
     def _collate(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = self._prepare_inputs(self.data_collator(rows))

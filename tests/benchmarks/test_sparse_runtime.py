@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import break_even, sparse_runtime_report
+from benchmarks import break_even, sparse_runtime, sparse_runtime_report
 from benchmarks.break_even import FORMS, SHARES
 from helpers.exports import needs_compiler
 from sparsification.runtime.build import build
@@ -102,3 +102,20 @@ def test_table_has_every_engine_and_what_was_refused():
     assert f"| minilm | {dense} | 22.0 MB |" in text
     assert "| A | 3.00 | 100% |" in text
     assert sparse_runtime_report.best(results) == {"shape": "minilm", "model": name, "batch": 1, "length": 128}
+
+
+def test_a_run_goes_on_only_with_measurements_of_its_own_kind(tmp_path):
+    own = {
+        "cpu": "a CPU",
+        "engines": {"onnxruntime": "1.32.0"},
+        "rounds": 3,
+        "clock": "wall",
+        "variants": ["int8 80 %"],
+    }
+    page = own | {"variants": ["int8 90 %"], "files": {"minilm": {"int8 90 %": 14e6}}, "cells": [1], "profile": {}}
+    output = tmp_path / "page.md"
+    output.with_suffix(".json").write_text(json.dumps(page))
+    sparse_runtime.keep_measured(own, output)
+    assert own == page | {"variants": ["int8 90 %", "int8 80 %"]}
+    with pytest.raises(SystemExit, match="was measured with cpu = a CPU, and now it is another"):
+        sparse_runtime.keep_measured(own | {"cpu": "another"}, output)

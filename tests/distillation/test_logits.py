@@ -54,3 +54,11 @@ def test_one_distribution_at_each_token():
 def test_logits_of_a_whole_text_have_no_padding():
     student, teacher = torch.randn(2, 3), torch.randn(2, 3)
     assert loss_of(student, teacher, ignore_padding=True) == loss_of(student, teacher)
+
+
+def test_a_single_logit_is_compared_by_its_squared_difference():
+    student, teacher = torch.randn(4, 1), torch.randn(4, 1)
+    modifier = DistillationModifier(hardness=0.5)
+    term = modifier.loss_term(torch.zeros(()), {"logits": student}, {"logits": teacher})
+    assert term.item() == pytest.approx(0.5 * (student - teacher).square().mean().item())
+    assert "teacher_agreement" not in modifier.metrics(TrainingStep(0, 1))

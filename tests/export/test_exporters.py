@@ -7,7 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import MBartConfig, MBartForQuestionAnswering, XLNetConfig, XLNetForQuestionAnsweringSimple
+from transformers import (
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    MBartConfig,
+    MBartForQuestionAnswering,
+    XLNetConfig,
+    XLNetForQuestionAnsweringSimple,
+)
 
 from helpers.exports import (
     CASES,
@@ -23,6 +30,7 @@ from helpers.exports import (
 from helpers.models import BART
 from sparsification.export import exporters
 from sparsification.export.exporters import choose_exporter, default_opset
+from sparsification.export.onnx import export_onnx
 from sparsification.export.verify import ExportError
 from sparsification.runtime.rewrite import rewrite_sparse
 
@@ -109,6 +117,24 @@ def test_dynamo_file_has_named_axes_and_nothing_of_the_machine(plain):
     assert {value.name for value in proto.graph.input} == set(INPUTS)
     assert b".py" not in proto.SerializeToString()
     assert "model.bert.embeddings.word_embeddings.weight" in {tensor.name for tensor in proto.graph.initializer}
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    ("kind", "axes"),
+    [
+        (BertForSequenceClassification, ["batch", 2]),
+        (BertForTokenClassification, ["batch", "sequence", 2]),
+    ],
+)
+def test_logits_are_declared_with_the_axes_that_they_have(kind, axes, exporter, tmp_path):
+    batch = make_batch(3, 12)
+    model = kind(make_bert(1).config)
+    path = export_onnx(
+        model, tmp_path, input_names=list(batch), output_names=["logits"], check_batches=[batch], exporter=exporter
+    ).path
+    (logits,) = onnx.load(path).graph.output
+    assert [d.dim_param or d.dim_value for d in logits.type.tensor_type.shape.dim] == axes
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])

@@ -57,6 +57,23 @@ def save_model(path: Path, layers: int, seed: int = 0, **config) -> None:
     tokenizer.save_pretrained(path)
 
 
+def save_bert(folder: Path, kind: type, **settings) -> Path:
+    """Save a random BERT of any head and two layers, and its tokenizer.
+
+    Args:
+        folder: gets both.
+        kind: class of the model, e.g. ``BertForTokenClassification``.
+        **settings: of its configuration, which override those below.
+    """
+    tokenizer = build_tiny_tokenizer()
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    positions = {"vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    torch.manual_seed(0)
+    kind(BertConfig(**size | positions | settings)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20}
 BART = {
     **{"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 20},

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from helpers.damage import assert_survives
 from helpers.exports import (
     CASES,
     FAMILIES,
@@ -162,3 +163,10 @@ def test_load_without_a_compiler_still_loads_what_needs_none(tmp_path, monkeypat
     assert runtime.load_session(tmp_path / "model.onnx").get_outputs()
     with pytest.raises(FileNotFoundError):
         runtime.load_session(tmp_path / "nothing.onnx")
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", [0, 1], ids=["int8", "fp32"])
+def test_damaged_files_do_not_crash(tmp_path, seed):
+    """Random constants, shapes and attributes of the sparse operators, and of those around them."""
+    assert_survives("operators", tmp_path, seed)

@@ -3,26 +3,16 @@
 Imports only torch and Transformers' arguments, so that a wrong flag or recipe is refused before slow imports.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
-from transformers.hf_argparser import DataClassType
+from transformers import TrainingArguments
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
-from sparsification.arguments import SparsificationArguments, load_manager, prepare_export
+from sparsification.arguments import SparsificationArguments
 from sparsification.manager import ScheduledModifierManager
-from sparsification.tasks.errors import UsageError
-from sparsification.tasks.question_answering.command_line import (
-    accept_files_and_lists,
-    is_first_process,
-    name_dashboards,
-    parse_command_line,
-)
-
-logger = logging.getLogger(__name__)
+from sparsification.tasks.command_line import read_arguments
 
 EXTENSIONS = ("csv", "json", "jsonl", "parquet")
 TEXT_EXTENSIONS = ("txt", *EXTENSIONS)
@@ -147,14 +137,6 @@ class DataTrainingArguments:
         return {split: path for split, path in files.items() if path is not None}
 
 
-class ArgumentParser(HfArgumentParser):
-    """HfArgumentParser whose errors are one message, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError, where argparse would print the message and exit."""
-        raise UsageError(message)
-
-
 @dataclass(frozen=True)
 class Flags:
     """All arguments of a run, and the recipe that they name."""
@@ -193,23 +175,6 @@ def parse_arguments(argv: list[str]) -> Flags:
         UsageError: an unknown flag or key, or a value that is refused.
         SparsificationError: a flag of 2021 without an equivalent today, a wrong recipe, or no compiler for the export.
     """
-    parser = ArgumentParser(
-        map(DataClassType, (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments))
-    )
-    accept_files_and_lists(parser)
-    values, warnings, place = parse_command_line(parser, argv)
-    if line := name_dashboards(values):
-        warnings.append(line)
-    for line in warnings if is_first_process() else ():
-        logger.warning(line)
-    manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
-    prepare_export(values.onnx_export_path, values.onnx_target)
-    # Last, because Transformers' arguments detect devices, which takes seconds.
-    try:
-        model, data, sparse, training = parser.parse_dict(vars(values))
-        return Flags(model, data, sparse, training, manager)
-    except (ValueError, TypeError, ImportError) as error:  # raised by the arguments' own checks
-        if values.ddp_backend is not None and "process group" in str(error):
-            message = f"--ddp_backend {values.ddp_backend}: needs several processes; launch with torchrun"
-            raise UsageError(place + message) from error
-        raise UsageError(f"{place}{error}") from error
+    kinds = (ModelArguments, DataTrainingArguments, SparsificationArguments, TrainingArguments)
+    (model, data, sparse, training), manager = read_arguments(kinds, argv)
+    return Flags(model, data, sparse, training, manager)

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from sparsification.arguments import SparsificationArguments
 from sparsification.export.onnx import ExportReport, refuse_unrecordable
 from sparsification.report.tables import plain, result_table
-from sparsification.runtime.rewrite import SPARSE_FILE
+from sparsification.tasks import model_card
+from sparsification.tasks.exported import evaluate_files
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.arguments import DataTrainingArguments, Flags, ModelArguments
 from sparsification.tasks.question_answering.feature_sets import build_collator
@@ -65,16 +66,9 @@ def evaluate_exported(
     data_args: DataTrainingArguments,
 ) -> dict[str, float]:
     """Evaluate the ONNX files in ONNX Runtime and write eval_onnx_results.json and eval_onnx_sparse_results.json."""
-    folder = Path(directory)
-    metrics = trainer.evaluate_onnx(folder)
-    if exported is not None:  # on the process that exported it
-        metrics["eval_onnx_max_difference"] = exported.max_difference
-        metrics["eval_onnx_mean_difference"] = exported.mean_difference
-    limit = data_args.max_eval_samples
-    metrics = save_metrics(trainer, "eval_onnx", metrics, limit, trainer.eval_dataset)
-    if (folder / SPARSE_FILE).is_file():
-        sparse = trainer.evaluate_onnx(folder, SPARSE_FILE, "eval_onnx_sparse")
-        metrics |= save_metrics(trainer, "eval_onnx_sparse", sparse, limit, trainer.eval_dataset)
+    metrics: dict[str, float] = {}
+    for stage, found in evaluate_files(trainer, exported, Path(directory)):
+        metrics |= save_metrics(trainer, stage, found, data_args.max_eval_samples, trainer.eval_dataset)
     return metrics
 
 
@@ -222,13 +216,10 @@ def write_model_card(
     trainer: QuestionAnsweringTrainer, model_args: ModelArguments, data_args: DataTrainingArguments
 ) -> None:
     """Write the model card, or push model and card to the hub."""
-    facts: dict[str, Any] = {"finetuned_from": model_args.model_name_or_path, "tasks": "question-answering"}
-    if data_args.dataset_name is not None:
-        facts["dataset_tags"] = facts["dataset"] = data_args.dataset_name
-        if data_args.dataset_config_name is not None:
-            facts["dataset_args"] = data_args.dataset_config_name
-            facts["dataset"] += f" {data_args.dataset_config_name}"
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub(**facts)
-    else:
-        trainer.create_model_card(**facts)
+    model_card.write_model_card(
+        trainer,
+        "question-answering",
+        model_args.model_name_or_path,
+        data_args.dataset_name,
+        data_args.dataset_config_name,
+    )

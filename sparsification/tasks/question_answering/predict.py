@@ -1,7 +1,6 @@
 """Answers of a saved model: ``sparsification predict MODEL --question ... --context ...``.
 
-A model is a folder of Transformers, with quantization ranges or without, a folder of an export, or one of its ONNX
-files. Windows and answers are computed as in an evaluation.
+A model is what ``tasks/saved_model.py`` loads. Windows and answers are computed as in an evaluation.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,30 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
-from sparsification import runtime
-from sparsification.errors import SparsificationError
-from sparsification.model_io import forward_names, knows_no_words, position_limit, position_limit_of, tokenizer_limit
-from sparsification.quantization.checkpoint import load_quantization
-from sparsification.quiet import no_progress_bars
-from sparsification.runtime.rewrite import SPARSE_FILE
-from sparsification.saved_weights import check_saved_shapes
-from sparsification.tasks.errors import TaskError
+from sparsification.model_io import tokenizer_limit
 from sparsification.tasks.question_answering.answers import Spans, all_spans
 from sparsification.tasks.question_answering.features import prepare_validation_features
+from sparsification.tasks.saved_model import PredictError, open_model
 
 OUTPUTS = ("start_logits", "end_logits")
 MAX_LENGTH = 384  # tokens of a window, and tokens that two windows share: the defaults of run_qa.py
 STRIDE = 128
 N_BEST_SIZE = 20  # candidates over which probabilities are normalized, as in eval_nbest_predictions.json
 Logits = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
-
-
-class PredictError(TaskError):
-    """A model that cannot be used, or a question that cannot be answered."""
 
 
 @dataclass(frozen=True)
@@ -137,63 +124,15 @@ def _ranked(context: str, spans: Spans, null: Spans | None) -> list[Answer]:
     return list(answers.values())
 
 
-def load_predictor(path: str | Path) -> Model:
+def load_predictor(path: str | Path, threads: int | None = None) -> Model:
     """Load a saved model for prediction.
 
     Args:
-        path: a folder of Transformers; a folder of an export, of which ``model.sparse.onnx`` is preferred to
-            ``model.onnx``; or an ONNX file with configuration and tokenizer in its folder. A folder that is both is
-            loaded as an export.
+        path: see ``tasks/saved_model.py``.
+        threads: of ONNX Runtime; its own choice by default.
 
     Raises:
         PredictError: it does not exist, is none of these, or cannot be loaded.
     """
-    path = Path(path)
-    if not path.exists():
-        raise PredictError(f"{path}: no such file or folder")
-    folder = path if path.is_dir() else path.parent
-    if not path.is_dir() and path.suffix != ".onnx":
-        raise PredictError(f"{path} is neither a folder nor an .onnx file")
-    is_onnx = not path.is_dir() or any((path / name).is_file() for name in (SPARSE_FILE, "model.onnx"))
-    if not is_onnx and not (folder / "config.json").is_file():
-        raise PredictError(f"{path} holds no model: neither {SPARSE_FILE}, model.onnx nor config.json")
-    if not any(folder.glob("tokenizer*")):
-        raise PredictError(f"{folder} has no tokenizer: it must hold the model's tokenizer.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if is_onnx:
-            logits, max_length = _onnx_logits(path), position_limit_of(AutoConfig.from_pretrained(folder))
-        else:
-            logits, max_length = _torch_logits(folder)
-    except (OSError, ValueError, RuntimeError, SafetensorError, SparsificationError, *runtime.ENGINE_ERRORS) as error:
-        raise PredictError(f"{path}: {error}") from error
-    if knows_no_words(tokenizer):
-        raise PredictError(f"{folder} has no tokenizer: it must hold the model's tokenizer.json")
-    if not tokenizer.is_fast:
-        raise PredictError(f"{folder}: its tokenizer is not a fast one, which is needed for the positions of tokens")
-    return Model(tokenizer, max_length, logits)
-
-
-def _onnx_logits(path: Path) -> Logits:
-    session = runtime.load_session(path)
-    given = [node.name for node in session.get_outputs()]
-    if missing := [name for name in OUTPUTS if name not in given]:
-        raise PredictError(f"its outputs are {', '.join(given)}: a model that answers questions also has {missing[0]}")
-    names = [node.name for node in session.get_inputs()]
-    return lambda features: session.run(OUTPUTS, {name: features[name] for name in names})
-
-
-def _torch_logits(folder: Path) -> tuple[Logits, int | None]:
-    with no_progress_bars():
-        check_saved_shapes(folder, AutoConfig.from_pretrained(folder), AutoModelForQuestionAnswering.from_config)
-        model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()
-    max_length = position_limit(model)
-    load_quantization(model, folder)
-    taken = forward_names(model)
-
-    def logits(features: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        with torch.no_grad():
-            outputs = model(**{name: torch.from_numpy(array) for name, array in features.items() if name in taken})
-        return [outputs[name].float().numpy() for name in OUTPUTS]
-
-    return logits, max_length
+    saved = open_model(path, AutoModelForQuestionAnswering, OUTPUTS, "answers questions", threads)
+    return Model(saved.tokenizer, saved.max_length, saved.run)

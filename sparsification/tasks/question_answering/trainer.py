@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import Trainer
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
+from sparsification.tasks.in_order import InOrderTrainer
 
 
 class ScoredRecords(NamedTuple):
@@ -27,7 +27,7 @@ class ScoredRecords(NamedTuple):
 PostProcess = Callable[[Dataset, Dataset, tuple[np.ndarray, ...], str], ScoredRecords]
 
 
-class QuestionAnsweringTrainer(Trainer):
+class QuestionAnsweringTrainer(InOrderTrainer):
     """A Trainer whose evaluation and prediction go through answer spans.
 
     Args:
@@ -143,33 +143,6 @@ class QuestionAnsweringTrainer(Trainer):
             metrics[name if name.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{name}"] = value
         records: dict[str, Any] = {"predictions": answers.predictions, "label_ids": answers.label_ids}  # for arrays
         return output._replace(**records, metrics=metrics)
-
-    def _get_dataloader(
-        self,
-        dataset: Dataset,
-        description: str,
-        batch_size: int,
-        sampler_fn: Callable[[Dataset], Sampler] | None = None,
-        is_training: bool = False,
-        dataloader_key: str | None = None,
-    ) -> DataLoader:
-        """Load all features of an evaluation in order, whatever the flags for training batches are."""
-        given = self.args.dataloader_drop_last, self.args.dataloader_in_order
-        if not is_training:
-            self.args.dataloader_drop_last, self.args.dataloader_in_order = False, True
-        try:
-            return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
-        finally:
-            self.args.dataloader_drop_last, self.args.dataloader_in_order = given
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
-        """Keep the features in order, because logits are assigned to questions by position.
-
-        With ``train_sampling_strategy`` "group_by_length", Trainer would change the order.
-        """
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_eval_sampler(eval_dataset)
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
 
 def join_batches(batches: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

@@ -5,10 +5,10 @@ texts whose parts are separated by blanks.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import ClassLabel, DatasetDict, List
 from transformers import PreTrainedTokenizerBase
 
 from sparsification.tasks.errors import DataError
@@ -101,26 +101,27 @@ def _as_list(value: Any) -> list:
     return value.split()
 
 
-def tokenize(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], max_length: int, label_all: bool = False
-) -> Dataset:
-    """Tokenize words, and give each token the label of its word.
+def make_encode(
+    tokenizer: PreTrainedTokenizerBase, names: Sequence[str], settings: Mapping[str, Any], label_all: bool = False
+) -> Callable[[Mapping[str, list]], Mapping[str, list]]:
+    """Make the function that tokenizes words, and gives each token the label of its word.
 
     Args:
-        data: the columns ``words`` and ``tags`` of ``read_words``.
         tokenizer: a fast tokenizer.
         names: the tags' names.
-        max_length: tokens of a feature; words behind it are cut off, and neither trained nor scored.
+        settings: truncation and padding, as arguments of the tokenizer; words that are cut off are neither trained nor
+            scored.
         label_all: whether the further tokens of a word are labelled, too: with the word's tag, B- as I- where there is
             such a tag. Otherwise the first token alone is labelled.
 
     Returns:
-        The tokenizer's columns and ``labels``, ``IGNORED`` for tokens that are not labelled.
+        A function of records with the columns ``words`` and ``tags`` of ``read_words``, which returns the tokenizer's
+        columns and ``labels``, ``IGNORED`` for tokens that are not labelled.
     """
     further = [_inside(number, names) if label_all else IGNORED for number in range(len(names))]
 
     def encode(rows: Mapping[str, list]) -> Mapping[str, list]:
-        encoded = tokenizer(rows["words"], is_split_into_words=True, truncation=True, max_length=max_length)
+        encoded = tokenizer(rows["words"], is_split_into_words=True, **settings)
         encoded["labels"] = []
         for index, tags in enumerate(rows["tags"]):
             owners = encoded.word_ids(index)
@@ -132,7 +133,7 @@ def tokenize(
             )
         return encoded
 
-    return data.map(encode, batched=True, remove_columns=data.column_names)
+    return encode
 
 
 def _inside(number: int, names: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 
 from sparsification.tasks.errors import DataError
-from sparsification.tasks.token_classification.data import IGNORED, find_column, read_words, tokenize
+from sparsification.tasks.token_classification.data import IGNORED, find_column, make_encode, read_words
 
 SENTENCES = [(["Oslo", "in", "Norway"], ["B-LOC", "O", "B-LOC"]), (["Ada", "Lovelace"], ["B-PER", "I-PER"])]
 
@@ -67,14 +67,13 @@ def test_missing_column_is_refused_with_those_that_are_there():
 @pytest.mark.parametrize(("label_all", "further"), [(False, IGNORED), (True, 2)])
 def test_first_token_of_a_word_has_its_tag_and_the_others_none_or_the_inside_tag(tiny_tokenizer, label_all, further):
     names = ["O", "B-PER", "I-PER"]
-    data = Dataset.from_dict({"words": [["Qx", "is", "Oslo"]], "tags": [[1, 0, 0]]})
-    row = tokenize(data, tiny_tokenizer, names, 128, label_all)[0]
-    pieces = tiny_tokenizer.convert_ids_to_tokens(row["input_ids"])
-    assert pieces[:4] == ["[CLS]", "q", "##x", "is"]
-    assert row["labels"][:4] == [IGNORED, 1, further, 0]
-    assert row["labels"][-1] == IGNORED and len(row["labels"]) == len(row["input_ids"])
+    encoded = make_encode(tiny_tokenizer, names, {}, label_all)({"words": [["Qx", "is", "Oslo"]], "tags": [[1, 0, 0]]})
+    (ids,), (labels,) = encoded["input_ids"], encoded["labels"]
+    assert tiny_tokenizer.convert_ids_to_tokens(ids)[:4] == ["[CLS]", "q", "##x", "is"]
+    assert labels[:4] == [IGNORED, 1, further, 0]
+    assert labels[-1] == IGNORED and len(labels) == len(ids)
 
 
 def test_words_behind_the_longest_feature_are_cut_off(tiny_tokenizer):
-    data = Dataset.from_dict({"words": [["is"] * 20], "tags": [[0] * 20]})
-    assert tokenize(data, tiny_tokenizer, ["O"], 8)[0]["labels"] == [IGNORED, *[0] * 6, IGNORED]
+    encode = make_encode(tiny_tokenizer, ["O"], {"truncation": True, "max_length": 8})
+    assert encode({"words": [["is"] * 20], "tags": [[0] * 20]})["labels"] == [[IGNORED, *[0] * 6, IGNORED]]

@@ -100,7 +100,7 @@ def test_log_level_info_prints_everything(four_steps):
 def test_filter_of_one_run_is_gone_in_the_next_that_names_a_level():
     from transformers import TrainingArguments
 
-    from sparsification.tasks.question_answering.logs import set_up_logging
+    from sparsification.tasks.logs import set_up_logging
 
     library = logging.getLogger("transformers.configuration_utils")
     record = library.makeRecord(library.name, logging.INFO, "file", 1, "Model config", (), None)

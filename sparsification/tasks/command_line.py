@@ -1,4 +1,4 @@
-"""Reads the script's arguments from files and from the command line, which overrides them.
+"""Reads a script's arguments from files and from the command line, which overrides them.
 
     python run_qa.py arguments.yaml --seed 3
     python run_qa.py --config arguments.yaml --seed 3
@@ -10,21 +10,68 @@ import argparse
 import difflib
 import functools
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
+from transformers.hf_argparser import DataClassType, string_to_bool
 
+from sparsification.arguments import load_manager, prepare_export
 from sparsification.compat.legacy_flags import FlagError, translate_flags
+from sparsification.manager import ScheduledModifierManager
 from sparsification.tasks.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 CONFIG = "--config"
 FILES = (".json", ".yaml", ".yml")
+
+
+class ArgumentParser(HfArgumentParser):
+    """HfArgumentParser whose errors are one message, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError, where argparse would print the message and exit."""
+        raise UsageError(message)
+
+
+def read_arguments(kinds: Sequence[type], argv: list[str]) -> tuple[tuple[Any, ...], ScheduledModifierManager]:
+    """Read the command line, the JSON or YAML files of arguments that it names, and its recipe.
+
+    Args:
+        kinds: dataclasses of the arguments; ``SparsificationArguments`` and Transformers' ``TrainingArguments`` are
+            among them.
+        argv: the arguments after the script's name.
+
+    Returns:
+        One object of each dataclass, in their order; and the manager of the recipe.
+
+    Raises:
+        UsageError: an unknown flag or key, or a value that is refused.
+        SparsificationError: a flag of 2021 without an equivalent today, a wrong recipe, or no compiler for the export.
+    """
+    parser = ArgumentParser(map(DataClassType, kinds))
+    accept_files_and_lists(parser)
+    values, warnings, place = parse_command_line(parser, argv)
+    if line := name_dashboards(values):
+        warnings.append(line)
+    for line in warnings if is_first_process() else ():
+        logger.warning(line)
+    manager = load_manager(values.recipe, values.recipe_args, values.one_shot)
+    prepare_export(values.onnx_export_path, values.onnx_target)
+    # Last, because Transformers' arguments detect devices, which takes seconds.
+    try:
+        return parser.parse_dict(vars(values)), manager
+    except (ValueError, TypeError, ImportError) as error:  # raised by the arguments' own checks
+        if values.ddp_backend is not None and "process group" in str(error):
+            message = f"--ddp_backend {values.ddp_backend}: needs several processes; launch with torchrun"
+            raise UsageError(place + message) from error
+        raise UsageError(f"{place}{error}") from error
 
 
 def accept_files_and_lists(parser: HfArgumentParser) -> None:

@@ -9,9 +9,9 @@ import yaml
 from transformers import TrainingArguments
 
 from sparsification.compat.legacy_flags import FlagError
+from sparsification.tasks.command_line import ArgumentParser, accept_files_and_lists, is_first_process, parse_flags
 from sparsification.tasks.errors import UsageError
-from sparsification.tasks.question_answering.arguments import ArgumentParser, parse_arguments
-from sparsification.tasks.question_answering.command_line import accept_files_and_lists, is_first_process, parse_flags
+from sparsification.tasks.question_answering.arguments import parse_arguments
 
 BASE = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "out", "use_cpu": True}
 
@@ -177,11 +177,7 @@ def test_flags_of_2021_are_warned_of_once_on_the_first_process(file, environment
     with monkeypatch.context() as patch:
         patch.setattr(TrainingArguments, "__post_init__", lambda self: None)  # opens a process group
         parse_arguments([path, "--overwrite_output_dir", "--save_safetensors", "True"])
-    words = [
-        record.getMessage().split()[0]
-        for record in caplog.records
-        if record.name.endswith("question_answering.arguments")
-    ]
+    words = [record.getMessage().split()[0] for record in caplog.records if record.name.endswith("tasks.command_line")]
     assert sorted(words) == (["--evaluation_strategy", "--no_cuda", "--save_safetensors"] if first else [])
 
 

