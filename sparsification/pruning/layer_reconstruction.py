@@ -88,16 +88,29 @@ class LayerReconstruction:
             ValueError: inputs are not finite, or no forward pass calls a layer.
         """
         self.errors = {}
-        for name, problem in self._problems(batches, dampening, self.teacher):
+        for name, problem in self.problems(batches, dampening, self.teacher):
             new, keep = solve(name, problem)
             weight = self._weights[name].detach()
             weight.copy_(from_first_process((new * keep).to(weight.dtype)))
             self.errors[name] = problem.relative_error(weight)
             yield name, from_first_process(keep.to(torch.uint8)).bool()
 
-    def _problems(
+    def problems(
         self, batches: Sequence[Batch], dampening: float, teacher: nn.Module | None = None
     ) -> Iterator[tuple[str, Problem]]:
+        """Build the least-squares problem of each layer, one after the other.
+
+        Args:
+            batches: calibration data.
+            dampening: see ``reconstruction.Moments.problem``.
+            teacher: model whose layer outputs are the targets; None: this model as it is now.
+
+        Yields:
+            The name of each weight and its problem. The weight may then be changed.
+
+        Raises:
+            ValueError: inputs are not finite, or no forward pass calls a layer.
+        """
         names = self._names()
         left = set(names)
         with evaluating(self.model):
@@ -168,7 +181,7 @@ class LayerReconstruction:
                 (goal, problem.relative_error(reconstruction.sparsegpt(problem, goal, mask_type, block_size)[0]))
                 for goal in grid
             ]
-            for name, problem in self._problems(batches, dampening)
+            for name, problem in self.problems(batches, dampening)
         }
         return cheapest_sparsities(curves, {name: self._weights[name].numel() for name in curves}, sparsity)
 

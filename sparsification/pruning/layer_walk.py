@@ -233,6 +233,21 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
     return stops
 
 
+def shared_inputs(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[tuple[list[str], int]]:
+    """Find the linear layers that share their inputs.
+
+    Args:
+        model: in evaluation mode.
+        linears: names of layers.
+        batch: arguments of ``forward``.
+
+    Returns:
+        In the order of their calls the names of each group and the number of its calls in one forward pass, without
+        layers that the batch does not reach.
+    """
+    return [(stop.names, stop.calls) for stop in _stops(model, linears, batch) if not stop.is_layer]
+
+
 def _same_values(one: object, other: object) -> bool:
     """Whether two outputs of a model have equal tensors."""
     if isinstance(one, Tensor):

@@ -37,6 +37,7 @@ class Moments:
 
     def __init__(self, in_features: int, out_features: Sequence[int], device: torch.device | str = "cpu"):
         self.tokens = 0
+        self.lowest = self.highest = 0.0  # of the inputs and 0
         self._squares = torch.zeros(in_features, in_features, dtype=torch.float64, device=device)
         self._powers = [torch.zeros((), dtype=torch.float64, device=device) for _ in out_features]
         self._crosses = [torch.zeros(width, in_features, dtype=torch.float64, device=device) for width in out_features]
@@ -51,6 +52,8 @@ class Moments:
         # The product of a batch is computed in fp32, which is several times faster; the sums are kept in fp64.
         inputs = inputs.float()
         self.tokens += len(inputs)
+        low, high = inputs.aminmax() if len(inputs) else (0.0, 0.0)
+        self.lowest, self.highest = min(self.lowest, float(low)), max(self.highest, float(high))
         self._squares += inputs.T @ inputs
         for index, output in enumerate(outputs):
             output = output.float()
@@ -79,6 +82,7 @@ class Moments:
             input_norms=self.input_norms(),
             power=float(self._powers[index]) / self.tokens,
             damping=damping,
+            input_range=self.highest - self.lowest,
         )
 
 
@@ -92,6 +96,7 @@ class Problem:
     input_norms: Tensor  # root mean square of each input, (in_features,), fp32
     power: float  # mean |t|^2
     damping: float  # d
+    input_range: float  # from the lowest to the highest input, with 0 in between
 
     def optimum(self) -> Tensor:
         """Compute V*, the optimal weights without a mask, (out_features, in_features)."""

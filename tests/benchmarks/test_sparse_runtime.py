@@ -6,25 +6,13 @@ import json
 import math
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 
 from benchmarks import break_even, sparse_runtime, sparse_runtime_report
-from benchmarks.break_even import FORMS, SHARES, write_layer
+from benchmarks.break_even import FORMS, SHARES
 from helpers.exports import needs_compiler
 from sparsification.runtime.build import build
 from sparsification.runtime.rewrite.cost import layer_cost
-
-
-def test_dense_layer_runs_as_it_does_in_an_exported_model(tmp_path):
-    path = write_layer(np.ones((16, 8), np.int8), tmp_path / "layer.onnx")
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    nodes = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-    assert nodes == ["MatMulIntegerToFloat", "Add"]
 
 
 @needs_compiler

@@ -101,7 +101,7 @@ def test_plot_that_cannot_be_written_is_an_error(tmp_path):
         check(write(tmp_path, SOUND), plot=tmp_path / "nowhere" / "recipe.png")
 
 
-@pytest.mark.parametrize("command", ["", "check", "predict", "compare", "convert"])
+@pytest.mark.parametrize("command", ["", "check", "predict", "compare", "convert", "plan"])
 def test_every_command_says_its_flags(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command.split(), "--help"])

@@ -61,7 +61,7 @@ def _generate(
     (path,) = paths
     made, number = 0, -1
     known: set[str] = set()
-    for number, raw in enumerate(_read(path)):
+    for number, raw in enumerate(read_texts(path)):
         where = f"{path}, record {number + 1}"
         if str(raw.get("question") or "").strip():
             made += 1
@@ -81,7 +81,7 @@ def _generate(
         raise DataError(f"{path}: no question could be made from its {number + 1} paragraphs")
 
 
-def _read(path: str) -> Iterator[dict[str, Any]]:
+def read_texts(path: str) -> Iterator[dict[str, Any]]:
     """Yield the records of a file; those of text have a ``context`` alone."""
     if Path(path).suffix.lower() != ".txt":
         yield from read_records(path, questions_needed=False)

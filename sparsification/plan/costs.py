@@ -1,0 +1,241 @@
+"""Costs of each option of a unit on this machine, milliseconds and bytes; see the package's docstring for the model.
+
+What was measured is kept in a file, named by a digest of all that it depends on: the processor, ONNX Runtime, the
+library of the sparse operators, the model, the batch and the threads.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from sparsification.atomic_io import atomic_write_text
+from sparsification.plan.layer_files import write_float_layer, write_layer
+from sparsification.plan.losses import digest
+from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_inputs
+from sparsification.plan.timing import take_turns
+from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
+from sparsification.pruning import masks
+from sparsification.report.environment import cpu_flags, cpu_name
+from sparsification.runtime import load_session
+from sparsification.runtime.build import build
+from sparsification.runtime.rewrite import SparseGraphError, rewrite_sparse
+
+ROUNDS = 5
+LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
+LOWEST = (
+    0.7  # the sparser of two models that give the line is the sparsest one, the other one has this sparsity or more
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is timed."""
+
+    batch: int = 1
+    length: int = 128
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of an option, or of a model."""
+
+    milliseconds: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured: of layers by shape and option, of models by option of all units."""
+
+    layers: Mapping[tuple[int, int], Mapping[Option, Cost]]
+    models: Mapping[Option, Cost]
+
+    @property
+    def dense(self) -> Cost:
+        """Of the dense model in fp32."""
+        return self.models[Option("fp32")]
+
+    def of_units(self, units: Sequence[Unit], precision: str, kind: str) -> tuple[float, list[dict[Option, float]]]:
+        """Costs that add up to that of a model.
+
+        Args:
+            units: of the model.
+            precision: number format of the model.
+            kind: "milliseconds" or "bytes".
+
+        Returns:
+            The rest of the model, and for each unit the cost of each option.
+        """
+
+        def of_layers(option: Option) -> float:
+            return sum(getattr(self.layers[unit.shape][option], kind) for unit in units)
+
+        dense = Option(precision)
+        whole = getattr(self.models[dense], kind)
+        line = [option for option in self.models if option.precision == precision and option != dense]
+        if len(line) < 2:
+            return whole - of_layers(dense), [{dense: getattr(self.layers[u.shape][dense], kind)} for u in units]
+        (low, high), (less, more) = line, (getattr(self.models[option], kind) for option in line)
+        factor = (less - more) / (of_layers(low) - of_layers(high))
+        rest = more - factor * of_layers(high)
+        missing = (whole - rest - of_layers(dense)) / sum(unit.outputs for unit in units)
+        found = []
+        for unit in units:
+            table = {option: getattr(cost, kind) for option, cost in self.layers[unit.shape].items()}
+            mine = {option: factor * value for option, value in table.items() if option.precision == precision}
+            found.append(mine | {dense: table[dense] + missing * unit.outputs})
+        return rest, found
+
+
+def measure_costs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, list[int]]],
+    units: Sequence[Unit],
+    setting: Setting,
+    folder: Path,
+    say: Callable[[str], None],
+) -> Costs:
+    """Measure the costs on this machine, or read those that were measured before.
+
+    Args:
+        model: dense, in fp32; not changed.
+        tokenizer: of the model.
+        rows: features for the ranges of int8.
+        units: of the model.
+        setting: what to time.
+        folder: of the files with results.
+        say: is told what is being done.
+
+    Raises:
+        BuildError: there is no compiler for the sparse operators, or it failed.
+        ExportError: the model cannot be exported.
+    """
+    machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, build().name, digest(list(model.parameters())))
+    path = folder / f"costs-{hashlib.sha256(repr((machine, setting)).encode()).hexdigest()[:16]}.json"
+    if path.exists():
+        say(f"Costs: from {path}")
+        return _from_json(path.read_text(encoding="utf-8"))
+    say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
+    with tempfile.TemporaryDirectory() as scratch:
+        layers = _time_layers(model, units, setting, Path(scratch))
+        files = ModelFiles(model, tokenizer, rows, Path(scratch))
+        models = _time_models(files, _models_to_time(layers), setting, model.config.vocab_size)
+    costs = Costs(layers, models)
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, _to_json(costs))
+    return costs
+
+
+def _time_layers(
+    model: PreTrainedModel, units: Sequence[Unit], setting: Setting, folder: Path
+) -> dict[tuple[int, int], dict[Option, Cost]]:
+    """Time a layer of each shape, with the weights of the first unit of this shape, pruned by magnitude.
+
+    The rows of real weights have different numbers of large weights, on which the time depends as well.
+    """
+    parameters = dict(model.named_parameters())
+    first: dict[tuple[int, int], Unit] = {}
+    for unit in units:
+        first.setdefault(unit.shape, unit)
+    layers: dict[tuple[int, int], dict[Option, Cost]] = {}
+    for shape, unit in first.items():
+        weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
+        paths = {}
+        for option in [one for precision in ("fp32", "int8") for one in options(precision)]:
+            if path := _write_option(weight, option, folder):
+                paths[option] = path
+        runs = [
+            partial(load_session(path, setting.threads).run, None, {"x": _inputs(option, shape[0], setting)})
+            for option, path in paths.items()
+        ]
+        times = take_turns(runs, ROUNDS, LAYER_SECONDS, setting.threads)
+        sizes = [path.stat().st_size for path in paths.values()]
+        layers[shape] = {option: Cost(time, size) for option, time, size in zip(paths, times, sizes, strict=True)}
+    return layers
+
+
+def _write_option(weight: torch.Tensor, option: Option, folder: Path) -> Path | None:
+    """Write the file of a layer; None if the sparse operators are not faster than the dense one."""
+    if option.pattern != DENSE:
+        weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
+    path = folder / f"{option}.onnx"
+    if option.precision == "int8":
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+        write_layer((weight / scale).round().to(torch.int8).numpy(), path)
+    else:
+        write_float_layer(weight.numpy(), path)
+    if option.pattern == DENSE:
+        return path
+    try:
+        return rewrite_sparse(path, folder / f"{option}.sparse.onnx").path
+    except SparseGraphError:
+        return None
+
+
+def _inputs(option: Option, width: int, setting: Setting) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    shape = (setting.batch, setting.length, width)
+    if option.precision == "int8":
+        return generator.integers(0, 256, shape).astype(np.uint8)
+    return generator.normal(size=shape).astype(np.float32)
+
+
+def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Cost]]) -> list[Option]:
+    """Of each number format the dense model and two sparse ones, if there are two sparsities that pay in each shape."""
+    chosen = []
+    for precision, pattern in MODEL_PATTERNS.items():
+        chosen.append(Option(precision))
+        common = [
+            option
+            for option in options(precision)
+            if option.pattern == pattern
+            and option.sparsity >= LOWEST
+            and all(option in table for table in layers.values())
+        ]
+        if len(common) > 1:
+            chosen += [common[0], common[-1]]
+    return chosen
+
+
+def _time_models(files: ModelFiles, chosen: Sequence[Option], setting: Setting, vocabulary: int) -> dict[Option, Cost]:
+    paths = [files.write(option) for option in chosen]
+    times = time_files(paths, setting, vocabulary)
+    return {option: Cost(time, path.stat().st_size) for option, time, path in zip(chosen, times, paths, strict=True)}
+
+
+def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list[float]:
+    """Measure the milliseconds of model files, which take turns, on random tokens."""
+    runs = []
+    for path in paths:
+        session = load_session(path, setting.threads)
+        runs.append(partial(session.run, None, random_inputs(session, setting.batch, setting.length, vocabulary)))
+    return take_turns(runs, ROUNDS, MODEL_SECONDS, setting.threads)
+
+
+def _to_json(costs: Costs) -> str:
+    def table(values: Mapping[Option, Cost]) -> list:
+        return [[asdict(option), asdict(cost)] for option, cost in values.items()]
+
+    layers = [[list(shape), table(values)] for shape, values in costs.layers.items()]
+    return json.dumps({"layers": layers, "models": table(costs.models)}, indent=1) + "\n"
+
+
+def _from_json(text: str) -> Costs:
+    def table(pairs: list) -> dict[Option, Cost]:
+        return {Option(**option): Cost(**cost) for option, cost in pairs}
+
+    data = json.loads(text)
+    layers = {(shape[0], shape[1]): table(pairs) for shape, pairs in data["layers"]}
+    return Costs(layers, table(data["models"]))

@@ -1,0 +1,53 @@
+"""ONNX files of one linear layer, in the form of the project's export."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def write_layer(weight: np.ndarray, path: Path) -> Path:
+    """Write a layer of a weight [outputs, inputs] in the form of the project's export."""
+    outputs = len(weight)
+    arrays: dict[str, np.ndarray] = {
+        "x_scale": np.array(0.02, np.float32),
+        "x_zero": np.array(128, np.uint8),
+        "weight": np.ascontiguousarray(weight.T),
+        "scale": np.full(outputs, 1e-4, np.float32),
+        "zero": np.zeros(outputs, np.int8),
+        "bias": np.zeros(outputs, np.float32),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero"], ["x_numbers"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["weight_numbers"], axis=1),
+        helper.make_node("MatMul", ["x_numbers", "weight_numbers"], ["product"]),
+        helper.make_node("Add", ["bias", "product"], ["y"]),
+    ]
+    return _save(nodes, TensorProto.UINT8, arrays, path)
+
+
+def write_float_layer(weight: np.ndarray, path: Path) -> Path:
+    """Write a layer of an fp32 weight [outputs, inputs] in the form of the project's export."""
+    arrays: dict[str, np.ndarray] = {
+        "weight": np.ascontiguousarray(weight.T),
+        "bias": np.zeros(len(weight), np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["bias", "product"], ["y"]),
+    ]
+    return _save(nodes, TensorProto.FLOAT, arrays, path)
+
+
+def _save(nodes: list[onnx.NodeProto], x_type: int, arrays: dict[str, np.ndarray], path: Path) -> Path:
+    inputs, outputs = arrays["weight"].shape
+    graph = helper.make_graph(
+        nodes,
+        "layer",
+        [helper.make_tensor_value_info("x", x_type, ["batch", "tokens", inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "tokens", outputs])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
+    return path

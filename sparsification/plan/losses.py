@@ -1,0 +1,117 @@
+"""Losses of each weight: the relative error of its layer's outputs in each pattern and sparsity, kept in a file.
+
+Errors are those of SparseGPT on calibration data, with the inputs and outputs of the dense model. A file has a line of
+JSON for each weight and is named by a digest of all that the errors depend on, so that an interrupted study goes on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
+from sparsification.pruning.layer_reconstruction import LayerReconstruction
+from sparsification.pruning.reconstruction import Problem, sparsegpt
+
+DAMPENING = 0.01  # that of ReconstructionPruningModifier
+LINE_BYTES = 600  # of a weight in the file, about
+
+
+class Losses:
+    """Relative errors by weight.
+
+    Args:
+        rows: for each weight "int8", the error of rounding, and for each pattern the errors by sparsity.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[str, float | Mapping[str, float]]]):
+        self._rows = rows
+
+    def of(self, unit: Unit, option: Option) -> float:
+        """Sum of the errors of a unit's weights."""
+        return sum(self._of(self._rows[name], option) for name in unit.weights)
+
+    def _of(self, row: Mapping, option: Option) -> float:
+        pruned = 0.0 if option.pattern == DENSE else row[option.pattern][f"{option.sparsity:g}"]
+        return pruned + (row["int8"] if option.precision == "int8" else 0.0)
+
+
+def measure_losses(
+    model: nn.Module,
+    units: Sequence[Unit],
+    batches: Sequence[Mapping[str, Tensor]],
+    folder: Path,
+    say: Callable[[str], None],
+) -> Losses:
+    """Measure the errors of all weights that the folder does not have yet.
+
+    Args:
+        model: dense; not changed.
+        units: of the model.
+        batches: calibration data, arguments of ``forward``.
+        folder: of the files.
+        say: is told the size of the file before, and each weight.
+    """
+    parameters = dict(model.named_parameters())
+    weights = {name: parameters[name] for unit in units for name in unit.weights}
+    path = folder / f"losses-{digest([*weights.values(), *(t for b in batches for t in b.values())])}.jsonl"
+    rows = _read(path)
+    missing = {name: weight for name, weight in weights.items() if name not in rows}
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        problems = len(missing) * len(MASK_TYPES) * len(SPARSITIES)
+        size = len(weights) * LINE_BYTES / 1000
+        say(f"Losses: {problems} problems of {len(missing)} of {len(weights)} weights; about {size:.0f} kB in {path}")
+        layers = LayerReconstruction(model, missing)
+        with path.open("a", encoding="utf-8") as file:
+            for number, (name, problem) in enumerate(layers.problems(batches, DAMPENING), start=1):
+                rows[name] = _errors(problem)
+                file.write(json.dumps({"name": name, **rows[name]}) + "\n")
+                file.flush()
+                say(f"  {number} of {len(missing)}: {name}")
+    return Losses(rows)
+
+
+def digest(tensors: Sequence[Tensor]) -> str:
+    """Digest of tensors and of what is measured; the same numbers have the same one."""
+    sha = hashlib.sha256(repr((SPARSITIES, sorted(MASK_TYPES), DAMPENING)).encode())
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous()
+        sha.update(f"{tuple(array.shape)} {array.dtype}".encode())
+        sha.update(array.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def int8_error(problem: Problem) -> float:
+    """Relative error of a dense layer in int8.
+
+    Weights are rounded with a symmetric scale for each output. The error of the inputs' rounding, with one scale of 255
+    steps over their range, is that of independent uniform noise: a twelfth of the square of a step for each input.
+    """
+    weight = problem.weight.double()
+    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    noise = (problem.input_range / 255) ** 2 / 12 * float(weight.square().sum())
+    rounded = problem.relative_error((weight / scale).round() * scale)
+    return rounded + noise / max(problem.power, torch.finfo(torch.float64).tiny)
+
+
+def _errors(problem: Problem) -> dict:
+    errors: dict = {"int8": int8_error(problem)}
+    for pattern in (UNSTRUCTURED, BLOCKS):
+        solved = {s: sparsegpt(problem, s, MASK_TYPES[pattern])[0] for s in SPARSITIES}
+        errors[pattern] = {f"{s:g}": problem.relative_error(weight) for s, weight in solved.items()}
+    return errors
+
+
+def _read(path: Path) -> dict[str, dict]:
+    """The complete lines of a file; the last one of an interrupted study may be cut."""
+    if not path.exists():
+        return {}
+    *lines, rest = path.read_text(encoding="utf-8").split("\n")
+    if rest:
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    rows = [json.loads(line) for line in lines]
+    return {row["name"]: {key: value for key, value in row.items() if key != "name"} for row in rows}

@@ -1,0 +1,129 @@
+"""ONNX files of a whole model, dense or with all units at one sparsity, to be timed.
+
+The model is exported once for each number format, with 30 % of the weights of its encoder at zero: in this way the
+layers of the encoder are found in the file, whatever their names are there. The time of the dense operators does not
+depend on zeros. Further weights are set to zero in the file.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from sparsification.plan.apply import apply_recipe
+from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option
+from sparsification.pruning import masks
+from sparsification.runtime.graph import Graph
+from sparsification.runtime.rewrite import rewrite_sparse
+from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears
+from sparsification.runtime.rewrite.linear import Linear, find_linears
+
+MODEL_PATTERNS = {"fp32": UNSTRUCTURED, "int8": BLOCKS}  # of the sparse models that are timed
+_MARK = 0.3
+_MARKED_DENSITY = 0.8  # rounding to int8 makes fewer zeros
+RUN = "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
+QUANTIZATION = """\
+  - !QuantizationModifier
+    start_epoch: 0.0
+    disable_quantization_observer_epoch: 0.5
+    num_calibration_steps: 64
+    scheme:
+      input_activations: {num_bits: 8, symmetric: false}
+      weights: {num_bits: 8, symmetric: true, strategy: channel}
+"""
+_PRUNING = f"""\
+  - !GMPruningModifier
+    params: __ENCODER__
+    init_sparsity: 0.0
+    final_sparsity: {_MARK}
+    start_epoch: 0.0
+    end_epoch: 0.0
+"""
+
+
+class ModelFiles:
+    """Writes the files of one model.
+
+    Args:
+        model: dense, in fp32; not changed.
+        tokenizer: of the model.
+        rows: features for the ranges of int8.
+        folder: for the files.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[Mapping[str, list[int]]],
+        folder: Path,
+    ):
+        self._model, self._tokenizer, self._rows, self._folder = model, tokenizer, rows, folder
+        self._dense: dict[str, Path] = {}  # by number format
+
+    def write(self, option: Option) -> Path:
+        """Write the file with this option for all units.
+
+        Raises:
+            ExportError: the model cannot be exported.
+            SparseGraphError: no layer is sparse enough.
+        """
+        if option.precision not in self._dense:
+            recipe = RUN + _PRUNING + (QUANTIZATION if option.precision == "int8" else "")
+            folder = self._folder / option.precision
+            self._dense[option.precision] = apply_recipe(
+                self._model, self._tokenizer, recipe, self._rows, folder, sparse=False
+            )
+        dense = self._dense[option.precision]
+        if option.pattern == DENSE:
+            return dense
+        model = onnx.load(dense)
+        layers = marked_layers(model)
+        zero(model, layers, [option] * len(layers))
+        source = self._folder / f"model {option}.onnx"
+        onnx.save(model, source)
+        return rewrite_sparse(source, self._folder / f"model {option}.sparse.onnx").path
+
+
+def marked_layers(model: onnx.ModelProto) -> list[Linear | FloatLinear]:
+    """The linear layers of an exported encoder of which 30 % of the weights are zero, in the order of the graph."""
+    graph = Graph(model)
+    layers: list[Linear | FloatLinear] = [*find_linears(graph).values(), *find_float_linears(graph).values()]
+    return [layer for layer in layers if layer.density <= _MARKED_DENSITY]
+
+
+def zero(model: onnx.ModelProto, layers: Sequence[Linear | FloatLinear], chosen: Sequence[Option]) -> None:
+    """Set the smallest weights of layers to zero, as many as their options say.
+
+    Args:
+        model: changed in place.
+        layers: of the model.
+        chosen: the option of each layer; a dense one changes nothing.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer, option in zip(layers, chosen, strict=True):
+        if option.pattern == DENSE:
+            continue
+        scores = torch.from_numpy(np.ascontiguousarray(layer.weight)).float().abs()
+        keep = masks.compute_mask(scores, option.sparsity, MASK_TYPES[option.pattern]).numpy()
+        array = np.ascontiguousarray((layer.weight * keep).T)
+        tensors[layer.name].CopyFrom(numpy_helper.from_array(array, layer.name))
+
+
+def random_inputs(
+    session: onnxruntime.InferenceSession, batch: int, length: int, vocabulary: int
+) -> dict[str, np.ndarray]:
+    """Inputs (batch, length) of a session: token ids, a mask of ones, and zeros for everything else."""
+    generator = np.random.default_rng(0)
+    filled = {
+        "input_ids": generator.integers(0, vocabulary, (batch, length)),
+        "attention_mask": np.ones((batch, length)),
+    }
+    zeros = np.zeros((batch, length))
+    return {node.name: filled.get(node.name, zeros).astype(np.int64) for node in session.get_inputs()}

@@ -1,0 +1,102 @@
+"""A plan as a recipe."""
+
+import json
+from collections.abc import Sequence
+
+from sparsification.plan.model_files import QUANTIZATION
+from sparsification.plan.planner import Plan
+from sparsification.plan.units import DENSE, MASK_TYPES
+
+_RUN = """\
+training_modifiers:
+  - !EpochRangeModifier
+    start_epoch: 0.0
+    end_epoch: {end}
+"""
+_PRUNING = """\
+  - !ReconstructionPruningModifier  # {pattern}
+    params: []
+    init_sparsity: {init}
+    final_sparsity:
+{groups}
+    start_epoch: 0.0
+    end_epoch: {end}
+    update_frequency: {frequency}
+    mask_type: {mask_type}
+    reference: {reference}
+"""
+_RATE = """\
+  - !LearningRateFunctionModifier
+    lr_func: linear
+    start_epoch: {:g}
+    end_epoch: {:g}
+    init_lr: {:g}
+    final_lr: {:g}
+"""
+_DISTILLATION = """
+distillation_modifiers:
+  - !DistillationModifier
+    hardness: 1.0
+    temperature: 2.0
+    ignore_padding: true
+  - !PerLayerDistillationModifier
+    gain: 1.0
+    student_layer_names: [__ENCODER__]
+    ignore_padding: true
+"""
+START = 0.5  # sparsity of the first mask of a training
+
+
+def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0) -> str:
+    """Write a plan as a recipe.
+
+    Args:
+        plan: the plan.
+        comments: lines at its start.
+        epochs: of training with distillation, by the schedule of ``recipes/minilm-6layers_prune_quant80.md``; 0: to
+            be applied in one shot.
+    """
+    int8 = plan.precision == "int8"
+    pruned = epochs * (0.75 if int8 else 1.0)  # the rest is quantization-aware training
+    parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments), _RUN.format(end=epochs or 1.0)]
+    if epochs:
+        parts += [_RATE.format(0.0, pruned / 10, 0.0, 5e-4), _RATE.format(pruned / 10, pruned, 5e-4, 0.0)]
+        parts += [_RATE.format(pruned, epochs, 5e-5, 0.0)] if int8 else []
+    if plan.is_sparse:
+        parts += ["\npruning_modifiers:\n", *_pruning(plan, 0.3 * pruned)]
+    if int8:
+        frozen = epochs * 7 / 8 if epochs else 0.5
+        text = QUANTIZATION.replace("start_epoch: 0.0", f"start_epoch: {pruned:g}")
+        parts.append("\nquantization_modifiers:\n" + text.replace("epoch: 0.5", f"epoch: {frozen:g}"))
+    return "".join([*parts, _DISTILLATION if epochs else ""])
+
+
+def _pruning(plan: Plan, end: float) -> list[str]:
+    """One modifier for each pattern, with a group for each sparsity.
+
+    In one shot the second modifier meets a model that the first one has pruned: both fit the layers to the dense model.
+    """
+    patterns = {choice.option.pattern for choice in plan.choices} - {DENSE}
+    texts = []
+    for pattern in sorted(patterns):
+        groups: dict[float, list[str]] = {}
+        for choice in plan.choices:
+            if choice.option.pattern == pattern:
+                groups.setdefault(choice.option.sparsity, []).extend(choice.unit.weights)
+        lines = [
+            line
+            for sparsity in sorted(groups)
+            for line in [f"      {sparsity:g}:", *(f"        - {name}" for name in groups[sparsity])]
+        ]
+        texts.append(
+            _PRUNING.format(
+                pattern=pattern,
+                init=START if end else 0.0,
+                groups="\n".join(lines),
+                end=f"{end:g}",
+                frequency=f"{end / 4 or 1.0:g}",
+                mask_type=json.dumps(MASK_TYPES[pattern]),
+                reference="teacher" if len(patterns) > 1 and not end else "self",
+            )
+        )
+    return texts

@@ -1,0 +1,85 @@
+"""What a plan chooses: units of linear layers that share their inputs, and options for each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sparsification.errors import SparsificationError
+from sparsification.pruning.layer_walk import shared_inputs
+from sparsification.targets import Targets
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+DENSE, UNSTRUCTURED, BLOCKS = "dense", "unstructured", "1x4"
+MASK_TYPES: dict[str, str | list[int]] = {UNSTRUCTURED: "unstructured", BLOCKS: [1, 4]}
+PATTERNS = {"fp32": (UNSTRUCTURED,), "int8": (UNSTRUCTURED, BLOCKS)}  # that the sparse operators are fast with
+
+
+class PlanError(SparsificationError, ValueError):
+    """There is no plan for this model and target."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a unit is computed."""
+
+    precision: str  # fp32 or int8
+    pattern: str = DENSE
+    sparsity: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.pattern}" + (f" {self.sparsity:.0%}" if self.sparsity else "")
+
+
+def options(precision: str) -> list[Option]:
+    """All options of a number format, the dense one first."""
+    sparse = [Option(precision, pattern, sparsity) for pattern in PATTERNS[precision] for sparsity in SPARSITIES]
+    return [Option(precision), *sparse]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Linear layers with the same inputs, which are pruned alike."""
+
+    weights: tuple[str, ...]  # names of the parameters
+    inputs: int
+    outputs: int  # of all layers together
+
+    @property
+    def label(self) -> str:
+        """Name of the first layer, and the last parts of the names of the others."""
+        first, *others = (name.removesuffix(".weight") for name in self.weights)
+        return ", ".join([first, *(name.rpartition(".")[2] for name in others)])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        return self.inputs, self.outputs
+
+
+def find_units(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Unit]:
+    """Find the units of a model's encoder, those of ``__ENCODER__``, in the order of their calls.
+
+    Args:
+        model: in evaluation mode.
+        batch: arguments of ``forward``.
+
+    Raises:
+        PlanError: the encoder has no linear layer, or one that runs several times (ALBERT), which has no time of its
+            own.
+    """
+    weights = Targets(model).parameters("__ENCODER__", strict=False)
+    names = {name.removesuffix(".weight"): name for name in weights}
+    found = shared_inputs(model, list(names), batch)
+    if not found:
+        raise PlanError("the model's encoder has no linear layer that can be pruned")
+    for modules, calls in found:
+        if calls > 1:
+            raise PlanError(f"{modules[0]} runs {calls} times in one pass: plans are for layers that run once")
+    units = []
+    for modules, _ in found:
+        shapes = [weights[names[module]].shape for module in modules]
+        units.append(
+            Unit(tuple(names[module] for module in modules), shapes[0][1], sum(outputs for outputs, _ in shapes))
+        )
+    return units

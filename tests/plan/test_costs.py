@@ -1,0 +1,59 @@
+"""Costs of options add up to those of the models that were timed."""
+
+import pytest
+import torch
+
+from helpers.exports import needs_compiler
+from helpers.plans import SHAPE, UNITS, make_costs
+from sparsification.plan import costs as module
+from sparsification.plan.costs import Cost, Costs, Setting
+from sparsification.plan.units import BLOCKS, DENSE, UNSTRUCTURED, Option, Unit
+
+
+def test_dense_units_share_what_the_dense_model_takes_beyond_its_layers():
+    units = [Unit(("a",), 10, 30), Unit(("b",), 10, 10)]
+    dense, low, high = Option("int8"), Option("int8", BLOCKS, 0.7), Option("int8", BLOCKS, 0.95)
+    layers = {
+        (10, 30): {dense: Cost(3.0, 0), low: Cost(1.0, 0), high: Cost(0.5, 0)},
+        (10, 10): {dense: Cost(1.0, 0), low: Cost(0.4, 0), high: Cost(0.2, 0)},
+    }
+    # Sparse: 2 + 1.5 x layers. Dense: 4 of layers, and 4 more that are missing.
+    models = {dense: Cost(10.0, 0), low: Cost(2 + 1.5 * 1.4, 0), high: Cost(2 + 1.5 * 0.7, 0)}
+    rest, (wide, narrow) = Costs(layers, models).of_units(units, "int8", "milliseconds")
+    assert rest == pytest.approx(2.0)
+    assert [wide[low], narrow[high]] == pytest.approx([1.5, 0.3])
+    assert [wide[dense], narrow[dense]] == pytest.approx([3.0 + 4 * 3 / 4, 1.0 + 4 / 4])
+
+
+def test_only_the_dense_option_is_left_where_sparse_models_were_not_timed():
+    costs = make_costs()
+    models = {option: cost for option, cost in costs.models.items() if option.pattern == DENSE}
+    rest, tables = Costs(costs.layers, models).of_units(UNITS, "int8", "milliseconds")
+    assert [list(table) for table in tables] == [[Option("int8")]] * 2
+    assert rest + sum(table[Option("int8")] for table in tables) == models[Option("int8")].milliseconds
+
+
+def test_file_of_results_is_read_as_it_was_written():
+    costs = make_costs()
+    assert module._from_json(module._to_json(costs)) == costs
+
+
+def test_models_to_time_have_sparsities_that_pay_in_each_shape():
+    costs = make_costs()
+    other = {option: cost for option, cost in costs.layers[SHAPE].items() if option.sparsity not in (0.7, 0.95)}
+    assert module._models_to_time({SHAPE: costs.layers[SHAPE], (1, 1): other}) == [
+        Option("fp32"),
+        Option("fp32", UNSTRUCTURED, 0.8),
+        Option("fp32", UNSTRUCTURED, 0.9),
+        Option("int8"),
+        Option("int8", BLOCKS, 0.8),
+        Option("int8", BLOCKS, 0.9),
+    ]
+
+
+@needs_compiler
+def test_layer_that_the_operators_do_not_make_faster_has_no_file(tmp_path):
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.2), tmp_path) is None
+    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.8), tmp_path) is not None
+    assert module._inputs(Option("int8"), 64, Setting(2, 3)).shape == (2, 3, 64)
