@@ -98,7 +98,7 @@ def report(lines: list[str]) -> str:
         "",
         f"{date.today()}, one thread on {cpu_name()}; ONNX Runtime {onnxruntime.__version__}; batch {SETTING.batch}, "
         f"{SETTING.length} tokens, processor time, medians. Losses are random, so that plans mix forms and sparsities; "
-        "models are pruned by magnitude. Made by `make plan-study`.",
+        "models are pruned by magnitude. The aim is a difference of at most 10 %. Made by `make plan-study`.",
         "",
         "| model | target | predicted, ms | measured, ms | difference | measured speed-up |",
         "|---|---|---|---|---|---|",
