@@ -106,9 +106,9 @@ def table(page: str, *words: str) -> str:
         ("pruned 50 % without training, int8", ["5.8"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
         (
             "pruned 80 % in 1x4 blocks, sparse int8",
-            ["45.1 / 61.7", "15.5 MB"],
+            ["48.3 / 65.0", "15.0 MB"],
             "benchmarks/accuracy.md",
-            ["| prune_quant80 |"],
+            ["| quantize80_block4_one_shot |"],
         ),
         ("pruned 80 % in 1x4 blocks, sparse int8", ["2.2"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
     ],
