@@ -4,11 +4,12 @@
     curl localhost:8000/predict --data '{"inputs": ["one text", ["a question", "its context"]]}'
 
 The answer is ``{"outputs": [{NAME: VALUES, ...}, ...]}``: the outputs of the model for each text or pair of texts.
-What is wrong with a request is a status of 4xx and ``{"error": MESSAGE}``.
+What is wrong with a request is a status of 4xx and ``{"error": MESSAGE}``; what the model cannot compute is 500.
 """
 
 import argparse
 import json
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 
 import onnxruntime_ep_sparse as sparse
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # that a tokenizer makes
 MOST_BYTES = 1 << 20  # of a request
 EXPECTED = '{"inputs": [...]} is expected, with at least one text or pair of texts'
 
@@ -44,13 +46,15 @@ class Predictor:
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.outputs = [node.name for node in self.session.get_outputs()]
+        if unknown := [name for name in self.inputs if name not in INPUTS]:
+            raise SystemExit(f"{folder / 'model.onnx'} takes {unknown[0]}; expected: {', '.join(INPUTS)}")
 
     def predict(self, text: str | tuple[str, str]) -> dict[str, Any]:
         """The outputs for one text or pair; one at a time, so that nothing is padded."""
         encoded = self.tokenizer.encode_batch([text])[0]
         if not encoded.ids:
             raise RequestError(400, "a text has no tokens")
-        given = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+        given = dict(zip(INPUTS, (encoded.ids, encoded.attention_mask, encoded.type_ids), strict=True))
         feed = {name: np.array([given[name]], np.int64) for name in self.inputs}
         values = self.session.run(self.outputs, feed)
         return {name: value[0].tolist() for name, value in zip(self.outputs, values, strict=True)}
@@ -88,6 +92,9 @@ def make_handler(predictor: Predictor) -> type[BaseHTTPRequestHandler]:
                 status, answer = 200, {"outputs": [predictor.predict(text) for text in texts]}
             except RequestError as error:
                 status, answer = error.status, {"error": str(error)}
+            except Exception as error:  # of the engine, whose errors have no common class
+                traceback.print_exc()
+                status, answer = 500, {"error": f"the model failed: {error}"}
             content = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

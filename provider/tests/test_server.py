@@ -1,13 +1,16 @@
 """The example server, started as a process and asked over HTTP."""
 
+import contextlib
 import http.client
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -26,12 +29,22 @@ def served(tmp_path_factory):
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 1, "one": 5, "two": 6, "three": 7}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    command = [sys.executable, str(FOLDER / "examples/server.py"), str(folder), "--port", "0", "--max_length", "6"]
-    environment = {"PYTHONPATH": str(FOLDER)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        yield folder, urlsplit(process.stdout.readline().strip())
+    with serve(folder, "--max_length", "6") as address:
+        yield folder, address
+
+
+@contextlib.contextmanager
+def serve(folder, *options):
+    """Start the server, and give its address."""
+    with start(folder, *options) as process:
+        yield urlsplit(process.stdout.readline().strip())
         process.terminate()
+
+
+def start(folder, *options):
+    command = [sys.executable, str(FOLDER / "examples/server.py"), str(folder), "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={"PYTHONPATH": str(FOLDER)}, **pipes)
 
 
 def ask(address, body, path="/predict", **headers):
@@ -83,3 +96,24 @@ def test_other_paths_and_long_requests_are_refused(served):
     assert ask(served[1], "{}", "/") == (404, {"error": "there is no /; POST /predict is expected"})
     status, answer = ask(served[1], "", **{"Content-Length": str(1 << 21)})
     assert (status, answer) == (413, {"error": "the request has 2097152 bytes; at most 1048576 are read"})
+
+
+def test_what_the_model_cannot_compute_is_told(served):
+    with serve(served[0], "--max_length", "4096") as address:  # more than it has positions
+        status, answer = ask(address, json.dumps({"inputs": ["two " * 3000]}))
+        assert status == 500
+        assert answer["error"].startswith("the model failed: ")
+        assert ask(address, json.dumps({"inputs": ["two"]}))[0] == 200
+
+
+def test_a_model_of_other_inputs_is_refused_at_the_start(served, tmp_path):
+    shutil.copy(served[0] / "tokenizer.json", tmp_path)
+    sizes = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [1]) for name in ("pixels", "y")]
+    node = onnx.helper.make_node("Identity", ["pixels"], ["y"])
+    graph = onnx.helper.make_graph([node], "other", sizes[:1], sizes[1:])
+    opsets = [onnx.helper.make_opsetid("", 14)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "model.onnx")
+    with start(tmp_path) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "takes pixels; expected: input_ids, attention_mask, token_type_ids" in errors
