@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -155,8 +155,7 @@ class Study:
             return
         model = self.model(name)
         self.results[name] = self.measure(name, model)
-        lines = [f"{json.dumps(each)}: {json.dumps(self.results[each])}" for each in RUNS if each in self.results]
-        atomic_write_text(RESULTS, "{\n" + ",\n".join(lines) + "\n}\n")
+        write_results(self.results, RUNS, RESULTS)
         atomic_write_text(PAGE, page(self.results))
         draw(self.results, CURVES)
 
@@ -178,14 +177,7 @@ class Study:
             command += ["--recipe", f"recipes/{run.recipe}.md", "--distill_teacher", str(self.model("teacher"))]
             command += ["--onnx_export_path", str(output / "onnx")]
             command += ["--recipe_args", run.variables] if run.variables else []
-        print(" ".join(command), flush=True)
-        began = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"benchmarks/accuracy.py: {name} failed")
-        used = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
-        (output / "run.json").write_text(json.dumps(used), encoding="utf-8")
+        run_timed(command, output)
         return output
 
     def measure(self, name: str, folder: Path) -> dict:
@@ -222,6 +214,24 @@ class Study:
             own, target = (distributions(model(**batch), batch["attention_mask"]) for model in (student, teacher))
             losses += [distillation_loss(own[key], target[key], TEMPERATURE) * len(batch["input_ids"]) for key in own]
         return float(sum(losses)) / len(records) / 2
+
+
+def run_timed(command: Sequence[str], output: Path) -> None:
+    """Do the run of an output folder, and leave its minutes there in run.json."""
+    print(" ".join(command), flush=True)
+    began = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"benchmarks/{Path(sys.argv[0]).name}: {output.name} failed")
+    used = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
+    (output / "run.json").write_text(json.dumps(used), encoding="utf-8")
+
+
+def write_results(results: Mapping[str, dict], names: Iterable[str], path: Path) -> None:
+    """Write the results of a study, a run on a line, in the order of the names."""
+    lines = [f"{json.dumps(name)}: {json.dumps(results[name])}" for name in names if name in results]
+    atomic_write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def machine() -> str:

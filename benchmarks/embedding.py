@@ -15,10 +15,7 @@ another one starts from its model. An interrupted run goes on from its last chec
 import argparse
 import csv
 import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -28,7 +25,18 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.accuracy import CPU, ROOT, layer_sparsities, machine, megabytes, questions, start_model
+from benchmarks.accuracy import (
+    CPU,
+    ROOT,
+    SPARSE_FILE,
+    layer_sparsities,
+    machine,
+    megabytes,
+    questions,
+    run_timed,
+    start_model,
+    write_results,
+)
 from benchmarks.accuracy_report import interval, mean
 from sparsification.atomic_io import atomic_write_text
 from sparsification.quantization.checkpoint import load_quantization
@@ -60,7 +68,6 @@ def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
     return Run(recipe, variables, one_shot=one_shot, texts="paragraphs_and_questions")
 
 
-SPARSE_FILE = ("--onnx_target", "onnxruntime-sparse")  # also writes model.sparse.onnx
 RUNS: dict[str, Run] = {
     "dense": Run(),
     "reconstruct50": Run("minilm-embedding_reconstruct50"),
@@ -115,8 +122,7 @@ class Study:
             return
         folder = self.model(name)
         self.results[name] = self.measure(name, folder)
-        lines = [f"{json.dumps(each)}: {json.dumps(self.results[each])}" for each in RUNS if each in self.results]
-        atomic_write_text(RESULTS, "{\n" + ",\n".join(lines) + "\n}\n")
+        write_results(self.results, RUNS, RESULTS)
         atomic_write_text(PAGE, page(self.results))
 
     def model(self, name: str) -> Path:
@@ -136,14 +142,7 @@ class Study:
         if run.recipe:
             command += ["--recipe", f"recipes/{run.recipe}.md", *(["--one_shot"] if run.one_shot else TRAIN)]
             command += ["--recipe_args", run.variables] if run.variables else []
-        print(" ".join(command), flush=True)
-        began = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f"benchmarks/embedding.py: {name} failed")
-        used = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
-        (output / "run.json").write_text(json.dumps(used), encoding="utf-8")
+        run_timed(command, output)
         return output
 
     def measure(self, name: str, folder: Path) -> dict:
