@@ -6,7 +6,7 @@ or in the one above.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,13 +71,18 @@ class SavedModel:
             Of each row its outputs, without the batch axis; those of each token have the length of its batch.
         """
         found: list[list[np.ndarray]] = [[]] * len(texts)
-        order = sorted(range(len(texts)), key=lambda row: sum(map(len, texts[row])))
-        for first in range(0, len(order), BATCH):
-            rows = order[first : first + BATCH]
-            arrays = self.run(self.features([texts[row] for row in rows], max_length))
+        for rows, features in self.batches(texts, max_length):
+            arrays = self.run(features)
             for position, row in enumerate(rows):
                 found[row] = [array[position] for array in arrays]
         return found
+
+    def batches(self, texts: Sequence[Sequence[str]], max_length: int | None) -> Iterator[tuple[list[int], Features]]:
+        """Yield batches of texts of about one length: their rows, and their features; arguments as for ``outputs``."""
+        order = sorted(range(len(texts)), key=lambda row: sum(map(len, texts[row])))
+        for first in range(0, len(order), BATCH):
+            rows = order[first : first + BATCH]
+            yield rows, self.features([texts[row] for row in rows], max_length)
 
     def features(self, texts: Sequence[Sequence[str]], max_length: int | None) -> Features:
         """Tokenize texts into one batch, padded to the longest; arguments as for ``outputs``."""

@@ -14,7 +14,7 @@ from sparsification.tasks.embedding.modules import MODULES_FILE, load_modules
 from sparsification.tasks.embedding.trainer import HIDDEN
 from sparsification.tasks.errors import DataError
 from sparsification.tasks.predictor import Prediction, Predictor, Records
-from sparsification.tasks.saved_model import BATCH, SavedModel, open_model
+from sparsification.tasks.saved_model import SavedModel, open_model
 
 
 class Embedder(Predictor):
@@ -47,10 +47,7 @@ class Embedder(Predictor):
 
     def predict(self, inputs: Sequence[tuple[str, ...]]) -> list[Prediction]:
         found: list[Prediction] = [{}] * len(inputs)
-        order = sorted(range(len(inputs)), key=lambda row: len(inputs[row][0]))
-        for first in range(0, len(order), BATCH):
-            rows = order[first : first + BATCH]
-            features = self.model.features([(inputs[row][0].strip(),) for row in rows], self.max_length)
+        for rows, features in self.model.batches([(text.strip(),) for text, *_ in inputs], self.max_length):
             (hidden,) = self.model.run(features)
             embedded = self.modules.embed(torch.from_numpy(hidden), torch.from_numpy(features["attention_mask"]))
             for row, values in zip(rows, embedded.tolist(), strict=True):
