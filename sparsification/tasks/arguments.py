@@ -179,3 +179,8 @@ def load_file(file: str, cache_dir: str | None = None) -> Dataset:
         return load_dataset(READERS[suffix], data_files=file, split="train", cache_dir=cache_dir)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: {error}") from error
+
+
+def string_columns(data: Dataset) -> list[str]:
+    """Names of the columns of texts."""
+    return [name for name, feature in data.features.items() if feature.dtype in ("string", "large_string")]

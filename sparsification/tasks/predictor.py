@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from sparsification.tasks.arguments import load_file
+from sparsification.tasks.arguments import load_file, string_columns
 from sparsification.tasks.errors import DataError
 from sparsification.tasks.saved_model import SavedModel
 
@@ -39,7 +39,7 @@ class Predictor(ABC):
 
     def texts_of(self, data: Dataset) -> list[tuple[str, ...]]:
         """The texts of records: those of the first column of texts."""
-        name = next((name for name, kind in data.features.items() if kind.dtype in ("string", "large_string")), None)
+        name = next(iter(string_columns(data)), None)
         if name is None:
             raise DataError(f"the data needs a column of texts, it has {', '.join(data.column_names)}")
         return [(text or "",) for text in data[name]]

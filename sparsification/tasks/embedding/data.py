@@ -7,6 +7,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from sparsification.tasks.arguments import string_columns
 from sparsification.tasks.errors import DataError
 
 GROUP = ("anchor", "positive", "negative")
@@ -24,7 +25,7 @@ def text_columns(data: Dataset, named: Sequence[str] | None = None, count: int |
     Raises:
         DataError: a named column is missing, or there are too few.
     """
-    texts = [name for name, feature in data.features.items() if feature.dtype in ("string", "large_string")]
+    texts = string_columns(data)
     group = [name for name in GROUP if name in texts]
     found = list(named) if named is not None else group if len(group) > 1 else texts
     if named is None and (count is not None or len(group) < 2):

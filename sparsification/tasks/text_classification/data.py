@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 
+from sparsification.tasks.arguments import string_columns
 from sparsification.tasks.errors import DataError
 
 LABEL = "label"
@@ -27,9 +28,7 @@ def text_columns(data: Dataset, named: Sequence[str] | None = None) -> list[str]
     Raises:
         DataError: a named column is missing, or there is no column of texts.
     """
-    texts = [
-        name for name, feature in data.features.items() if feature.dtype in ("string", "large_string") and name != LABEL
-    ]
+    texts = [name for name in string_columns(data) if name != LABEL]
     wanted = list(named) if named is not None else list(PAIR) if set(PAIR) <= set(texts) else texts[:2]
     if not set(wanted) <= set(texts) or not 1 <= len(wanted) <= 2:
         asked = f"--text_column_names {','.join(wanted)}" if named is not None else "the data"
