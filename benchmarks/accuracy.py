@@ -76,6 +76,11 @@ def _trained(recipe: str, variables: str, flags: tuple[str, ...] = RATE) -> Run:
     return Run(recipe, f"{variables},cache_hidden_states=true", "one_epoch", flags)
 
 
+def _in_blocks(epochs: int) -> Run:
+    variables = {"num_epochs": epochs, "mask_type": [1, 4], "cache_hidden_states": True}
+    return Run("minilm-6layers_prune80", json.dumps(variables), "one_epoch", RATE)
+
+
 def _rival(recipe: str, flags: tuple[str, ...] = ()) -> Run:
     """A published recipe in as many epochs."""
     return Run(recipe, "num_epochs=3", "one_epoch", flags)
@@ -102,16 +107,13 @@ RUNS: dict[str, Run] = {
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
-    "prune80_block4": Run(
-        "minilm-6layers_prune80",
-        '{"num_epochs": 6, "mask_type": [1, 4], "cache_hidden_states": true}',
-        "one_epoch",
-        RATE,
-    ),
+    "prune80_block4": _in_blocks(6),
+    "prune80_block4_10epochs": _in_blocks(10),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
     "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
+    "quantize80_block4_10epochs_one_shot": Run("quantize", "", "prune80_block4_10epochs", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
     "prune80_10epochs": _trained("minilm-6layers_prune80", "num_epochs=10"),
