@@ -12,7 +12,7 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    outputs, of what is missing to the time of the dense model, whose operators are not fused. The estimate is therefore
    exact for the three models that were timed and linear between them.
 3. ``losses``: for each weight and option the relative error of the layer's outputs, by SparseGPT on calibration data,
-   with the inputs of the dense model, times a sensitivity: the change of the encoder's outputs, in units of their
+   with the inputs of the dense model, times a sensitivity: the change of the model's outputs, in units of their
    variance, over the relative error, when this weight alone has 80 % sparsity. Over the layers of a MiniLM it differs
    by a factor of 90, over the options of one layer by less than 2, so that one measurement is enough for all. int8 adds
    the error of rounding weights and inputs. A line of a file for each weight: a study that was interrupted goes on.

@@ -1,7 +1,7 @@
-"""Losses of each weight: what its pruning changes in the encoder's outputs, kept in a file.
+"""Losses of each weight: what its pruning changes in the model's outputs, kept in a file.
 
 A loss is the relative error of the layer's outputs in a pattern and sparsity, by SparseGPT on calibration data with the
-inputs and outputs of the dense model, times the sensitivity of the encoder to this layer. A file has a line of JSON for
+inputs and outputs of the dense model, times the sensitivity of the model to this layer. A file has a line of JSON for
 each weight and is named by a digest of all that the errors depend on, so that an interrupted study goes on.
 """
 
@@ -18,11 +18,10 @@ from transformers import PreTrainedModel
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, sparsegpt
+from sparsification.pruning.sensitivity import PROBED_BATCHES, TINY, Probe
 
 DAMPENING = 0.01  # that of ReconstructionPruningModifier
 PROBE = 0.8  # unstructured sparsity at which sensitivities are measured
-PROBED_BATCHES = 4
-TINY = torch.finfo(torch.float32).tiny
 LINE_BYTES = 640  # of a weight in the file, about
 
 
@@ -72,50 +71,18 @@ def measure_losses(
         problems = len(missing) * len(MASK_TYPES) * len(SPARSITIES)
         size = len(weights) * LINE_BYTES / 1000
         say(f"Losses: {problems} problems of {len(missing)} of {len(weights)} weights; about {size:.0f} kB in {path}")
-        layers, probe = LayerReconstruction(model, missing), Probe(model, batches)
+        layers = LayerReconstruction(model, missing)
+        copied = copy.deepcopy(model).eval()  # ``layers`` replaces the forward passes of the model
+        probe = Probe(copied, batches)
         with path.open("a", encoding="utf-8") as file:
             for number, (name, problem) in enumerate(layers.problems(batches, DAMPENING), start=1):
                 errors, pruned = _errors(problem)
-                change = probe.change(name, pruned)
+                change = probe.change(copied.get_parameter(name), pruned)
                 rows[name] = errors | {"sensitivity": change / max(errors[UNSTRUCTURED][f"{PROBE:g}"], TINY)}
                 file.write(json.dumps({"name": name, **rows[name]}) + "\n")
                 file.flush()
                 say(f"  {number} of {len(missing)}: {name}")
     return Losses(rows)
-
-
-class Probe:
-    """Measures what a weight changes in an encoder's outputs.
-
-    Args:
-        model: dense; not changed.
-        batches: calibration data, of which some are used.
-    """
-
-    def __init__(self, model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]]):
-        self._model = copy.deepcopy(model).eval()
-        self._parameters = dict(self._model.named_parameters())
-        step = max(1, len(batches) // PROBED_BATCHES)
-        self._batches = batches[step // 2 :: step][:PROBED_BATCHES]
-        self._outputs = self._compute()
-        self._variance = float((self._outputs - self._outputs.mean(dim=0)).square().sum())
-
-    def change(self, name: str, weight: Tensor) -> float:
-        """Return the squared change of the outputs with another value of a weight, in units of their variance."""
-        parameter = self._parameters[name]
-        own = parameter.detach().clone()
-        with torch.no_grad():
-            parameter.copy_(weight)
-            outputs = self._compute()
-            parameter.copy_(own)
-        return float((outputs - self._outputs).square().sum()) / max(self._variance, TINY)
-
-    @torch.no_grad()
-    def _compute(self) -> Tensor:
-        """The last hidden states of all tokens that are no padding, (tokens, width)."""
-        return torch.cat(
-            [self._model.base_model(**batch)[0][batch["attention_mask"].bool()] for batch in self._batches]
-        )
 
 
 def digest(tensors: Sequence[Tensor]) -> str:

@@ -79,7 +79,7 @@ def comments(plan: Plan, command: str, machine: str) -> list[str]:
         summary(plan),
         f"{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of {len(plan.choices)} groups of "
         "layers stay dense.",
-        "Loss: what pruning changes in the encoder's outputs, in units of their variance, one layer at a time; the sum "
+        "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time; the sum "
         "is the smallest one within the target.",
         "",
         *table(plan),
