@@ -36,9 +36,10 @@ def test_each_planned_run_has_two_rivals_of_each_seed():
 def test_page_compares_what_is_lost():
     def run(kind: str, mrr: float, speedup: int = 5) -> dict:
         figures = {"kind": kind, "speedup": speedup, "mrr": mrr, "sparsity": [0.8, 0.8], "measured_speedup": 4.9}
+        figures |= {"cosine": mrr + 0.1}
         return figures | {"date": "2026-11-28", "machine": "a CPU"}
 
     results = {"dense": run("", 0.81, 0), "planned": run("planned", 0.79), "again": run("planned", 0.77)}
     text = plan_accuracy.page(results | {"blocks": run(BLOCKS, 0.75)})
-    assert "| 5x | planned | 80.0% | 4.90x; 4.90x | 79.0%; 77.0% | 3.0 | 1.00 |" in text
-    assert "| 5x | uniform, 1x4 | 80.0% | 4.90x | 75.0% | 6.0 | 0.50 |" in text
+    assert "| 5x | planned | 80.0% | 4.90x; 4.90x | 0.890; 0.870 | 1.00 | 79.0%; 77.0% | 1.00 |" in text
+    assert "| 5x | uniform, 1x4 | 80.0% | 4.90x | 0.850 | 0.80 | 75.0% | 0.50 |" in text
