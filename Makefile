@@ -5,7 +5,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study bench-onnx \
 	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse plan-study optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study \
+	bench-sparse plan-study optimum optimum-embedding optimum-provider parity fuzz provider provider-test resume-study crash-study \
 	encoders clean
 
 help:  ## what there is to make
@@ -171,6 +171,9 @@ optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answ
 
 optimum-embedding: .venv-optimum/installed  ## an exported model of embeddings (EXPORTED=directory) in sentence-transformers
 	.venv-optimum/bin/python tests/optimum/embedding_check.py $(EXPORTED)
+
+optimum-provider: .venv-optimum/installed  ## the same on the sparse execution provider that provider-test compiled
+	PYTHONPATH=provider .venv-optimum/bin/python tests/optimum/provider_check.py $(EXPORTED)
 
 # SparseML has packages up to Python 3.11.
 SPARSEML_PYTHON ?= $(PYTHON)
