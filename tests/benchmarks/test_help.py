@@ -1,5 +1,6 @@
 """Every command says its flags when it is asked."""
 
+import re
 import runpy
 import sys
 
@@ -11,7 +12,10 @@ COMMANDS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ("benchmarks", "quickstart", "docs", "tests")
     for path in (ROOT / folder).glob("*.py")
-    if "\n    parser = argparse.ArgumentParser(" in path.read_text(encoding="utf-8")
+    if re.search(
+        r"\n    (parser = argparse\.ArgumentParser|args = parse_arguments)\(", path.read_text(encoding="utf-8")
+    )
+    and path.name != "study.py"  # parses for the studies
 )
 
 
