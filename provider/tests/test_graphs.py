@@ -3,6 +3,7 @@
 import itertools
 import json
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -61,9 +62,10 @@ def run(model: onnx.ModelProto, feed, level, **options) -> dict[str, np.ndarray]
 @given(CASES)
 def test_int8_layers_are_exact(case):
     model, feed, expected = make_graph(case)
-    with tempfile.NamedTemporaryFile("r") as report:
-        actual = run(model, feed, case["level"], always=True, fuse=case["fuse"], report=report.name)
-        layers = [json.loads(line) for line in report]
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.jsonl"
+        actual = run(model, feed, case["level"], always=True, fuse=case["fuse"], report=report)
+        layers = [json.loads(line) for line in report.read_text().splitlines()]
     assert [bool(layer["taken"]) for layer in layers] == [True] * len(case["outputs"]), layers
     # ONNX Runtime makes a Gemm where it knows shapes, and quantizes its bias if a QuantizeLinear follows.
     error = 1e-3 if case["bias"] and case["quantize"] else 1e-6
