@@ -4,9 +4,9 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
-	classifier-study bench-onnx bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm bench-break-even \
-	bench-sparse plan-study plan-accuracy optimum optimum-embedding parity fuzz provider provider-test \
-	resume-study crash-study encoders clean
+	classifier-study bench-onnx bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm \
+	bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider parity fuzz \
+	provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -178,6 +178,9 @@ optimum: .venv-optimum/installed  ## an exported model (EXPORTED=directory) answ
 
 optimum-embedding: .venv-optimum/installed  ## an exported model of embeddings (EXPORTED=directory) in sentence-transformers
 	.venv-optimum/bin/python tests/optimum/embedding_check.py $(EXPORTED)
+
+optimum-provider: .venv-optimum/installed  ## the same on the sparse execution provider that provider-test compiled
+	PYTHONPATH=provider .venv-optimum/bin/python tests/optimum/provider_check.py $(EXPORTED)
 
 # SparseML has packages up to Python 3.11.
 SPARSEML_PYTHON ?= $(PYTHON)

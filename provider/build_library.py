@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxruntime_ep_sparse import get_library_path
 from sparsification.atomic_io import atomic_path
 from sparsification.runtime.build import FLAGS, LAYERS, WEIGHTS, compile_sources, find_compiler, link_library
 
 FOLDER = Path(__file__).resolve().parent
-PACKAGE = FOLDER / "onnxruntime_ep_sparse"
 SOURCES = FOLDER / "csrc"
 # Nothing but the functions that ONNX Runtime looks for is visible, least of all templates of the C++ runtime.
 _EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
@@ -26,7 +26,7 @@ _EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
 
 def library_path() -> Path:
     """File of the library in the package."""
-    return PACKAGE / f"libonnxruntime_ep_sparse{'.dylib' if sys.platform == 'darwin' else '.so'}"
+    return Path(get_library_path())
 
 
 def libraries(compiler: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def libraries(compiler: Sequence[str]) -> list[str]:
         compiler: its command. Zig's links its own C++ runtime statically by itself.
     """
     if sys.platform != "linux":
-        return ["-lc++"]
+        return ["-lc++"] if sys.platform == "darwin" else ["-s"]
     static = [] if "zig" in " ".join(compiler) else ["-static-libgcc", "-static-libstdc++", "-l:libstdc++.a"]
     return [*static, "-lm", "-s", _EXPORTS]
 

@@ -116,7 +116,7 @@ std::optional<Path> trace_context(const GraphView& graph, int tensor, bool quant
     path.tensor = graph.output(node);
     if (path.shape != kNone && (!quantized || type == "QuantizeLinear")) break;
   }
-  bool fits = quantized ? path.params && !path.params->is_signed : !path.params;
+  bool fits = quantized == path.params.has_value();
   return fits && path.order == Order{0, 2, 1, 3} ? std::optional(path) : std::nullopt;
 }
 
@@ -136,7 +136,7 @@ std::optional<Match> match(const GraphView& graph, const std::map<int, const Lay
   int probabilities = graph.output(softmax), quantize = graph.only_consumer(probabilities, "QuantizeLinear");
   std::optional<Quantization> probability;
   if (quantize != kNone) {
-    probability = unsigned_quantization(graph, quantize);
+    probability = quantization(graph, quantize);
     int dequantize = graph.only_consumer(graph.output(quantize), "DequantizeLinear");
     std::optional<Quantization> back = quantization(graph, dequantize);
     if (!probability || !back || !(*back == *probability)) return {};
@@ -193,6 +193,7 @@ std::unique_ptr<AttentionPlan> make_plan(const Match& found, const std::vector<c
   a.context_scale = found.probability->scale * *value->scale;
   a.probability_params = found.probability->stored_params();
   a.output_params = found.context.params->stored_params();
+  plan->is_signed = found.context.params->is_signed;
   return plan;
 }
 
@@ -201,7 +202,7 @@ std::unique_ptr<AttentionPlan> make_plan(const Match& found, const std::vector<c
 std::optional<AttentionMatch> attention_block(const GraphView& graph, const std::vector<Layer>& layers, int softmax) {
   std::map<int, const Layer*> by_output;
   for (const Layer& layer : layers)
-    if (layer.can_be_taken()) by_output[layer.output] = &layer;
+    if (layer.can_be_taken() && !layer.is_dynamic() && !layer.output_params) by_output[layer.output] = &layer;
   std::optional<Match> found = match(graph, by_output, softmax);
   if (!found) return {};
   AttentionMatch result;

@@ -106,20 +106,23 @@ class AttentionPlan : public Plan {
 struct Int8AttentionPlan : AttentionPlan {
   std::unique_ptr<Int8Linear> layer;
   Attention attention{};
+  bool is_signed = false;  // the output
 
   int64_t inputs() const override { return layer->inputs(); }
   int64_t outputs() const override { return layer->outputs(); }
   void run(const void* api, const ort::KernelContext* context, const ort::Tensor& x, const Heads& heads,
            const Mask& mask, void* y) const override {
-    thread_local std::vector<uint8_t> integers;
+    thread_local std::vector<uint8_t> integers, memory;
     integers.resize((size_t)(heads.batch * heads.length * outputs()));
-    layer->run(api, context, x.as<uint8_t>(), heads.batch * heads.length, integers.data());
+    layer->run(api, context, unsigned_integers(x, memory), heads.batch * heads.length, integers.data());
     Attention all = filled(attention, heads, mask, (const uint8_t*)integers.data(), (uint8_t*)y);
     all.key_flip = all.value_flip = 0x80;
     const Kernels& run = kernels();
     each_head(api, context, all, heads, mask, [&](const Attention& a, int64_t batch, int64_t head) {
       run.attention(a, batch, head, scratch(attention_scratch(a)));
     });
+    int64_t width = heads.count * heads.size;
+    if (is_signed) flip((const uint8_t*)y, (uint8_t*)y, heads.batch * heads.length * width);
   }
 };
 

@@ -35,6 +35,17 @@ bool Plan::computes_one_of(const std::vector<std::string>& outputs) const {
          output_names_.end();
 }
 
+void flip(const uint8_t* from, uint8_t* to, int64_t count) {
+  for (int64_t index = 0; index < count; index++) to[index] = from[index] ^ 0x80;
+}
+
+const uint8_t* unsigned_integers(const ort::Tensor& tensor, std::vector<uint8_t>& memory) {
+  if (tensor.type != ort::kInt8) return tensor.as<uint8_t>();
+  memory.resize((size_t)tensor.count());
+  flip(tensor.as<uint8_t>(), memory.data(), tensor.count());
+  return memory.data();
+}
+
 std::vector<int64_t> reshaped(const std::vector<int64_t>& shape, std::vector<int64_t> wanted) {
   int64_t count = 1, known = 1;
   for (int64_t dimension : shape) count *= dimension;

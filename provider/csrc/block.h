@@ -44,6 +44,11 @@ struct Block {
   std::unique_ptr<Plan> plan;
 };
 
+// The kernels' integers are uint8. int8 becomes uint8 and back by an offset of 128, which flips the highest bit.
+void flip(const uint8_t* from, uint8_t* to, int64_t count);
+// A tensor's integers as uint8, in `memory` if they are int8.
+const uint8_t* unsigned_integers(const ort::Tensor& tensor, std::vector<uint8_t>& memory);
+
 // A tensor of numbers that is a constant or an input of a block, such as the shape of a Reshape.
 struct Integers {
   std::vector<int64_t> values;

@@ -88,7 +88,8 @@ class Finder {
   }
 
   void report(const Layer& layer) {
-    LayerReport line{layer.name, layer.form, layer.inputs, layer.outputs, layer.zeros, "", layer.refusal, 0, 0, false};
+    LayerReport line{layer.name, layer.form, layer.quantization, layer.inputs, layer.outputs, layer.zeros,
+                     "", layer.refusal, 0, 0, false};
     if (layer.can_be_taken()) {
       line.dense = layer.cost.dense;
       line.sparse = layer.sparse_cost();
@@ -136,7 +137,8 @@ std::string to_json(const std::vector<LayerReport>& layers) {
                   (long long)layer.inputs, (long long)layer.outputs, layer.zeros, layer.dense, layer.sparse,
                   layer.in_windows ? "true" : "false");
     lines += "{\"name\": " + quoted(layer.name) + ", \"form\": " + quoted(layer.form) +
-             ", \"taken\": " + quoted(layer.taken) + ", \"reason\": " + quoted(layer.reason) + numbers;
+             ", \"quantization\": " + quoted(layer.quantization) + ", \"taken\": " + quoted(layer.taken) +
+             ", \"reason\": " + quoted(layer.reason) + numbers;
   }
   return lines;
 }

@@ -14,7 +14,7 @@ struct Options {
 
 // A Linear layer in the report.
 struct LayerReport {
-  std::string name, form;
+  std::string name, form, quantization;
   int64_t inputs, outputs;
   double zeros;
   std::string taken;    // "alone", "attention" or "feed-forward"; "" if it is not taken

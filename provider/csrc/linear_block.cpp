@@ -21,20 +21,26 @@ std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {
   return shape;
 }
 
-// Int8Linear or FloatLayers.
+// A layer, or two in a row in fp32, as one of a LinearPlan's products.
 struct Product {
   virtual ~Product() = default;
   virtual int64_t inputs() const = 0;
   virtual int64_t outputs() const = 0;
-  virtual void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const = 0;
+  // x: [tokens][inputs], fp32 or uint8; params: of a dynamically quantized input, else null.
+  virtual void run(const void* api, const KernelContext* context, const void* x, int64_t tokens, void* y,
+                   const RunParams* params) const = 0;
 };
 struct Int8Product : Product {
   std::unique_ptr<Int8Linear> layer;
-  explicit Int8Product(std::unique_ptr<Int8Linear> given) : layer(std::move(given)) {}
+  bool is_signed;  // the output
+
+  Int8Product(std::unique_ptr<Int8Linear> given, bool is_signed) : layer(std::move(given)), is_signed(is_signed) {}
   int64_t inputs() const override { return layer->inputs(); }
   int64_t outputs() const override { return layer->outputs(); }
-  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
-    layer->run(api, context, x.as<uint8_t>(), tokens, y);
+  void run(const void* api, const KernelContext* context, const void* x, int64_t tokens, void* y,
+           const RunParams* params) const override {
+    layer->run(api, context, (const uint8_t*)x, tokens, y, params);
+    if (is_signed) flip((const uint8_t*)y, (uint8_t*)y, tokens * outputs());
   }
 };
 struct FloatProduct : Product {
@@ -42,8 +48,9 @@ struct FloatProduct : Product {
   explicit FloatProduct(bool gelu) : layers(gelu) {}
   int64_t inputs() const override { return layers.inputs(); }
   int64_t outputs() const override { return layers.outputs(); }
-  void run(const void* api, const KernelContext* context, const Tensor& x, int64_t tokens, void* y) const override {
-    layers.run(api, context, x.as<float>(), tokens, (float*)y);
+  void run(const void* api, const KernelContext* context, const void* x, int64_t tokens, void* y,
+           const RunParams*) const override {
+    layers.run(api, context, (const float*)x, tokens, (float*)y);
   }
 };
 
@@ -54,23 +61,38 @@ class LinearPlan : public Plan {
     products_.push_back(std::move(product));
     add_output(output_name);
   }
+  // What is multiplied by in each run; tensors of the layers' dynamic quantization.
+  void add_params(const std::string& zero, const std::string& scale) {
+    zero_ = add_input(zero);
+    scale_ = add_input(scale);
+  }
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
+    thread_local std::vector<uint8_t> memory;
+    const void* data = unsigned_integers(x, memory);
     for (size_t i = 0; i < products_.size(); i++) {
       const Product& product = *products_[i];
       int64_t tokens = tokens_of(x, product.inputs());
       void* y = output(api, context, i, with_width(x.shape, product.outputs()));
-      if (y) product.run(api, context, x, tokens, y);
+      if (!y) continue;
+      if (!zero_) {
+        product.run(api, context, data, tokens, y, nullptr);
+        continue;
+      }
+      Tensor zero = input(api, context, zero_), scale = input(api, context, scale_);
+      RunParams params{zero.as<uint8_t>()[0], scale.as<float>(), scale.count() == 1};
+      product.run(api, context, data, tokens, y, &params);
     }
   }
 
  private:
   std::vector<std::unique_ptr<Product>> products_;
+  size_t zero_ = 0, scale_ = 0;  // inputs; 0: the parameters are constant
 };
 
 class FeedForwardPlan : public Plan {
  public:
-  FeedForwardPlan(const std::string& input_name, std::unique_ptr<Int8Linear> first, std::unique_ptr<Int8Linear> second,
+  FeedForwardPlan(const std::string& input_name, std::unique_ptr<Int8Linear> first, Int8Product second,
                   const std::string& output_name)
       : first_(std::move(first)), second_(std::move(second)) {
     add_input(input_name);
@@ -79,24 +101,29 @@ class FeedForwardPlan : public Plan {
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
     int64_t tokens = tokens_of(x, first_->inputs());
-    void* y = output(api, context, 0, with_width(x.shape, second_->outputs()));
-    thread_local std::vector<uint8_t> between;
+    void* y = output(api, context, 0, with_width(x.shape, second_.outputs()));
+    thread_local std::vector<uint8_t> between, memory;
     between.resize((size_t)(tokens * first_->outputs()));
-    uint8_t* memory = between.data();  // the session's other threads have a vector of their own
-    first_->run(api, context, x.as<uint8_t>(), tokens, memory);
-    second_->run(api, context, memory, tokens, y);
+    uint8_t* integers = between.data();  // the session's other threads have a vector of their own
+    first_->run(api, context, unsigned_integers(x, memory), tokens, integers);
+    second_.run(api, context, integers, tokens, y, nullptr);
   }
 
  private:
-  std::unique_ptr<Int8Linear> first_, second_;
+  std::unique_ptr<Int8Linear> first_;
+  Int8Product second_;
 };
 
 std::vector<QuantParams> params_of(const Tail& tail) {
   return tail.quantization ? std::vector<QuantParams>{tail.quantization->stored_params()} : std::vector<QuantParams>{};
 }
 
+Int8Product int8_product(const Layer& layer, const Tail& tail) {
+  return {pack({&layer}, params_of(tail), tail.gelu), tail.quantization && tail.quantization->is_signed};
+}
+
 std::unique_ptr<Product> product_of(const Layer& layer, const Tail& tail) {
-  if (!layer.is_float()) return std::make_unique<Int8Product>(pack({&layer}, params_of(tail), tail.gelu));
+  if (!layer.is_float()) return std::make_unique<Int8Product>(int8_product(layer, tail));
   auto product = std::make_unique<FloatProduct>(tail.gelu);
   pack({&layer}, product->layers);
   return product;
@@ -143,27 +170,34 @@ void sort_between(Layer& first, Layer& second) {
   }
 }
 
-bool in_windows(const Layer& layer) { return layer.cost.windows < layer.cost.blocks; }
+bool can_be_sorted(const Layer& layer) { return layer.cost.windows < layer.cost.blocks && !layer.is_split; }
 
 }  // namespace
 
 std::optional<Block> linear_block(const GraphView& graph, const std::vector<const Layer*>& layers, bool fuse) {
   Block block;
   std::vector<int> outputs;
-  auto plan = std::make_unique<LinearPlan>(graph.name(layers[0]->input));
+  std::vector<int> inputs{layers[0]->input};
+  auto plan = std::make_unique<LinearPlan>(graph.name(inputs[0]));
+  if (layers[0]->is_dynamic()) {  // alone
+    int zero = layers[0]->dynamic_zero, scale = layers[0]->dynamic_scale;
+    inputs.insert(inputs.end(), {zero, scale});
+    plan->add_params(graph.name(zero), graph.name(scale));
+  }
   for (const Layer* layer : layers) {
-    Tail tail = fuse ? find_tail(graph, *layer) : Tail{{}, layer->output, false, {}};
+    Tail tail = fuse ? find_tail(graph, *layer) : no_tail(*layer);
     block.nodes.insert(layer->nodes.begin(), layer->nodes.end());
     block.nodes.insert(tail.nodes.begin(), tail.nodes.end());
     outputs.push_back(tail.output);
     plan->add(product_of(*layer, tail), graph.name(tail.output));
   }
-  if (!graph.is_block(block.nodes, {layers[0]->input}, outputs)) return {};
+  if (!graph.is_block(block.nodes, inputs, outputs)) return {};
   block.plan = std::move(plan);
   return block;
 }
 
 std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& first, const Layer& second) {
+  if (first.is_dynamic() || second.is_dynamic()) return {};
   Tail between = find_tail(graph, first), after = find_tail(graph, second);
   if (between.output != second.input || first.is_float() != second.is_float()) return {};
   if (first.is_float() ? after.gelu : !between.quantization.has_value()) return {};
@@ -181,9 +215,9 @@ std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& fir
     return block;
   }
   Layer sorted_first = first, sorted_second = second;
-  if (in_windows(first) && in_windows(second)) sort_between(sorted_first, sorted_second);
+  if (can_be_sorted(first) && can_be_sorted(second)) sort_between(sorted_first, sorted_second);
   block.plan = std::make_unique<FeedForwardPlan>(
       graph.name(first.input), pack({&sorted_first}, params_of(between), between.gelu),
-      pack({&sorted_second}, params_of(after), after.gelu), graph.name(after.output));
+      int8_product(sorted_second, after), graph.name(after.output));
   return block;
 }

@@ -14,7 +14,10 @@ class NormPlan : public Plan {
  public:
   NormPlan(std::vector<std::string> inputs, std::vector<std::string> outputs, std::vector<float> gamma,
            std::vector<float> beta, float epsilon, const std::optional<Quantization>& params)
-      : quantizes_(params.has_value()), gamma_(std::move(gamma)), beta_(std::move(beta)) {
+      : quantizes_(params.has_value()),
+        is_signed_(params && params->is_signed),
+        gamma_(std::move(gamma)),
+        beta_(std::move(beta)) {
     for (const std::string& name : inputs) terms_.push_back(add_input(name));
     for (const std::string& name : outputs) add_output(name);
     norm_.gamma = gamma_.data();
@@ -54,6 +57,7 @@ class NormPlan : public Plan {
       int64_t first = (int64_t)index * kRows;
       run.add_norm(now, first, std::min(first + kRows, rows));
     });
+    if (now.integers && is_signed_) flip(now.integers, now.integers, rows * norm_.size);
   }
 
  private:
@@ -73,7 +77,7 @@ class NormPlan : public Plan {
   }
 
   std::vector<size_t> terms_;  // a number twice if a tensor is added to itself
-  bool quantizes_;
+  bool quantizes_, is_signed_;
   AddNorm norm_{};
   std::vector<float> gamma_, beta_;
 };
@@ -155,7 +159,7 @@ std::optional<Block> norm_block(const GraphView& graph, int end) {
   std::optional<Quantization> params;
   for (int quantize : graph.consumers(output)) {
     if (params || graph.node(quantize).type != "QuantizeLinear" || graph.input(quantize, 0) != output) continue;
-    params = unsigned_quantization(graph, quantize);
+    params = quantization(graph, quantize);
     if (!params) continue;
     block.nodes.insert(quantize);
     outputs.push_back(graph.output(quantize));

@@ -15,6 +15,12 @@ constexpr int kInt32 = 6, kInt64 = 7;                     // ONNXTensorElementDa
 enum AttributeType : int { kInt = 1, kInts = 2, kNumber = 3, kText = 5 };  // OrtOpAttrType
 enum Severity : int { kInfo = 1, kWarning = 2 };          // OrtLoggingLevel
 
+#if defined(_WIN32)
+using PathChar = wchar_t;  // ORTCHAR_T
+#else
+using PathChar = char;
+#endif
+
 struct Graph;
 struct GraphNode;
 struct ValueInfo;
@@ -32,7 +38,7 @@ struct DataTransfer;
 // OrtApi, since 1.7 and 1.17
 using HasSessionConfigEntry = Function<237, Status*, const SessionOptions*, const char*, int*>;         // 1.14
 using GetSessionConfigEntry = Function<238, Status*, const SessionOptions*, const char*, char*, size_t*>;  // 1.14
-using LogMessage = Function<247, Status*, const Logger*, int, const char*, const char*, int, const char*>;  // 1.15
+using LogMessage = Function<247, Status*, const Logger*, int, const char*, const PathChar*, int, const char*>;  // 1.15
 using ReadAttribute = Function<272, Status*, const Attribute*, int, void*, size_t, size_t*>;            // 1.17
 using ValueName = Function<289, Status*, const ValueInfo*, const char**>;                               // 1.22
 using HardwareDeviceType = Function<307, int, const HardwareDevice*>;                                   // 1.22

@@ -56,7 +56,7 @@ std::unique_ptr<Int8Linear> pack(const std::vector<const Layer*>& layers, const 
   }
   Weights<int8_t> weights(layers, &Layer::values);
   return std::make_unique<Int8Linear>(weights.rows(), weights.values(), cost, std::move(outputs),
-                                      layers[0]->params.zero);
+                                      layers[0]->params.stored_zero());
 }
 
 void pack(const std::vector<const Layer*>& layers, FloatLayers& to) {

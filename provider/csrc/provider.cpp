@@ -17,6 +17,7 @@ namespace {
 constexpr char kName[] = "SparseExecutionProvider";
 constexpr char kOptionPrefix[] = "ep.sparseexecutionprovider.";  // ONNX Runtime adds it, in lower case
 constexpr char kVersion[] = PROVIDER_VERSION;
+constexpr PathChar kNoFile[] = {0};  // where a message comes from
 
 // Set once, when the library is registered; each runtime of a process has the same functions.
 const void* api;
@@ -62,7 +63,8 @@ void log(const Sparse& provider, const Claims& claims) {
                                : "none of " + std::to_string(all) + " Linear layers has enough zeros: the CPU provider "
                                  "runs the model";
   text = std::string(kName) + ": " + text + "; python -m onnxruntime_ep_sparse explain MODEL says more";
-  call<LogMessage>(api, provider.logger, (int)(count > 0 ? kInfo : kWarning), text.c_str(), "", 0, "GetCapability");
+  call<LogMessage>(api, provider.logger, (int)(count > 0 ? kInfo : kWarning), text.c_str(), kNoFile, 0,
+                   "GetCapability");
 }
 
 Status* ORT_CALL get_capability(Provider* self, const Graph* graph, GraphSupportInfo* info) {

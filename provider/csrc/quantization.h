@@ -1,4 +1,4 @@
-// Scale and zero point of QuantizeLinear and DequantizeLinear nodes.
+// Scale and zero point of a tensor of integers.
 #pragma once
 
 #include <optional>
@@ -18,7 +18,7 @@ struct Quantization {
   QuantParams stored_params() const { return make_quant_params(scale, stored_zero()); }
 };
 
-// None if a node has parameters that are not constant, of another type, out of range or different along an axis.
+// None if parameters are not constant, of another type, out of range or different along an axis.
+std::optional<Quantization> quantization(const GraphView& graph, int scale, int zero);
+// The same of a QuantizeLinear or DequantizeLinear.
 std::optional<Quantization> quantization(const GraphView& graph, int node);
-// None, too, if the integers are signed.
-std::optional<Quantization> unsigned_quantization(const GraphView& graph, int node);

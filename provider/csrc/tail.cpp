@@ -46,11 +46,14 @@ std::optional<Tail> find_gelu(const GraphView& graph, int x) {
 
 }  // namespace
 
+Tail no_tail(const Layer& layer) { return {{}, layer.output, false, layer.output_params}; }
+
 Tail find_tail(const GraphView& graph, const Layer& layer) {
-  Tail tail = find_gelu(graph, layer.output).value_or(Tail{{}, layer.output, false, {}});
+  if (layer.output_params) return no_tail(layer);
+  Tail tail = find_gelu(graph, layer.output).value_or(no_tail(layer));
   if (layer.is_float()) return tail;
   int quantize = graph.only_consumer(tail.output, "QuantizeLinear");
-  tail.quantization = unsigned_quantization(graph, quantize);
+  tail.quantization = quantization(graph, quantize);
   if (tail.quantization) {
     tail.nodes.insert(quantize);
     tail.output = graph.output(quantize);

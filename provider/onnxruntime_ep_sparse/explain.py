@@ -15,10 +15,11 @@ class LayerReport:
     """A Linear layer of a model."""
 
     name: str  # of its weight
-    form: str  # of its weight: int8, fp32 or other
+    form: str  # of its weight: int8, which means uint8, too, fp32 or other
+    quantization: str  # of an int8 layer: QDQ, QOperator, dynamic or integers; "" if the layer was not looked at
     inputs: int
     outputs: int
-    zeros: float  # share of its weights that are zero
+    zeros: float  # share of its weights that are zero; -1 if they have not been counted
     taken: str  # "alone", or the name of the part that it was taken with; "" if the CPU provider runs it
     reason: str  # why it was not taken
     dense_ns: float  # estimated time of a token on one thread; 0 if it cannot be taken
@@ -69,7 +70,9 @@ def explain(model: str | Path) -> str:
         taken = layer.taken or f"no: {layer.reason}"
         if layer.taken and layer.form == "int8":
             taken += ", windows" if layer.windows else ", blocks"
-        rows.append((layer.name, f"{layer.inputs}x{layer.outputs}", layer.form, f"{layer.zeros:.1%}", taken, gain))
+        weight = f"{layer.form} {layer.quantization}".strip()
+        zeros = f"{layer.zeros:.1%}" if layer.zeros >= 0 else ""
+        rows.append((layer.name, f"{layer.inputs}x{layer.outputs}", weight, zeros, taken, gain))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     taken_layers = [layer for layer in layers if layer.taken]

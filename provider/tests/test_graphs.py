@@ -1,6 +1,9 @@
 """The provider on random graphs of its patterns, beside numpy, and on damaged files."""
 
 import itertools
+import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from random_graphs import LEVELS, make_graph
+from random_graphs import FORMS, LEVELS, WEIGHTS, make_graph
 
 import onnxruntime_ep_sparse as sparse
 from helpers.damage import assert_survives
@@ -32,8 +35,11 @@ CASES = st.fixed_dictionaries(
         "zeros": st.sampled_from([0.0, 0.5, 0.9, 1.0]),
         "bias": st.booleans(),
         "channel": st.booleans(),
-        "integers": st.booleans(),  # MatMulInteger, as SparseML writes it, in place of DequantizeLinear and MatMul
-        "shares": st.booleans(),  # one DequantizeLinear for all layers
+        "form": st.sampled_from(FORMS),
+        "weights": st.sampled_from(WEIGHTS),
+        "signed": st.booleans(),  # the input, unless it is quantized dynamically
+        "signed_output": st.booleans(),
+        "shares": st.booleans(),  # one DequantizeLinear or DynamicQuantizeLinear for all layers; a transposed Gemm
         "quantize": st.booleans(),
         "also_output": st.booleans(),  # the graph returns what is before the quantization, too
         "level": st.sampled_from(LEVELS),
@@ -52,11 +58,15 @@ def run(model: onnx.ModelProto, feed, level, **options) -> dict[str, np.ndarray]
     return dict(zip(names, found.run(None, feed), strict=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(CASES)
 def test_int8_layers_are_exact(case):
     model, feed, expected = make_graph(case)
-    actual = run(model, feed, case["level"], always=True, fuse=case["fuse"])
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.jsonl"
+        actual = run(model, feed, case["level"], always=True, fuse=case["fuse"], report=report)
+        layers = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [bool(layer["taken"]) for layer in layers] == [True] * len(case["outputs"]), layers
     # ONNX Runtime makes a Gemm where it knows shapes, and quantizes its bias if a QuantizeLinear follows.
     error = 1e-3 if case["bias"] and case["quantize"] else 1e-6
     assert actual.keys() == expected.keys()
@@ -161,7 +171,7 @@ def test_sums_of_any_shapes_are_normalized(shapes, size, quantize, seed):
         assert np.abs(actual["q"].astype(int) - np.clip(np.rint(y / 0.05) + 100, 0, 255)).max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_damaged_files_do_not_crash(tmp_path, seed):
     """Models with random initializers, shapes and attributes."""
     assert_survives("provider", tmp_path, seed)

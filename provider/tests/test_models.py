@@ -10,7 +10,16 @@ import pytest
 from random_graphs import LEVELS
 
 import onnxruntime_ep_sparse as sparse
-from helpers.exports import CASES, FAMILIES, export_model, make_batch, prune_model, quantize_model
+from helpers.exports import (
+    CASES,
+    FAMILIES,
+    ONNXRUNTIME_FORMS,
+    export_model,
+    make_batch,
+    prune_model,
+    quantize_by_onnxruntime,
+    quantize_model,
+)
 from onnxruntime_ep_sparse.explain import explain, layer_reports
 from sparsification.runtime import load_session
 from sparsification.runtime.rewrite import rewrite_sparse
@@ -76,7 +85,18 @@ def test_outputs_are_the_bits_of_the_sparse_file(tmp_path, precision, share):
                 assert np.abs(one - other).mean() < 0.02 * other.std()
 
 
-@pytest.mark.parametrize("case", ["per channel", "4-bit weights", "no attention", "outputs"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "per channel",
+        "4-bit weights",
+        "no attention",
+        "outputs",
+        "symmetric activations",
+        "asymmetric weights",
+        "asymmetric 3-bit weights",
+    ],
+)
 def test_other_quantization_recipes(tmp_path, case):
     path, feed = make_model(tmp_path, **CASES[case])
     assert sum(bool(layer.taken) for layer in layer_reports(path, always=True)) >= 12
@@ -90,6 +110,19 @@ def test_model_of_integer_operators(tmp_path):
     kinds = [layer.taken for layer in layer_reports(path, always=True)]
     assert kinds.count("alone") == 9
     assert kinds.count("feed-forward") == 4
+    for level in LEVELS:
+        for actual, expected in zip(
+            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
+        ):
+            assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+
+
+@pytest.mark.parametrize("form", ONNXRUNTIME_FORMS)
+def test_models_that_onnxruntime_has_quantized(tmp_path, form):
+    path, feed = make_model(tmp_path, precision="fp32")
+    quantize_by_onnxruntime(path, form)
+    layers = layer_reports(path, always=True)
+    assert [layer.quantization for layer in layers if layer.taken] == [form.partition(",")[0]] * 13
     for level in LEVELS:
         for actual, expected in zip(
             run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
@@ -117,20 +150,35 @@ def test_model_without_zeros_is_left_to_the_cpu_provider(tmp_path, capfd):
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_explain(tmp_path, precision):
-    path, _ = make_model(tmp_path, precision=precision)
+@pytest.mark.parametrize("form", ["int8 QDQ", "fp32", "int8 dynamic"])
+def test_explain(tmp_path, form):
+    path, _ = make_model(tmp_path, precision="int8" if form == "int8 QDQ" else "fp32")
+    if form == "int8 dynamic":
+        quantize_by_onnxruntime(path, "dynamic")
     lines = explain(path).splitlines()
     assert lines[0].split() == ["layer", "shape", "weight", "zeros", "taken", "expected"]
     assert "12 of 13 Linear layers are sparse; together their products are expected to be" in lines[-1]
-    assert sum("  attention" in line for line in lines) == 6
+    assert sum(f"  {form}  " in line for line in lines) == 13
+    assert sum("  attention" in line for line in lines) == (0 if form == "int8 dynamic" else 6)
     assert sum("no: the dense product is faster" in line for line in lines) == 1
 
 
 def test_reason_why_a_layer_is_not_taken(tmp_path):
-    path, _ = make_model(tmp_path, **CASES["asymmetric weights"])
+    path, _ = make_model(tmp_path, **CASES["weights only"])
     reasons = {layer.reason for layer in layer_reports(path) if layer.form == "int8"}
-    assert reasons == {"its weight is asymmetric: a weight of 0 is not the integer 0"}
+    assert reasons == {"its input is not quantized"}
+
+
+def test_model_that_onnxruntime_has_optimized_is_refused_in_words(tmp_path):
+    path, _ = make_model(tmp_path, precision="fp32")
+    quantize_by_onnxruntime(path, "dynamic")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    kinds = {layer.reason.split(" in a ")[-1] for layer in layer_reports(tmp_path / "optimized.onnx")}
+    end = " of ONNX Runtime's optimizations: use the file that was optimized"
+    assert kinds == {"MatMulIntegerToFloat" + end, "DynamicQuantizeMatMul" + end}
+    assert explain(tmp_path / "optimized.onnx").splitlines()[-1] == "0 of 13 Linear layers are sparse."
 
 
 def test_dense_weights_are_released(tmp_path):

@@ -15,8 +15,7 @@ from onnxruntime_ep_sparse.__main__ import main
 CASE = {
     "inputs": 64, "outputs": [48, 32], "shape": (2, 7), "zeros": 0.9, "bias": True, "channel": True, "shares": True,
     "quantize": True, "also_output": False, "level": LEVELS[2], "fuse": True, "static": False,
-    "integers": False,
-    "seed": 1,
+    "form": "QDQ", "weights": "int8", "signed": False, "signed_output": False, "seed": 1,
 }  # fmt: skip
 
 

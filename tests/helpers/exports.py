@@ -1,11 +1,16 @@
 """Tiny models of four families, quantized by a recipe, pruned and exported."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 import torch
 import yaml
 from onnx import numpy_helper
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.calibrate import CalibrationDataReader
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -124,6 +129,38 @@ def export_model(model, output_dir, names=INPUTS, pad: int = 0, exporter: str = 
 
 def read_initializers(path) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+# Arguments of onnxruntime.quantization, which optimum-onnx calls, too; its default of each format is int8 for both.
+_DYNAMIC: dict[str, Any] = {"quantize": quantize_dynamic}
+_STATIC: dict[str, Any] = {"quantize": quantize_static}
+_OPERATORS = _STATIC | {"quant_format": QuantFormat.QOperator}
+ONNXRUNTIME_FORMS = {
+    "dynamic": _DYNAMIC,
+    "dynamic, uint8": _DYNAMIC | {"weight_type": QuantType.QUInt8},
+    "dynamic, per channel": _DYNAMIC | {"per_channel": True},
+    "dynamic, asymmetric": _DYNAMIC | {"extra_options": {"WeightSymmetric": False}, "per_channel": True},
+    "QDQ": _STATIC,
+    "QDQ, uint8": _STATIC | {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
+    "QDQ, per channel": _STATIC | {"per_channel": True},
+    "QOperator": _OPERATORS,
+    "QOperator, uint8": _OPERATORS | {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
+}
+
+
+class _Batches(CalibrationDataReader):
+    def __init__(self) -> None:
+        self.left = [{name: one.numpy() for name, one in make_batch(4, 24, seed=100 + seed).items()} for seed in (0, 1)]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
+
+
+def quantize_by_onnxruntime(path: Path, form: str) -> None:
+    """Quantize an exported fp32 model in place, in one of ``ONNXRUNTIME_FORMS``."""
+    options = dict(ONNXRUNTIME_FORMS[form])
+    quantize = options.pop("quantize")
+    quantize(path, path, *([] if quantize is quantize_dynamic else [_Batches()]), **options)
 
 
 NO_COMPILER = "the sparse runtime needs a C++ compiler once, and there is none: install g++ or clang, or set CXX"

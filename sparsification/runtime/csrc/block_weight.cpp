@@ -19,7 +19,8 @@ std::vector<Block> blocks_of(const SparseRows& rows, const int8_t* values, int64
       int64_t input = (int64_t)rows.positions[entry] * rows.width + index;
       int8_t value = values[entry * rows.width + index];
       if (value == 0 || input >= rows.inputs) continue;
-      if (blocks.empty() || blocks.back().group != input / 4) blocks.push_back({input / 4, {}});
+      if (blocks.empty() || blocks.back().group != input / 4 || blocks.back().values[input % 4] != 0)
+        blocks.push_back({input / 4, {}});
       blocks.back().values[input % 4] = value;
     }
   return blocks;

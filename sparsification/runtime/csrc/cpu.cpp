@@ -127,19 +127,27 @@ bool select_kernels(const char* name) {
 
 const char* available_kernels() { return available().names.c_str(); }
 
+#if defined(_WIN32)
+void* allocate_aligned(size_t alignment, size_t bytes) { return _aligned_malloc(bytes, alignment); }
+void free_aligned(void* memory) { _aligned_free(memory); }
+#else
+void* allocate_aligned(size_t alignment, size_t bytes) { return std::aligned_alloc(alignment, bytes); }
+void free_aligned(void* memory) { std::free(memory); }
+#endif
+
 namespace {
 
 struct Scratch {
   void* memory = nullptr;
   size_t bytes = 0;
-  ~Scratch() { std::free(memory); }
+  ~Scratch() { free_aligned(memory); }
 
   void* of(size_t least) {
     if (bytes < least) {
-      std::free(memory);
+      free_aligned(memory);
       bytes = 0;
       size_t rounded = (least + 4095) / 4096 * 4096;
-      memory = std::aligned_alloc(4096, rounded);
+      memory = allocate_aligned(4096, rounded);
       if (!memory) throw std::bad_alloc();
       bytes = rounded;
     }

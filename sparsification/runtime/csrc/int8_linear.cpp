@@ -1,5 +1,6 @@
 #include "int8_linear.h"
 
+#include <algorithm>
 #include <mutex>
 
 #include "cpu.h"
@@ -28,9 +29,17 @@ Int8Linear::Int8Linear(const SparseRows& rows, const int8_t* values, const Layer
 }
 
 void Int8Linear::run(const void* api, const ort::KernelContext* context, const uint8_t* x, int64_t tokens,
-                     void* y) const {
+                     void* y, const RunParams* params) const {
   if (tokens == 0) return;
   const float *scale = layer_.scale.data(), *bias = layer_.bias.data();
+  int input_zero = input_zero_;
+  if (params) {
+    thread_local std::vector<float> scales;
+    scales.assign(layer_.scale.size(), params->is_one ? *params->scale : 0.0f);
+    if (!params->is_one) std::copy_n(params->scale, outputs(), scales.begin());
+    scale = scales.data();
+    input_zero = params->input_zero;
+  }
   bool quantized = !layer_.output_params.empty();
   auto tiles = [&](int64_t size) { return (tokens + size - 1) / size; };
   if (windows_) {
@@ -38,7 +47,7 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
     WindowLinear linear{weight,
                         {scale, bias, layer_.gelu, quantized ? lanes_.scale.data() : nullptr, lanes_.reciprocal.data(),
                          lanes_.low.data(), lanes_.high.data(), lanes_.zero.data()},
-                        input_zero_};
+                        input_zero};
     // Outputs that are put back into their places are so when all groups are done.
     int64_t parts = weight.order ? 1 : weight.groups, each = weight.groups / parts;
     ort::parallel_tiles(api, context, tiles(kWindowTokens), parts, [&](int64_t tile, int64_t first, int64_t end) {
@@ -47,8 +56,8 @@ void Int8Linear::run(const void* api, const ort::KernelContext* context, const u
     });
   } else {
     const SparseWeight& weight = blocks_->view();
-    const QuantParams* params = quantized ? layer_.output_params.data() : nullptr;
-    Linear linear{weight, {scale, bias, layer_.gelu, params}, input_zero_};
+    const QuantParams* output_params = quantized ? layer_.output_params.data() : nullptr;
+    Linear linear{weight, {scale, bias, layer_.gelu, output_params}, input_zero};
     // Several threads may work on one of few tiles: the first of them makes the panel for all.
     constexpr int64_t kTasks = 8;
     int64_t count = tiles(kTokens);

@@ -17,6 +17,13 @@ struct LayerOutputs {
   bool gelu;                               // before the quantization
 };
 
+// Parameters of an input that is quantized anew in each run.
+struct RunParams {
+  int input_zero;
+  const float* scale;  // of the sums
+  bool is_one;         // for all outputs; else one for each
+};
+
 class Int8Linear {
  public:
   // values: [entries][rows.width]. cost: of layer_cost; it decides between 1x4 blocks and windows.
@@ -25,8 +32,10 @@ class Int8Linear {
 
   int64_t inputs() const { return windows_ ? windows_->view().inputs : blocks_->view().inputs; }
   int64_t outputs() const { return windows_ ? windows_->view().outputs : blocks_->view().outputs; }
-  // x: [tokens][inputs]; y: [tokens][outputs], uint8 or fp32.
-  void run(const void* api, const ort::KernelContext* context, const uint8_t* x, int64_t tokens, void* y) const;
+  // x: [tokens][inputs]; y: [tokens][outputs], uint8 or fp32. params: in place of the scales and the input's zero
+  // point that the layer was made with.
+  void run(const void* api, const ort::KernelContext* context, const uint8_t* x, int64_t tokens, void* y,
+           const RunParams* params = nullptr) const;
 
  private:
   // Quantization parameters of each output, by kind.

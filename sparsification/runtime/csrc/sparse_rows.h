@@ -17,7 +17,8 @@ struct SparseRows {
   int64_t inputs, outputs;
   int width;
   std::vector<int64_t> starts;      // [outputs + 1] where a row's entries begin
-  std::vector<uint16_t> positions;  // [entries] ascending in a row; times `width`, the first input of an entry
+  // [entries] ascending in a row; times `width`, the first input of an entry. Entries at one input are added up.
+  std::vector<uint16_t> positions;
 };
 
 // All positions lie within the inputs, each occurs once in its row, and memory is proportional to the file.

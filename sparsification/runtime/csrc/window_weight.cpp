@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <new>
 #include <numeric>
+
+#include "cpu.h"
 
 namespace {
 
@@ -49,7 +50,7 @@ struct Weights {
 
 }  // namespace
 
-PackedWindows::PackedWindows(const SparseRows& rows, const int8_t* values) : bytes_(nullptr, std::free) {
+PackedWindows::PackedWindows(const SparseRows& rows, const int8_t* values) : bytes_(nullptr, free_aligned) {
   WindowWeight& view = view_;
   view.inputs = rows.inputs;
   view.outputs = rows.outputs;
@@ -118,7 +119,7 @@ PackedWindows::PackedWindows(const SparseRows& rows, const int8_t* values) : byt
   }
   first_.push_back((uint32_t)windows_.size());
   size_t half = picks.size();
-  bytes_.reset((uint8_t*)std::aligned_alloc(64, std::max<size_t>(2 * half, 64)));
+  bytes_.reset((uint8_t*)allocate_aligned(64, std::max<size_t>(2 * half, 64)));
   if (!bytes_) throw std::bad_alloc();
   std::copy(picks.begin(), picks.end(), bytes_.get());
   std::copy(factors.begin(), factors.end(), bytes_.get() + half);
