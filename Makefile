@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study classifier-study \
-	bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime runtime-arm \
-	bench-break-even bench-sparse plan-study optimum optimum-embedding parity fuzz provider provider-test resume-study crash-study \
-	encoders clean
+.PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
+	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
+	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding parity fuzz provider \
+	provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'

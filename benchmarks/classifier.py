@@ -147,7 +147,7 @@ def page(results: Mapping[str, dict]) -> str:
         lines.append(
             f"| {name} | {run['epochs']:g} | {mean(run['sparsity']):.1%} | {run['eval_accuracy']:.1%} "
             f"| {run['eval_onnx_accuracy']:.1%}{sparse} | {run['eval_accuracy'] / teacher['eval_accuracy']:.1%} "
-            f"| {low:.1%} to {high:.1%} | {run['agreement']:.1%} | {run['test_accuracy']:.1%} "
+            f"| {low:.1%} to {high:.1%} | {run['agreement']:.1%} | {run['predict_accuracy']:.1%} "
             f"| {run['megabytes']:.1f} MB | {run['cpu_minutes']:.0f} |"
         )
     lines += ["", "## How each was run", ""]

@@ -78,7 +78,9 @@ def random_losses(units: list[Unit]) -> Losses:
         return {f"{sparsity:g}": factor * sparsity**3 for sparsity in SPARSITIES}
 
     names = [name for unit in units for name in unit.weights]
-    return Losses({name: {"int8": 0.0, UNSTRUCTURED: curve(1.0), BLOCKS: curve(1.5)} for name in names})
+    return Losses(
+        {name: {"int8": 0.0, "sensitivity": 1.0, UNSTRUCTURED: curve(1.0), BLOCKS: curve(1.5)} for name in names}
+    )
 
 
 def write_planned(plan: Plan, files: ModelFiles, path: Path) -> Path:

@@ -91,9 +91,13 @@ class Study(ABC):
             *self.flags(name, output),
         ]
         if run.recipe:
-            command += ["--recipe", f"recipes/{run.recipe}.md", *(["--one_shot"] if run.one_shot else [])]
+            command += ["--recipe", self.recipe(run), *(["--one_shot"] if run.one_shot else [])]
             command += ["--recipe_args", run.variables] if run.variables else []
         return [*command, *([] if run.one_shot else TRAIN), *run.flags]
+
+    def recipe(self, run: Run) -> str:
+        """The file of a run's recipe."""
+        return f"recipes/{run.recipe}.md"
 
     @abstractmethod
     def flags(self, name: str, output: Path) -> list[str]:

@@ -38,6 +38,13 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--length", type=positive, default=128, help="tokens of an example (default 128)")
     parser.add_argument("--threads", type=positive, default=1, help="threads of ONNX Runtime (default 1)")
     parser.add_argument(
+        "--engine",
+        choices=("operators", "provider"),
+        default="operators",
+        help="what computes sparse layers in ONNX Runtime: the operators of model.sparse.onnx (default), or the "
+        "execution provider of onnxruntime-ep-sparse for model.onnx",
+    )
+    parser.add_argument(
         "--precision", choices=("auto", "fp32", "int8"), default="auto", help="number format (default: what loses less)"
     )
     parser.add_argument(
@@ -79,6 +86,7 @@ def _run(args: argparse.Namespace) -> None:
     from sparsification.plan.apply import apply_recipe
     from sparsification.plan.calibration import as_batches, read_rows
     from sparsification.plan.costs import Setting, measure_costs, time_files
+    from sparsification.plan.engines import OPERATORS
     from sparsification.plan.losses import measure_losses
     from sparsification.plan.planner import make_plan
     from sparsification.plan.recipe import write_recipe
@@ -88,7 +96,7 @@ def _run(args: argparse.Namespace) -> None:
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = args.cache_dir or home / "sparsification-plan"
-    setting = Setting(args.batch, args.length, args.threads)
+    setting = Setting(args.batch, args.length, args.threads, args.engine)
     model, tokenizer = _load(args.model)
     rows = read_rows(args.data, model, tokenizer, args.num_samples, args.length)
     batches = as_batches(rows, tokenizer)
@@ -97,7 +105,7 @@ def _run(args: argparse.Namespace) -> None:
     losses = measure_losses(model, units, batches, folder, _say)
     precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
     plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions)
-    machine = f"{cpu_name()}: batch {args.batch}, length {args.length}, threads {args.threads}."
+    machine = f"{cpu_name()}: batch {args.batch}, length {args.length}, threads {args.threads}, {args.engine}."
     command = f"Made by: sparsification plan --model {shlex.quote(args.model.name)} {plan.target.flag}"
     atomic_write_text(args.output, write_recipe(plan, comments(plan, command, machine), args.num_train_epochs))
     print("\n".join([*table(plan), "", summary(plan), f"Recipe: {args.output}"]))
@@ -105,7 +113,9 @@ def _run(args: argparse.Namespace) -> None:
         draw(plan, args.plot)
         print(f"Picture: {args.plot}")
     if args.apply:
-        path = apply_recipe(model, tokenizer, write_recipe(plan), rows, args.apply, plan.is_sparse)
+        path = apply_recipe(
+            model, tokenizer, write_recipe(plan), rows, args.apply, sparse=plan.is_sparse and args.engine == OPERATORS
+        )
         (milliseconds,) = time_files([path], setting, model.config.vocab_size)
         print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
 

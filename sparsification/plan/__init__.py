@@ -12,12 +12,13 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    outputs, of what is missing to the time of the dense model, whose operators are not fused. The estimate is therefore
    exact for the three models that were timed and linear between them.
 3. ``losses``: for each weight and option the relative error of the layer's outputs, by SparseGPT on calibration data,
-   with the inputs of the dense model. A pruned model has other inputs, so this is a ranking and no prediction of
-   accuracy. int8 adds the error of rounding weights and inputs. A line of a file for each weight: a study that was
-   interrupted goes on.
-4. ``allocation``: the options with the smallest sum of relative errors within the budget, by dynamic programming over
-   discretized costs. All weights count the same: there are no sensitivities. SPDY (Frantar & Alistarh 2022,
-   arXiv:2201.13096) searches for them; its dynamic program is the one here.
+   with the inputs of the dense model, times a sensitivity: the change of the model's outputs, in units of their
+   variance, over the relative error, when this weight alone has 80 % sparsity. Over the layers of a MiniLM it differs
+   by a factor of 90, over the options of one layer by less than 2, so that one measurement is enough for all. int8 adds
+   the error of rounding weights and inputs. A line of a file for each weight: a study that was interrupted goes on.
+4. ``allocation``: the options with the smallest sum of losses within the budget, by dynamic programming over
+   discretized costs, which is that of SPDY (Frantar & Alistarh 2022, arXiv:2201.13096). SPDY searches for the
+   sensitivities; here they are measured.
 5. ``planner`` does this for fp32 and for int8 and takes the better one. ``recipe`` writes it as a recipe, ``report`` as
    a table and a picture, and ``apply`` prunes the model by it without training, and exports it.
 

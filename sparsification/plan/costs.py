@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.atomic_io import atomic_write_text
+from sparsification.plan.engines import OPERATORS, identity, served, session
 from sparsification.plan.layer_files import write_float_layer, write_layer
 from sparsification.plan.losses import digest
 from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_inputs
@@ -26,9 +27,7 @@ from sparsification.plan.timing import take_turns
 from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.report.environment import cpu_flags, cpu_name
-from sparsification.runtime import load_session
-from sparsification.runtime.build import build
-from sparsification.runtime.rewrite import SparseGraphError, rewrite_sparse
+from sparsification.runtime.rewrite import SparseGraphError
 
 ROUNDS = 5
 LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
@@ -44,6 +43,7 @@ class Setting:
     batch: int = 1
     length: int = 128
     threads: int = 1
+    engine: str = OPERATORS
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Costs:
         if len(line) < 2:
             return whole - of_layers(dense), [{dense: getattr(self.layers[u.shape][dense], kind)} for u in units]
         (low, high), (less, more) = line, (getattr(self.models[option], kind) for option in line)
-        factor = (less - more) / (of_layers(low) - of_layers(high))
+        spread = of_layers(low) - of_layers(high)
+        factor = (less - more) / spread if spread else 1.0  # files for the execution provider are as large
         rest = more - factor * of_layers(high)
         missing = (whole - rest - of_layers(dense)) / sum(unit.outputs for unit in units)
         found = []
@@ -120,9 +121,11 @@ def measure_costs(
 
     Raises:
         BuildError: there is no compiler for the sparse operators, or it failed.
+        PlanError: the execution provider cannot be used.
         ExportError: the model cannot be exported.
     """
-    machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, build().name, digest(list(model.parameters())))
+    library = identity(setting.engine)
+    machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, library, digest(list(model.parameters())))
     path = folder / f"costs-{hashlib.sha256(repr((machine, setting)).encode()).hexdigest()[:16]}.json"
     if path.exists():
         say(f"Costs: from {path}")
@@ -130,7 +133,7 @@ def measure_costs(
     say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
     with tempfile.TemporaryDirectory() as scratch:
         layers = _time_layers(model, units, setting, Path(scratch))
-        files = ModelFiles(model, tokenizer, rows, Path(scratch))
+        files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
         models = _time_models(files, _models_to_time(layers), setting, model.config.vocab_size)
     costs = Costs(layers, models)
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,10 +157,10 @@ def _time_layers(
         weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
         paths = {}
         for option in [one for precision in ("fp32", "int8") for one in options(precision)]:
-            if path := _write_option(weight, option, folder):
+            if path := _write_option(weight, option, folder, setting.engine):
                 paths[option] = path
         runs = [
-            partial(load_session(path, setting.threads).run, None, {"x": _inputs(option, shape[0], setting)})
+            partial(session(path, setting.engine, setting.threads).run, None, {"x": _inputs(option, shape[0], setting)})
             for option, path in paths.items()
         ]
         times = take_turns(runs, ROUNDS, LAYER_SECONDS, setting.threads)
@@ -166,8 +169,11 @@ def _time_layers(
     return layers
 
 
-def _write_option(weight: torch.Tensor, option: Option, folder: Path) -> Path | None:
-    """Write the file of a layer; None if the sparse operators are not faster than the dense one."""
+def _write_option(weight: torch.Tensor, option: Option, folder: Path, engine: str) -> Path | None:
+    """Write the file of a layer; None if the sparse operators are not faster than the dense one.
+
+    The execution provider runs such a layer dense, and the times say so.
+    """
     if option.pattern != DENSE:
         weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
     path = folder / f"{option}.onnx"
@@ -179,7 +185,7 @@ def _write_option(weight: torch.Tensor, option: Option, folder: Path) -> Path | 
     if option.pattern == DENSE:
         return path
     try:
-        return rewrite_sparse(path, folder / f"{option}.sparse.onnx").path
+        return served(path, engine)
     except SparseGraphError:
         return None
 
@@ -219,8 +225,8 @@ def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list
     """Measure the milliseconds of model files, which take turns, on random tokens."""
     runs = []
     for path in paths:
-        session = load_session(path, setting.threads)
-        runs.append(partial(session.run, None, random_inputs(session, setting.batch, setting.length, vocabulary)))
+        loaded = session(path, setting.engine, setting.threads)
+        runs.append(partial(loaded.run, None, random_inputs(loaded, setting.batch, setting.length, vocabulary)))
     return take_turns(runs, ROUNDS, MODEL_SECONDS, setting.threads)
 
 

@@ -1,52 +1,58 @@
-"""Losses of each weight: the relative error of its layer's outputs in each pattern and sparsity, kept in a file.
+"""Losses of each weight: what its pruning changes in the model's outputs, kept in a file.
 
-Errors are those of SparseGPT on calibration data, with the inputs and outputs of the dense model. A file has a line of
-JSON for each weight and is named by a digest of all that the errors depend on, so that an interrupted study goes on.
+A loss is the relative error of the layer's outputs in a pattern and sparsity, by SparseGPT on calibration data with the
+inputs and outputs of the dense model, times the sensitivity of the model to this layer. A file has a line of JSON for
+each weight and is named by a digest of all that the errors depend on, so that an interrupted study goes on.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, sparsegpt
+from sparsification.pruning.sensitivity import PROBED_BATCHES, TINY, Probe
 
 DAMPENING = 0.01  # that of ReconstructionPruningModifier
-LINE_BYTES = 600  # of a weight in the file, about
+PROBE = 0.8  # unstructured sparsity at which sensitivities are measured
+LINE_BYTES = 640  # of a weight in the file, about
 
 
 class Losses:
-    """Relative errors by weight.
+    """Losses by weight.
 
     Args:
-        rows: for each weight "int8", the error of rounding, and for each pattern the errors by sparsity.
+        rows: for each weight "int8", the error of rounding, for each pattern the errors by sparsity, and the
+            "sensitivity" that they are multiplied by.
     """
 
     def __init__(self, rows: Mapping[str, Mapping[str, float | Mapping[str, float]]]):
         self._rows = rows
 
     def of(self, unit: Unit, option: Option) -> float:
-        """Sum of the errors of a unit's weights."""
+        """Sum of the losses of a unit's weights."""
         return sum(self._of(self._rows[name], option) for name in unit.weights)
 
     def _of(self, row: Mapping, option: Option) -> float:
         pruned = 0.0 if option.pattern == DENSE else row[option.pattern][f"{option.sparsity:g}"]
-        return pruned + (row["int8"] if option.precision == "int8" else 0.0)
+        return row["sensitivity"] * (pruned + (row["int8"] if option.precision == "int8" else 0.0))
 
 
 def measure_losses(
-    model: nn.Module,
+    model: PreTrainedModel,
     units: Sequence[Unit],
     batches: Sequence[Mapping[str, Tensor]],
     folder: Path,
     say: Callable[[str], None],
 ) -> Losses:
-    """Measure the errors of all weights that the folder does not have yet.
+    """Measure errors and sensitivities of all weights that the folder does not have yet.
 
     Args:
         model: dense; not changed.
@@ -66,9 +72,13 @@ def measure_losses(
         size = len(weights) * LINE_BYTES / 1000
         say(f"Losses: {problems} problems of {len(missing)} of {len(weights)} weights; about {size:.0f} kB in {path}")
         layers = LayerReconstruction(model, missing)
+        copied = copy.deepcopy(model).eval()  # ``layers`` replaces the forward passes of the model
+        probe = Probe(copied, batches)
         with path.open("a", encoding="utf-8") as file:
             for number, (name, problem) in enumerate(layers.problems(batches, DAMPENING), start=1):
-                rows[name] = _errors(problem)
+                errors, pruned = _errors(problem)
+                change = probe.change(copied.get_parameter(name), pruned)
+                rows[name] = errors | {"sensitivity": change / max(errors[UNSTRUCTURED][f"{PROBE:g}"], TINY)}
                 file.write(json.dumps({"name": name, **rows[name]}) + "\n")
                 file.flush()
                 say(f"  {number} of {len(missing)}: {name}")
@@ -77,7 +87,7 @@ def measure_losses(
 
 def digest(tensors: Sequence[Tensor]) -> str:
     """Digest of tensors and of what is measured; the same numbers have the same one."""
-    sha = hashlib.sha256(repr((SPARSITIES, sorted(MASK_TYPES), DAMPENING)).encode())
+    sha = hashlib.sha256(repr((SPARSITIES, sorted(MASK_TYPES), DAMPENING, PROBE, PROBED_BATCHES)).encode())
     for tensor in tensors:
         array = tensor.detach().cpu().contiguous()
         sha.update(f"{tuple(array.shape)} {array.dtype}".encode())
@@ -92,18 +102,20 @@ def int8_error(problem: Problem) -> float:
     steps over their range, is that of independent uniform noise: a twelfth of the square of a step for each input.
     """
     weight = problem.weight.double()
-    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / 127
     noise = (problem.input_range / 255) ** 2 / 12 * float(weight.square().sum())
     rounded = problem.relative_error((weight / scale).round() * scale)
-    return rounded + noise / max(problem.power, torch.finfo(torch.float64).tiny)
+    return rounded + noise / max(problem.power, TINY)
 
 
-def _errors(problem: Problem) -> dict:
-    errors: dict = {"int8": int8_error(problem)}
-    for pattern in (UNSTRUCTURED, BLOCKS):
-        solved = {s: sparsegpt(problem, s, MASK_TYPES[pattern])[0] for s in SPARSITIES}
-        errors[pattern] = {f"{s:g}": problem.relative_error(weight) for s, weight in solved.items()}
-    return errors
+def _errors(problem: Problem) -> tuple[dict, Tensor]:
+    """The errors of a weight, and the weight that sensitivity is measured with."""
+    solved = {p: {s: sparsegpt(problem, s, MASK_TYPES[p])[0] for s in SPARSITIES} for p in (UNSTRUCTURED, BLOCKS)}
+    errors = {
+        pattern: {f"{sparsity:g}": problem.relative_error(weight) for sparsity, weight in weights.items()}
+        for pattern, weights in solved.items()
+    }
+    return {"int8": int8_error(problem), **errors}, solved[UNSTRUCTURED][PROBE]
 
 
 def _read(path: Path) -> dict[str, dict]:

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.plan.apply import apply_recipe
+from sparsification.plan.engines import OPERATORS, served
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option
 from sparsification.pruning import masks
 from sparsification.runtime.graph import Graph
-from sparsification.runtime.rewrite import rewrite_sparse
 from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears
 from sparsification.runtime.rewrite.linear import Linear, find_linears
 
@@ -55,6 +55,7 @@ class ModelFiles:
         tokenizer: of the model.
         rows: features for the ranges of int8.
         folder: for the files.
+        engine: that loads the files.
     """
 
     def __init__(
@@ -63,8 +64,10 @@ class ModelFiles:
         tokenizer: PreTrainedTokenizerBase,
         rows: Sequence[Mapping[str, list[int]]],
         folder: Path,
+        engine: str = OPERATORS,
     ):
         self._model, self._tokenizer, self._rows, self._folder = model, tokenizer, rows, folder
+        self._engine = engine
         self._dense: dict[str, Path] = {}  # by number format
 
     def write(self, option: Option) -> Path:
@@ -88,7 +91,7 @@ class ModelFiles:
         zero(model, layers, [option] * len(layers))
         source = self._folder / f"model {option}.onnx"
         onnx.save(model, source)
-        return rewrite_sparse(source, self._folder / f"model {option}.sparse.onnx").path
+        return served(source, self._engine)
 
 
 def marked_layers(model: onnx.ModelProto) -> list[Linear | FloatLinear]:

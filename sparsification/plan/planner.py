@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def loss(self) -> float:
-        """Sum of the relative errors."""
+        """Sum of the losses."""
         return sum(choice.loss for choice in self.choices)
 
     @property

@@ -12,14 +12,14 @@ def summary(plan: Plan) -> str:
     (before, after), (large, small) = costs[MILLISECONDS], costs[BYTES]
     return (
         f"Predicted: {after:.2f} ms in {plan.precision}, {before / after:.2f} times as fast as {before:.2f} ms of the "
-        f"dense fp32 model; {small / 1e6:.1f} MB of {large / 1e6:.1f} MB; sum of the relative errors {plan.loss:.3f}."
+        f"dense fp32 model; {small / 1e6:.1f} MB of {large / 1e6:.1f} MB; loss {plan.loss:.3f}."
     )
 
 
 def table(plan: Plan) -> list[str]:
     """A line for each unit and for the rest of the model."""
     width = max(len(choice.unit.label) for choice in plan.choices)
-    lines = [f"{'layers':<{width}}  {'inputs x outputs':>16}  {'option':<22} {'ms':>7} {'MB':>7} {'error':>7}"]
+    lines = [f"{'layers':<{width}}  {'inputs x outputs':>16}  {'option':<22} {'ms':>7} {'MB':>7} {'loss':>7}"]
     for choice in plan.choices:
         shape = f"{choice.unit.inputs} x {choice.unit.outputs}"
         lines.append(
@@ -61,7 +61,7 @@ def draw(plan: Plan, path: Path) -> None:
         axes.axvline(plan.target.limit * scale, color=DARK, linestyle=(0, (4, 2)), linewidth=1.1, label="target")
         axes.plot([plan.total(kind) * scale], [plan.loss], "o", color=DARK, markersize=6, label="plan")
         axes.set_xlabel(f"predicted {unit}")
-        axes.set_ylabel("sum of relative errors")
+        axes.set_ylabel("loss")
         axes.set_ylim(bottom=0)
         axes.legend()
         try:
@@ -79,7 +79,8 @@ def comments(plan: Plan, command: str, machine: str) -> list[str]:
         summary(plan),
         f"{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of {len(plan.choices)} groups of "
         "layers stay dense.",
-        "The sum of the relative errors of the layers' outputs is the smallest one within the target.",
+        "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time; the sum "
+        "is the smallest one within the target.",
         "",
         *table(plan),
     ]

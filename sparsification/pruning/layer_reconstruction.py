@@ -17,6 +17,7 @@ from sparsification.pruning.gradient_sampling import from_first_process
 from sparsification.pruning.layer_walk import Batch, Group, input_norms, walk
 from sparsification.pruning.masks import MaskType
 from sparsification.pruning.reconstruction import Problem
+from sparsification.pruning.sensitivity import TINY, Probe
 from sparsification.pruning.sparsity import encoder_layers
 from sparsification.samplers import CalibrationSampler
 
@@ -167,22 +168,29 @@ class LayerReconstruction:
     def by_errors(
         self, batches: Sequence[Batch], sparsity: float, mask_type: MaskType, block_size: int, dampening: float
     ) -> dict[str, float]:
-        """Allocate a sparsity to weights such that the sum of the relative errors is smallest.
+        """Allocate a sparsity to weights such that the model's outputs change least.
 
-        Errors are measured with SparseGPT in the dense model at seven sparsities; see
-        ``allocation.cheapest_sparsities``.
+        The loss of a weight is the relative error of its layer in the dense model, by SparseGPT at seven sparsities,
+        times the change of the model's outputs over this error, with this weight alone at the total sparsity; see
+        ``sensitivity`` and ``allocation.cheapest_sparsities``. Takes the memory of the weights once more.
 
         Returns:
             The sparsity of each weight.
         """
         grid = [sparsity + step for step in STEPS if 0 <= sparsity + step < 1]
-        curves = {
-            name: [
-                (goal, problem.relative_error(reconstruction.sparsegpt(problem, goal, mask_type, block_size)[0]))
-                for goal in grid
-            ]
-            for name, problem in self.problems(batches, dampening)
-        }
+        errors: dict[str, list[float]] = {}
+        pruned: dict[str, Tensor] = {}
+        for name, problem in self.problems(batches, dampening):
+            found = [reconstruction.sparsegpt(problem, goal, mask_type, block_size)[0] for goal in grid]
+            errors[name] = [problem.relative_error(weight) for weight in found]
+            pruned[name] = found[grid.index(sparsity)]
+        curves = {}
+        with evaluating(self.model):
+            probe = Probe(self.model, batches)
+            for name, weight in pruned.items():
+                own = max(errors[name][grid.index(sparsity)], TINY)
+                factor = probe.change(self._weights[name], weight) / own
+                curves[name] = [(goal, factor * error) for goal, error in zip(grid, errors[name], strict=True)]
         return cheapest_sparsities(curves, {name: self._weights[name].numel() for name in curves}, sparsity)
 
 

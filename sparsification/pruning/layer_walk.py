@@ -147,7 +147,7 @@ class _Replay:
         handles = hook(take)
         try:
             with _returning(self._finished, self._outputs[index] if self._finished else None):
-                _forward(self.model, self._batches[index])
+                forward(self.model, self._batches[index])
         except _PassedBy:
             pass
         finally:
@@ -170,8 +170,8 @@ def _returning(layers: Sequence[nn.Module], output: object) -> Iterator[None]:
             del layer.forward
 
 
-def _forward(model: nn.Module, batch: Batch) -> object:
-    # The forward of the class, without the autocast of Accelerate, so that inputs are measured in fp32.
+def forward(model: nn.Module, batch: Batch) -> object:
+    """Run a model by the forward of its class, without the autocast of Accelerate, so that measurements are in fp32."""
     with torch.no_grad():
         return type(model).forward(model, **batch)
 
@@ -213,7 +213,7 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
     handles = [on_input(model.get_submodule(name), partial(enter, name)) for name in linears]
     handles += [on_output(layer, partial(leave, name)) for name, layer in layers.items()]
     try:
-        whole = _forward(model, batch)
+        whole = forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -221,7 +221,7 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
     chain = bool(layers) and [name for name, is_layer in order if is_layer] == list(layers)
     if chain:
         with _returning(list(layers.values()), outputs[-1]):
-            chain = _same_values(whole, _forward(model, batch))
+            chain = _same_values(whole, forward(model, batch))
     stops: list[_Stop] = []
     for name, is_layer in order:
         if is_layer:
@@ -286,7 +286,7 @@ def input_norms(model: nn.Module, linears: Sequence[str], batches: Sequence[Batc
         mask = batch.get("attention_mask")
         handles = [on_input(model.get_submodule(name), partial(add, name, mask=mask)) for name in linears]
         try:
-            _forward(model, batch)
+            forward(model, batch)
         finally:
             for handle in handles:
                 handle.remove()

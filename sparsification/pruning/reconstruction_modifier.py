@@ -37,7 +37,7 @@ class ReconstructionPruningModifier(GradualSchedule):
     leave_enabled: bool = True
     mask_method: MaskMethod = "alps"  # present: keep existing zeros, fit the other weights to the teacher
     refit: bool = True  # solve for the kept weights
-    allocation: Literal["uniform", "owl", "error"] = "uniform"  # owl, error: sparsities differ between weights
+    allocation: Literal["uniform", "owl", "error"] = "uniform"  # sparsities by outliers, or by errors
     owl_m: float = 5.0  # with owl: an outlier is above this multiple of the mean
     owl_lmbda: float = 0.08  # with owl: half of the largest difference between two sparsities
     reference: Literal["self", "teacher"] = "self"  # model whose layer outputs are the targets

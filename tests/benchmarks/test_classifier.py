@@ -41,7 +41,7 @@ def test_each_run_starts_from_one_that_comes_before_it_and_has_a_recipe_that_loa
 
 def test_page_has_shares_of_the_teacher_and_of_equal_labels():
     def run(right: list[int], **more: object) -> dict:
-        scores = dict.fromkeys(("eval_accuracy", "eval_onnx_accuracy", "test_accuracy"), float(np.mean(right)))
+        scores = dict.fromkeys(("eval_accuracy", "eval_onnx_accuracy", "predict_accuracy"), float(np.mean(right)))
         return {
             **{"recipe": "", "variables": "", "start": "", "flags": [], "one_shot": False, "date": "2026-11-28"},
             **{"machine": "a CPU", "epochs": 5, "sparsity": [0.8, 0.8], "megabytes": 90.0, "cpu_minutes": 1.5},

@@ -43,6 +43,7 @@ def make_losses() -> Losses:
         {
             name: {
                 "int8": 0.001,
+                "sensitivity": 1.0,
                 UNSTRUCTURED: {f"{s:g}": weight * s**2 for s in SPARSITIES},
                 BLOCKS: {f"{s:g}": 2 * weight * s**2 for s in SPARSITIES},
             }

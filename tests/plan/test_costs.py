@@ -7,6 +7,7 @@ from helpers.exports import needs_compiler
 from helpers.plans import SHAPE, UNITS, make_costs
 from sparsification.plan import costs as module
 from sparsification.plan.costs import Cost, Costs, Setting
+from sparsification.plan.engines import OPERATORS
 from sparsification.plan.units import BLOCKS, DENSE, UNSTRUCTURED, Option, Unit
 
 
@@ -23,6 +24,15 @@ def test_dense_units_share_what_the_dense_model_takes_beyond_its_layers():
     assert rest == pytest.approx(2.0)
     assert [wide[low], narrow[high]] == pytest.approx([1.5, 0.3])
     assert [wide[dense], narrow[dense]] == pytest.approx([3.0 + 4 * 3 / 4, 1.0 + 4 / 4])
+
+
+def test_files_of_one_size_whatever_the_sparsity():
+    costs = make_costs()
+    layers = {SHAPE: {option: Cost(cost.milliseconds, 5.0) for option, cost in costs.layers[SHAPE].items()}}
+    models = {option: Cost(cost.milliseconds, 12.0) for option, cost in costs.models.items()}
+    rest, tables = Costs(layers, models).of_units(UNITS, "int8", "bytes")
+    assert rest == 2.0
+    assert all(value == 5.0 for table in tables for value in table.values())
 
 
 def test_only_the_dense_option_is_left_where_sparse_models_were_not_timed():
@@ -54,6 +64,6 @@ def test_models_to_time_have_sparsities_that_pay_in_each_shape():
 @needs_compiler
 def test_layer_that_the_operators_do_not_make_faster_has_no_file(tmp_path):
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
-    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.2), tmp_path) is None
-    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.8), tmp_path) is not None
+    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.2), tmp_path, OPERATORS) is None
+    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.8), tmp_path, OPERATORS) is not None
     assert module._inputs(Option("int8"), 64, Setting(2, 3)).shape == (2, 3, 64)

@@ -9,6 +9,7 @@ from torch import nn
 from helpers.exports import make_batch, make_bert
 from sparsification.plan.losses import int8_error, measure_losses
 from sparsification.plan.units import Option, find_units
+from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Moments, sparsegpt
 
 
@@ -50,12 +51,44 @@ def test_error_of_a_weight_is_that_of_its_outputs_on_the_tokens(case, tmp_path):
     moments.add(rows, [rows @ weight.T])
     pruned = sparsegpt(moments.problem(0, weight, 0.01), 0.8, "unstructured")[0]
     expected = (rows @ (pruned - weight).T).square().sum() / (rows @ weight.T).square().sum()
-    assert losses.of(unit, Option("fp32", "unstructured", 0.8)) == pytest.approx(float(expected), rel=1e-3)
+    (path,) = tmp_path.iterdir()
+    row = next(row for row in map(json.loads, path.read_text().splitlines()) if row["name"] == unit.weights[0])
+    assert row["unstructured"]["0.8"] == pytest.approx(float(expected), rel=1e-3)
+    assert 0 < row["int8"] < 0.01
     assert losses.of(unit, Option("fp32")) == 0
     int8 = losses.of(unit, Option("int8"))
-    assert 0 < int8 < 0.01
+    assert int8 == pytest.approx(row["int8"] * row["sensitivity"])
     both = losses.of(unit, Option("int8", "unstructured", 0.8))
     assert both == pytest.approx(losses.of(unit, Option("fp32", "unstructured", 0.8)) + int8)
+
+
+def test_loss_of_a_probed_weight_is_the_change_of_the_models_outputs(case, tmp_path):
+    model, units, batches = case
+    losses = measure_losses(model, units, batches, tmp_path, lambda text: None)
+    weight = model.get_parameter(units[3].weights[0])
+    (problem,) = [
+        problem for _, problem in LayerReconstruction(model, {units[3].weights[0]: weight}).problems(batches, 0.01)
+    ]
+
+    def outputs():
+        with torch.no_grad():
+            found = [(model(**batch), batch["attention_mask"].bool()) for batch in batches]
+        return [torch.cat([output[key][mask] for output, mask in found]) for key in ("start_logits", "end_logits")]
+
+    before = outputs()
+    weight.data.copy_(sparsegpt(problem, 0.8, "unstructured")[0])
+    changes = [
+        float((new - old).square().sum() / (old - old.mean()).square().sum())
+        for new, old in zip(outputs(), before, strict=True)
+    ]
+    assert losses.of(units[3], Option("fp32", "unstructured", 0.8)) == pytest.approx(sum(changes) / 2, rel=1e-3)
+
+
+def test_model_is_as_before(case, tmp_path):
+    model, units, batches = case
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measure_losses(model, units, batches, tmp_path, lambda text: None)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_weights_of_a_unit_are_added_and_higher_sparsity_loses_more(case, tmp_path):
@@ -64,7 +97,9 @@ def test_weights_of_a_unit_are_added_and_higher_sparsity_loses_more(case, tmp_pa
     (path,) = tmp_path.iterdir()
     rows = {row["name"]: row for row in map(json.loads, path.read_text().splitlines())}
     assert set(rows) == {name for unit in units for name in unit.weights}
-    expected = sum(rows[name]["1x4"]["0.9"] + rows[name]["int8"] for name in units[0].weights)
+    expected = sum(
+        (rows[name]["1x4"]["0.9"] + rows[name]["int8"]) * rows[name]["sensitivity"] for name in units[0].weights
+    )
     assert losses.of(units[0], Option("int8", "1x4", 0.9)) == pytest.approx(expected)
     for row in rows.values():
         for pattern in ("unstructured", "1x4"):

@@ -193,6 +193,17 @@ def test_allocation_keeps_the_sparsity_of_all_layers_together(allocation, tmp_pa
     assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.5, abs=2e-3)
 
 
+def test_allocation_by_error_prunes_most_where_the_outputs_change_least(tmp_path):
+    trainer = trainer_of(tmp_path, recipe("allocation: error, block_size: 8"))
+    quiet = trainer.model.bert.encoder.layer[1].output.dense.weight
+    with torch.no_grad():
+        quiet.mul_(1e-4)  # the relative errors of its layer are as before
+    trainer.apply_one_shot()
+    found = trainer.manager.modifiers[0].masked.sparsities()
+    assert found["bert.encoder.layer.1.output.dense.weight"] == pytest.approx(0.65, abs=2e-3)
+    assert trainer.manager.modifiers[0].masked.sparsity() == pytest.approx(0.5, abs=2e-3)
+
+
 def test_owl_counts_outliers_of_weight_times_input_norm(tmp_path):
     keys = "allocation: owl, mask_method: magnitude, refit: false, owl_m: 2.0, owl_lmbda: 0.1"
     trainer = one_shot(tmp_path, recipe(keys))
