@@ -4,9 +4,9 @@ VENV := .venv
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
-	classifier-study bench-onnx bench-exporters bench-step bench-scale bench-padding bench-qa runtime runtime-arm \
-	bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider parity fuzz \
-	provider provider-test resume-study crash-study encoders clean
+	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
+	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider \
+	parity fuzz provider provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -103,6 +103,9 @@ bench-onnx: $(VENV)/installed  ## an hour: exported models in three engines; BEN
 
 bench-exporters: $(VENV)/installed  ## half an hour: PyTorch's two ONNX exporters on each family of encoders
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.onnx_exporters
+
+bench-encoders: runtime  ## minutes: each family of encoders with sparse operators: what is fused, and how fast it is
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.encoder_shapes
 
 bench-step: $(VENV)/installed  ## minutes: a training step with masks, a teacher, int8, against the plain Trainer
 	$(VENV)/bin/python -m benchmarks.training_step
@@ -213,8 +216,9 @@ KILLS ?= 100
 crash-study: $(VENV)/tests-installed  ## a quarter of an hour: runs killed at any moment; KILLS=how often
 	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python crash_study.py --kills $(KILLS)
 
-encoders: $(VENV)/tests-installed runtime  ## minutes: docs/encoders.md, what works with which family of encoders
+encoders: $(VENV)/tests-installed runtime  ## half an hour: docs/encoders.md, what works with which family of encoders
 	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python encoder_study.py
+	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python task_study.py
 
 clean:  ## environments and what quickstart made
 	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz .venv-provider tests/fuzz/out provider/dist quickstart/out \

@@ -121,7 +121,7 @@ def main() -> None:
 
 def compare_exporters(family: str, form: str, rounds: int) -> dict:
     """Export one model by both exporters, and run the files."""
-    model = make_model(family)
+    model = make_model(*FAMILIES[family])
     batches = [make_batch(model, rows, length, seed) for seed, (rows, length) in enumerate(((4, 96), (2, 40)))]
     if form != "fp32":
         quantize(model, batches)
@@ -158,16 +158,17 @@ def compare_exporters(family: str, form: str, rounds: int) -> dict:
     return row
 
 
-def make_model(family: str) -> PreTrainedModel:
+def make_model(model_type: str, sizes: Mapping[str, object], sparsity: float = SPARSITY) -> PreTrainedModel:
     """A random model for question answering, sparse in 1x4 blocks."""
-    model_type, sizes = FAMILIES[family]
     torch.manual_seed(0)
-    model = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(model_type, **VOCABULARY | sizes)).eval()
+    model = AutoModelForQuestionAnswering.from_config(
+        AutoConfig.for_model(model_type, **VOCABULARY | dict(sizes))
+    ).eval()
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.in_features % 4 == 0:
             rows, columns = module.weight.shape
-            keep = torch.rand(rows, columns // 4, generator=generator) >= SPARSITY
+            keep = torch.rand(rows, columns // 4, generator=generator) >= sparsity
             module.weight.data *= keep.repeat_interleave(4, dim=1)
     return model
 

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         data_collator=collate,
         compute_metrics=compute_metrics,
     )
-    return run.execute(trainer, labels, "sentence-similarity", None)
+    return run.execute(trainer, labels, "sentence-similarity")
 
 
 if __name__ == "__main__":

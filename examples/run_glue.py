@@ -86,7 +86,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     file_name = f"predict_results_{args.task_name}.txt" if args.task_name else "predict_results.txt"
     metrics = metrics_of(args.task_name, labels is None)
-    predictions = Predictions(features.get("test"), file_name, lines)
+    predictions = [
+        Predictions(features.get("test"), file_name, lines),
+        Predictions(features.get("test_mismatched"), "predict_results_mnli-mm.txt", lines),
+    ]
     return run.execute(trainer, {name: name for name in metrics}, "text-classification", predictions, others)
 
 

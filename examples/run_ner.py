@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     predictions = Predictions(
         features.get("test"), "predictions.txt", lambda output: map(" ".join, tags_of(output, names)[0])
     )
-    return run.execute(trainer, {"accuracy": "accuracy", "f1": "entity F1"}, "token-classification", predictions)
+    return run.execute(trainer, {"accuracy": "accuracy", "f1": "entity F1"}, "token-classification", [predictions])
 
 
 if __name__ == "__main__":

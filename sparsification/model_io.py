@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
-from transformers import AutoModelForQuestionAnswering, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Names of modules with one row for each absolute position.
 _POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
@@ -39,13 +39,14 @@ def _table_lengths(model: PreTrainedModel) -> Iterator[int]:
 
 
 def position_limit_of(config: PreTrainedConfig) -> int | None:
-    """Return :func:`position_limit` of the question-answering model of a configuration, without its weights.
+    """Return :func:`position_limit` of the model of a configuration, without its weights.
 
     Raises:
-        ValueError: there is no question-answering model of this configuration.
+        ValueError: Transformers has no model of this configuration.
     """
     with torch.device("meta"):
-        return position_limit(AutoModelForQuestionAnswering.from_config(config))
+        # Without a head: DistilBERT's for questions takes no configuration with other than two labels.
+        return position_limit(AutoModel.from_config(config))
 
 
 def named_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:

@@ -4,7 +4,8 @@
 
 A tiny random model of each family goes through ``run_qa.py``: pruned and exported in fp32; pruned, quantized and
 exported in int8, dense and sparse; resumed from that run's first checkpoint; trained by two processes. What comes out
-is checked, and docs/encoders.md says "yes" or the words of the refusal. Anything else ends the study.
+is checked, and the first section of docs/encoders.md says "yes" or the words of the refusal. Anything else ends the
+study.
 """
 
 import argparse
@@ -15,42 +16,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-import onnxruntime
-import regex
-import torch
 import transformers
 from safetensors.torch import load_file
-from torch import Tensor
 from tqdm.auto import tqdm
 
 import run_qa
-from helpers import ROOT
 from helpers.data import PLACES, squad_json
+from helpers.studies import PRUNE, VERSIONS, Cells, check_weights, must, outcome, publish, table
 from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 from sparsification.trainer import mixin
 
-PAGE = ROOT / "docs" / "encoders.md"
+TITLE = "Question answering"
 COLUMNS = ("prune", "quantize", "ONNX", "sparse ONNX", "resume", "two processes")
-SPARSITY = 0.8
-# The matrices of every family's encoder layers: found by name here, as a check of the token in the recipe.
-PRUNED = r"(?!.*decoder).*layers?\.\d+\..*(?<!([nN]orm|wise|conv))\.weight"
-PRUNE = f"""
-modifiers:
-  - !EpochRangeModifier {{end_epoch: 2.0}}
-  - !GMPruningModifier
-    params: __ENCODER__
-    final_sparsity: {SPARSITY}
-    mask_type: [1, 4]
-    start_epoch: 0.0
-    end_epoch: 1.0
-    update_frequency: 0.5
-"""
 QUANTIZE = "  - !QuantizationModifier {start_epoch: 1.0, disable_quantization_observer_epoch: 1.5}\n"
 # SGD: Adam would make steps of gradients that are nothing but rounding, which two processes do in another order.
 FLAGS = (
@@ -60,11 +43,6 @@ FLAGS = (
 )
 BATCH = 8
 TIE = 8  # two blocks of four that weigh the same but for rounding, one of them pruned
-Cells = dict[str, str]
-
-
-class StudyError(AssertionError):
-    """A run ended well, and what it left is not right."""
 
 
 def prepare(folder: Path) -> None:
@@ -82,33 +60,6 @@ def train(folder: Path, family: str, out: str, recipe: str, *more: object, proce
     fixed = ("--recipe", folder / recipe, "--cache_dir", folder / "cache")
     batch = ("--per_device_train_batch_size", BATCH // processes)
     return run_qa.main([str(argument) for argument in (*files, *named, *fixed, *batch, *FLAGS.split(), *more)])
-
-
-def must(true: bool, what: str) -> None:
-    """Raise StudyError if something is not so."""
-    if not true:
-        raise StudyError(what)
-
-
-def outcome(work: Callable[[], None], folder: Path) -> str:
-    """Give "yes", or the words in which a run was refused."""
-    try:
-        work()
-    except run_qa.USER_ERRORS as error:
-        return str(error).replace(f"{folder}/", "")
-    return "yes"
-
-
-def check_weights(folder: Path) -> dict[str, Tensor]:
-    """Check that every matrix which the recipe names has the zeros that it asks for; give all weights."""
-    weights = load_file(folder / "model.safetensors")
-    names = [name for name in weights if regex.match(PRUNED, name)]
-    must(len(names) >= 4, f"only {names} are pruned")
-    for name in names:
-        share = float((weights[name] == 0).float().mean())
-        must(abs(share - SPARSITY) < 0.02, f"{name} has {share:.0%} zeros")
-    must(all(bool(weight.isfinite().all()) for weight in weights.values()), "weights are no numbers")
-    return weights
 
 
 def prune(folder: Path, family: str, export: bool) -> None:
@@ -210,25 +161,11 @@ def second_half(folder: Path, families: list[str]) -> None:
         (folder / "two.json").write_text(json.dumps(cells))
 
 
-def page(rows: dict[str, Cells], in_fp32: dict[str, list[str]]) -> str:
-    """The table, with the words of refusals below it."""
-    words: list[str] = []
-
-    def cell(text: str) -> str:
-        if text == "yes":
-            return text
-        if text not in words:
-            words.append(text)
-        return f"no ({words.index(text) + 1})"
-
-    versions = f"Transformers {transformers.__version__}, PyTorch {torch.__version__.partition('+')[0]}"
-    lines = [
-        "<!-- Made by tests/encoder_study.py: run make encoders, change nothing here. -->",
-        "",
-        "# Encoders",
-        "",
-        f"What `run_qa.py` does with a tiny random model of each family, with {versions} and ONNX Runtime",
-        f"{onnxruntime.__version__}; `make encoders` tries it all again. A yes is checked:",
+def section(rows: dict[str, Cells], in_fp32: dict[str, list[str]]) -> list[str]:
+    """The table, with what stays in fp32 below it."""
+    return [
+        "What `run_qa.py` does with a tiny random model of each family. A yes is checked, with",
+        f"{VERSIONS}:",
         "",
         "- **prune**: the weights that `__ENCODER__` names have 80 % sparsity in 1x4 blocks, to the block.",
         "- **quantize**: after pruning, weights and activations with ranges; what stays in fp32 is below.",
@@ -237,22 +174,18 @@ def page(rows: dict[str, Cells], in_fp32: dict[str, list[str]]) -> str:
         "- **resume**: from a checkpoint to the same bits.",
         "- **two processes**: masks and weights are those of one, but for rounding.",
         "",
-        f"| encoder | {' | '.join(COLUMNS)} |",
-        f"|---{'|---' * len(COLUMNS)}|",
+        *table(COLUMNS, rows),
+        "",
+        "A run says before training what a recipe that quantizes leaves in fp32:",
+        "",
+        *(f"- {family}: {text}" for family, texts in in_fp32.items() for text in texts),
     ]
-    lines += [f"| {family} | {' | '.join(cell(cells[name]) for name in COLUMNS)} |" for family, cells in rows.items()]
-    if words:
-        lines += ["", "Where it says no, the run is refused before training:", ""]
-        lines += [f"{number}. `{text}`" for number, text in enumerate(words, 1)]
-    lines += ["", "A run says before training what a recipe that quantizes leaves in fp32:", ""]
-    lines += [f"- {family}: {text}" for family, texts in in_fp32.items() for text in texts]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Study the families and write the page."""
+    """Study the families and write the section."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="only these, and print the page")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="only these, and print the section")
     parser.add_argument("--second_half", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     families = options.families or list(FAMILIES)
@@ -270,11 +203,7 @@ def main() -> None:
                 tqdm.write(f"{family}: {rows[family]}", file=sys.stderr)
             for family, text in by_two_processes(folder, families).items():
                 rows[family]["two processes"] = text
-            text = page(rows, in_fp32)
-    if options.families:
-        print(text)
-    else:
-        PAGE.write_text(text, encoding="utf-8")
+    publish(TITLE, section(rows, in_fp32), whole=options.families is None)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The scripts in examples/: each prunes a tiny model with a short recipe and exports what ONNX Runtime runs."""
 
 import csv
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -25,10 +23,14 @@ from transformers import (
 
 from helpers import ROOT
 from helpers.command_lines import FAST_EXPORT
-from helpers.data import PLACES
+from helpers.data import PLACES, tagged_words, write_tagged
+from helpers.examples import load_example
 from helpers.models import save_bert
 from helpers.processes import run_script
+from helpers.tiny_encoders import save_tiny_encoder
 from sparsification.errors import SparsificationError
+from sparsification.tasks.predict import load_predictor
+from sparsification.tasks.token_classification.predictor import Words
 
 RECIPE = """modifiers:
   - !EpochRangeModifier {end_epoch: 2.0}
@@ -38,23 +40,7 @@ QUANTIZE = "  - !QuantizationModifier {start_epoch: 1.0, disable_quantization_ob
 DISTILL = "  - !DistillationModifier {hardness: 0.5, distill_output_keys: [logits]}\n"
 TAGS = ["B-LOC", "B-WATER", "I-WATER", "O"]  # in the order of the names
 ROWS = [(f"{city} lies beside the {water}.", country) for city, country, water, _ in PLACES[:2]] * 8
-
-
-TAGGED = [
-    (
-        [city, "lies", "beside", "the", *water.split(), "."],
-        ["B-LOC", "O", "O", "O", "B-WATER", *["I-WATER"] * (len(water.split()) - 1), "O"],
-    )
-    for city, _, water, _ in PLACES[:2]
-] * 8
-
-
-def load_example(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # HfArgumentParser resolves annotations through it
-    spec.loader.exec_module(module)
-    return module
+TAGGED = tagged_words(PLACES[:2]) * 8
 
 
 @pytest.fixture
@@ -90,17 +76,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture(params=["csv", "json"])
 def tagged_data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Sixteen sentences with their tags: texts in the CSV file, lists in the JSON lines."""
-    return write_tagged(tmp_path / f"tagged.{request.param}")
-
-
-def write_tagged(path: Path) -> Path:
-    with path.open("w", newline="") as file:
-        if path.suffix == ".csv":
-            rows = [(" ".join(words), " ".join(tags)) for words, tags in TAGGED]
-            csv.writer(file).writerows([("tokens", "ner_tags"), *rows])
-        else:
-            file.writelines(json.dumps({"tokens": words, "ner_tags": tags}) + "\n" for words, tags in TAGGED)
-    return path
+    return write_tagged(tmp_path / f"tagged.{request.param}", TAGGED)
 
 
 def dense_sparsities(folder: Path, kind: type = AutoModelForSequenceClassification) -> list[float]:
@@ -237,6 +213,33 @@ def test_run_glue_predicts_labels_in_the_order_of_the_data(classifier, tmp_path)
     assert json.loads((out / "predict_results.json").read_text())["predict_samples"] == 4
 
 
+def test_run_glue_predicts_both_test_sets_of_mnli(classifier, tmp_path, monkeypatch):
+    def split(size: int, labelled: bool) -> Dataset:
+        labels = [index % 2 if labelled else -1 for index in range(size)]
+        texts = {name: [text for text, _ in ROWS[:size]] for name in ("premise", "hypothesis")}
+        return Dataset.from_dict(texts | {"label": labels})
+
+    names = [f"{kind}_{genre}" for kind in ("validation", "test") for genre in ("matched", "mismatched")]
+    sizes = dict(zip(names, (4, 6, 3, 5), strict=True))
+    data = DatasetDict({name: split(size, "validation" in name) for name, size in sizes.items()})
+    monkeypatch.setattr("sparsification.tasks.arguments.load_dataset", lambda *args, **kwargs: data)
+    places = ["--model_name_or_path", str(classifier), "--output_dir", str(tmp_path)]
+    metrics = load_example("run_glue").main([*places, *"--task_name mnli --do_eval --do_predict --use_cpu".split()])
+    assert {"eval_accuracy", "eval_accuracy_mm"} <= metrics.keys()
+    assert metrics["predict_samples"] == 3
+    for name, size in (("mnli", 3), ("mnli-mm", 5)):
+        assert len((tmp_path / f"predict_results_{name}.txt").read_text().splitlines()) == 1 + size
+
+
+def test_run_glue_scores_a_model_that_also_returns_hidden_states(tmp_path):
+    save_tiny_encoder("BART", tmp_path / "model", "ForSequenceClassification", num_labels=2)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS))
+    places = ["--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]
+    metrics = load_example("run_glue").main([*places, "--validation_file", str(data), "--do_eval", "--use_cpu"])
+    assert 0 <= metrics["eval_accuracy"] <= 1
+
+
 def test_run_glue_refuses_unknown_tasks_and_flags_in_one_line(classifier, tmp_path):
     places = ["--model_name_or_path", str(classifier), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SparsificationError, match="--task_name sst: expected one of cola, mnli"):
@@ -273,7 +276,7 @@ def test_run_ner_prunes_and_exports_from_an_empty_folder(tagger, tagged_data, re
 
 
 def test_run_ner_that_distills_with_a_cache_and_quantizes_resumes_with_equal_weights(tagger, recipe, tmp_path):
-    data = write_tagged(tmp_path / "tagged.json")
+    data = write_tagged(tmp_path / "tagged.json", TAGGED)
     recipe.write_text(RECIPE + DISTILL + QUANTIZE)
     out, cache = tmp_path / "out", tmp_path / "cache"
     arguments = [*command(tagger, data, recipe, out), *FAST_EXPORT]
@@ -292,7 +295,7 @@ def test_run_ner_that_distills_with_a_cache_and_quantizes_resumes_with_equal_wei
 
 
 def test_run_ner_evaluates_a_saved_model_by_types_with_its_own_order_of_labels(tagger, tmp_path):
-    data = write_tagged(tmp_path / "tagged.csv")
+    data = write_tagged(tmp_path / "tagged.csv", TAGGED)
     places = ["--model_name_or_path", str(tagger), "--output_dir", str(tmp_path / "out")]
     rest = "--do_eval --do_predict --return_entity_level_metrics --label_all_tokens --max_eval_samples 4 --use_cpu"
     files = ["--validation_file", str(data), "--test_file", str(data)]
@@ -306,7 +309,7 @@ def test_run_ner_evaluates_a_saved_model_by_types_with_its_own_order_of_labels(t
 
 def test_run_ner_says_which_column_or_data_is_missing(tagger, recipe, tmp_path):
     run_ner = load_example("run_ner")
-    data = write_tagged(tmp_path / "tagged.json")
+    data = write_tagged(tmp_path / "tagged.json", TAGGED)
     arguments = command(tagger, data, recipe, tmp_path / "out")
     with pytest.raises(SparsificationError, match="needs a column 'pos' of tags, it has tokens, ner_tags"):
         run_ner.main([*arguments, "--label_column_name", "pos"])
@@ -314,6 +317,14 @@ def test_run_ner_says_which_column_or_data_is_missing(tagger, recipe, tmp_path):
         run_ner.main([*arguments[:2], *arguments[4:]])
     with pytest.raises(SparsificationError, match=r"words.xml: expected a file that ends in \.csv, \.json"):
         run_ner.main([*arguments, "--validation_file", "words.xml"])
+
+
+def test_run_ner_says_that_a_family_has_no_such_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bart"}')
+    data = write_tagged(tmp_path / "tagged.json", TAGGED)
+    places = ["--model_name_or_path", str(tmp_path), "--validation_file", str(data)]
+    with pytest.raises(SparsificationError, match="Transformers has no AutoModelForTokenClassification of the type"):
+        load_example("run_ner").main([*places, "--output_dir", str(tmp_path / "out"), "--do_eval", "--use_cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -438,6 +449,51 @@ def test_run_embedding_says_what_is_wrong(encoder, texts, questions, tmp_path):
         run_embedding.main([*places, "--validation_file", str(texts), "--distill_teacher", "disable"])
     with pytest.raises(SparsificationError, match="use the command 'sparsification predict'"):
         run_embedding.main([*places, "--test_file", str(texts), "--do_predict"])
+
+
+def lines_of(example: str, out: Path) -> list[str]:
+    """The lines of a run's file of predictions, as the saved model predicts them."""
+    predictor = load_predictor(out)
+    if example == "run_glue":
+        found = predictor.predict([(text,) for text, _ in ROWS])
+        return ["index\tprediction", *(f"{index}\t{one['label']}" for index, one in enumerate(found))]
+    return [" ".join(one["tags"]) for one in predictor.predict([Words(words) for words, _ in TAGGED])]
+
+
+@pytest.mark.parametrize(
+    ("example", "model", "auto_class"),
+    [
+        ("run_glue", "classifier", AutoModelForSequenceClassification),
+        ("run_ner", "tagger", AutoModelForTokenClassification),
+        ("run_embedding", "encoder", AutoModel),
+    ],
+)
+def test_two_processes_prune_with_a_teacher_export_and_predict_in_order(
+    example, model, auto_class, recipe, texts, tmp_path, request
+):
+    rows = tmp_path / "rows.csv"
+    with rows.open("w", newline="") as file:
+        csv.writer(file).writerows([("sentence", "label"), *ROWS])
+    words = write_tagged(tmp_path / "words.json", TAGGED)
+    data, metric = {
+        "run_glue": (rows, "accuracy"),
+        "run_ner": (words, "accuracy"),
+        "run_embedding": (texts, "cosine"),
+    }[example]
+    out = tmp_path / "out"
+    arguments = [*command(request.getfixturevalue(model), data, recipe, out), *FAST_EXPORT, "--distill_teacher", "self"]
+    if example != "run_embedding":  # which distills by itself, and predicts no lines
+        recipe.write_text(RECIPE + DISTILL)
+        arguments += ["--do_predict", "--test_file", str(data)]
+    ends = run_script([ROOT / "examples" / f"{example}.py", *arguments], tmp_path, processes=2)
+    assert not any(status for status, _ in ends), "".join(printed for _, printed in ends)[-5000:]
+    assert dense_sparsities(out, auto_class) == [0.5] * 6
+    results = json.loads((out / "all_results.json").read_text())
+    assert results[f"eval_onnx_{metric}"] == pytest.approx(results[f"eval_{metric}"], abs=1e-5)
+    assert results["eval_samples"] == (len(PLACES) if example == "run_embedding" else len(ROWS))
+    for file in out.glob("predict*.txt"):
+        assert file.read_text().splitlines() == lines_of(example, out)
+    assert len(list(out.glob("predict*.txt"))) == (example != "run_embedding")
 
 
 @pytest.mark.parametrize("extra", ["", QUANTIZE], ids=["fp32", "int8"])

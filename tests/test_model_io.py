@@ -57,6 +57,10 @@ def test_limit_of_longformer_leaves_out_its_padding():
     assert position_limit_of(AutoConfig.for_model("longformer", **settings)) == 32
 
 
+def test_limit_does_not_depend_on_the_number_of_labels():
+    assert position_limit_of(AutoConfig.for_model("distilbert", num_labels=4, max_position_embeddings=40)) == 40
+
+
 def test_rotary_model_has_the_length_of_its_configuration():
     settings = SIZE | {"max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
     settings |= {"cls_token_id": 1, "sep_token_id": 2}

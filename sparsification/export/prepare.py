@@ -14,10 +14,11 @@ from sparsification.quantization.attention import ATTENTION
 from sparsification.quantization.modules import leave_in_fp32, quantizers, uncalled_modules
 
 MIN_INT8_OPSET = 13  # before it, DequantizeLinear has one scale for a whole tensor
-# Models that cannot be exported by recording one run, and why; by model type.
+# Models that cannot be exported by recording one run, and why; by model type or class.
 UNRECORDABLE = {
     "longformer": "how many windows and global tokens its attention has differs from batch to batch, and the exporter "
     "records those of one",
+    "BartForSequenceClassification": "its head needs the end token of each row, and the exporter records shorter rows",
 }
 MAX_FILE_BYTES = 2**31 - 1  # protobuf holds no larger message
 
@@ -27,9 +28,10 @@ def refuse_unrecordable(model: PreTrainedModel) -> None:
 
     Call it before the training, so that no epochs are spent on a model that cannot be exported.
     """
-    reason = UNRECORDABLE.get(model.config.model_type)
+    name = type(model).__name__
+    reason = UNRECORDABLE.get(name) or UNRECORDABLE.get(model.config.model_type)
     if reason:
-        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {reason}")
+        raise ExportError(f"{name} cannot be exported to ONNX: {reason}")
 
 
 def check_opset(opset: int, target: str, quantized: bool) -> None:

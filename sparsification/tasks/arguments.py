@@ -97,9 +97,15 @@ class TaskArguments:
             **tokenizer_kwargs: further arguments of the tokenizer.
 
         Raises:
-            UsageError: they cannot be loaded.
+            UsageError: they cannot be loaded, or Transformers has no such model of the configuration's type.
         """
         name = self.model_name_or_path
+        classes: Any = auto_class._model_mapping
+        if type(config) not in classes and "auto_map" not in vars(config):
+            raise UsageError(
+                f"--model_name_or_path {name}: Transformers has no {auto_class.__name__} of the type "
+                f"{config.model_type!r}"
+            )
         settings = {"revision": self.model_revision, **self.hub_settings}
         tokenizer_kwargs |= settings | {"use_fast": self.use_fast_tokenizer}
         try:

@@ -1,10 +1,13 @@
-"""Trainer that evaluates and predicts all features in their order."""
+"""Trainer that evaluates and predicts all features in their order, with the outputs of the model's head."""
 
 from collections.abc import Callable
 
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 
 
 class InOrderTrainer(Trainer):
@@ -36,3 +39,15 @@ class InOrderTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_eval_sampler(eval_dataset)
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Gather no outputs besides those of the head, e.g. the hidden states that BART returns; see ``Trainer``."""
+        ignore_keys = list(INTERMEDIATE_OUTPUTS) if ignore_keys is None else ignore_keys
+        return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)

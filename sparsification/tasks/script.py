@@ -41,7 +41,7 @@ class TaskTrainer(SparseTrainerMixin, InOrderTrainer):
 
 @dataclass(frozen=True)
 class Predictions:
-    """The file that ``--do_predict`` writes beside predict_results.json."""
+    """A file that ``--do_predict`` writes beside predict_results.json."""
 
     features: Dataset | None  # of the test data; None where there are none
     file_name: str
@@ -173,7 +173,7 @@ class TaskRun:
         trainer: TaskTrainer,
         metrics: Mapping[str, str],
         task: str,
-        predictions: Predictions | None = None,
+        predictions: Sequence[Predictions] = (),
         more_evaluations: Mapping[str, Dataset] | None = None,
     ) -> dict[str, float]:
         """Train or apply the recipe in one shot, evaluate, predict, export, and report: what the arguments ask for.
@@ -184,7 +184,7 @@ class TaskRun:
             trainer: from ``make_trainer``.
             metrics: names of the task's metrics, without prefix, and their labels; the last one counts most.
             task: the hub's name of the task, e.g. "text-classification".
-            predictions: what ``--do_predict`` writes; None for a task that predicts nothing.
+            predictions: what ``--do_predict`` writes; none for a task that predicts nothing.
             more_evaluations: features of further evaluations, by the suffix of their metrics' names.
 
         Returns:
@@ -201,8 +201,8 @@ class TaskRun:
                 for suffix, features in (more_evaluations or {}).items():
                     own |= {f"{name}{suffix}": value for name, value in trainer.evaluate(features).items()}
                 results |= save(trainer, "eval", own, trainer.eval_dataset)
-            if self.training.do_predict and predictions is not None and predictions.features is not None:
-                results |= _predict(trainer, predictions, predictions.features)
+            if self.training.do_predict:
+                results |= _predict(trainer, predictions)
             if self.training.do_eval and trainer.teacher is not None:
                 results |= save(trainer, "eval_teacher", trainer.evaluate_teacher(), trainer.eval_dataset)
             results |= self._export(trainer)
@@ -249,13 +249,18 @@ class TaskRun:
         return results
 
 
-def _predict(trainer: TaskTrainer, predictions: Predictions, features: Dataset) -> dict[str, float]:
-    """Write the file of predictions, and predict_results.json."""
-    output = trainer.predict(features, metric_key_prefix="predict")
-    if trainer.is_world_process_zero():
-        lines = "".join(f"{line}\n" for line in predictions.lines(output))
-        atomic_write_text(Path(trainer.args.output_dir, predictions.file_name), lines)
-    return save(trainer, "predict", output.metrics or {}, features)
+def _predict(trainer: TaskTrainer, predictions: Sequence[Predictions]) -> dict[str, float]:
+    """Write the files of predictions, and predict_results.json with the metrics of the first one."""
+    results: dict[str, float] = {}
+    for own in predictions:
+        if own.features is None:
+            continue
+        output = trainer.predict(own.features, metric_key_prefix="predict")
+        if trainer.is_world_process_zero():
+            lines = "".join(f"{line}\n" for line in own.lines(output))
+            atomic_write_text(Path(trainer.args.output_dir, own.file_name), lines)
+        results = results or save(trainer, "predict", output.metrics or {}, own.features)
+    return results
 
 
 def run_script(main: Callable[[], object]) -> None:

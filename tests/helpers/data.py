@@ -1,4 +1,9 @@
-"""SQuAD of a few made-up paragraphs about eight cities."""
+"""Made-up data about eight cities: a SQuAD of a few paragraphs, and sentences whose words have tags."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 PLACES = [
     ("Oslo", "Norway", "fjord", 700000),
@@ -45,3 +50,25 @@ def squad_article(place: tuple[str, str, str, int], *, impossible: bool = False,
 def squad_json(places: list[tuple[str, str, str, int]], **kwargs: bool) -> dict:
     """Make SQuAD's nested JSON about the places."""
     return {"version": "test", "data": [squad_article(place, **kwargs) for place in places]}
+
+
+def tagged_words(places: list[tuple[str, str, str, int]]) -> list[tuple[list[str], list[str]]]:
+    """Make a sentence about each place: its words and their tags."""
+    return [
+        (
+            [city, "lies", "beside", "the", *water.split(), "."],
+            ["B-LOC", "O", "O", "O", "B-WATER", *["I-WATER"] * (len(water.split()) - 1), "O"],
+        )
+        for city, _, water, _ in places
+    ]
+
+
+def write_tagged(path: Path, sentences: Sequence[tuple[list[str], list[str]]]) -> Path:
+    """Write words and tags: texts in a CSV file, lists in JSON lines."""
+    with path.open("w", newline="") as file:
+        if path.suffix == ".csv":
+            rows = [(" ".join(words), " ".join(tags)) for words, tags in sentences]
+            csv.writer(file).writerows([("tokens", "ner_tags"), *rows])
+        else:
+            file.writelines(json.dumps({"tokens": words, "ner_tags": tags}) + "\n" for words, tags in sentences)
+    return path

@@ -1,4 +1,4 @@
-"""Tiny untrained question-answering models of many families, each with a tokenizer of its own family.
+"""Tiny untrained models of many families, each with a tokenizer of its own family.
 
 Nothing is downloaded: vocabularies are built from the texts in conftest.py, weights are random, from a fixed seed. No
 model drops out anything, so that one and two processes train alike.
@@ -157,12 +157,26 @@ def tokenizer_of(kind: str) -> PreTrainedTokenizerBase:
     return tokenizer(vocab=_unigrams(special), **length)
 
 
-def save_tiny_encoder(family: str, folder: Path) -> None:
-    """Save a random model of a family for question answering, of two layers, and its tokenizer."""
+def save_tiny_encoder(
+    family: str, folder: Path, head: str = "ForQuestionAnswering", scale: float = 1.0, **settings
+) -> None:
+    """Save a random model of a family, of two layers, and its tokenizer.
+
+    Args:
+        family: of ``FAMILIES``.
+        folder: gets both.
+        head: end of the name of its class; "Model" for none.
+        scale: of its matrices. As Transformers makes them, layers so narrow hardly change what passes through them.
+        **settings: of its configuration, besides those of the family.
+    """
     prefix, kind, config = FAMILIES[family]
     tokenizer = tokenizer_of(kind)
     torch.manual_seed(0)
-    made = getattr(transformers, f"{prefix}Config")(vocab_size=len(tokenizer), **config)
-    head = "ForQuestionAnsweringSimple" if family == "XLNet" else "ForQuestionAnswering"
-    getattr(transformers, f"{prefix}{head}")(made).save_pretrained(folder)
+    made = getattr(transformers, f"{prefix}Config")(vocab_size=len(tokenizer), **config, **settings)
+    if family == "XLNet" and head == "ForQuestionAnswering":
+        head = "ForQuestionAnsweringSimple"
+    model = getattr(transformers, f"{prefix}{head}")(made)
+    for weight in model.parameters():
+        weight.data *= scale if weight.ndim > 1 else 1
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -16,13 +18,15 @@ from transformers import (
     pipeline,
 )
 
-from helpers.data import PLACES
+from helpers.data import PLACES, tagged_words
 from helpers.models import build_tiny_tokenizer, save_bert
+from helpers.tiny_encoders import save_tiny_encoder
 from sparsification.cli.main import main
 from sparsification.export.onnx import export_onnx
 from sparsification.tasks.embedding.modules import SentenceModules
 from sparsification.tasks.errors import TaskError
 from sparsification.tasks.predict import load_predictor
+from sparsification.tasks.token_classification.predictor import Words
 
 TEXTS = [f"{city} lies beside the {water}." for city, _, water, _ in PLACES[:5]]
 KINDS = {
@@ -105,6 +109,25 @@ def test_tagger_keeps_the_words_of_a_file(folders, tmp_path):
     found = predictor.predict(records.inputs)
     assert [one["words"] for one in found] == [["Oslo's", "old fjord"], ["U.S."]]
     assert set(predictor.scores(records, found)) == {"precision", "recall", "f1", "accuracy"}
+
+
+@pytest.mark.parametrize("family", ["RoBERTa", "XLM-R", "DeBERTa v1", "DeBERTa v3"])
+def test_tagger_tags_the_words_of_a_file_by_the_tokens_that_training_labels(family, tmp_path):
+    """These tokenizers put the blank before a word into its first token, or make a token of it."""
+    labels = {0: "O", 1: "B-LOC", 2: "I-LOC"}
+    save_tiny_encoder(family, tmp_path, "ForTokenClassification", scale=5.0, id2label=labels)
+    AutoTokenizer.from_pretrained(tmp_path, add_prefix_space=True).save_pretrained(tmp_path)  # as run_ner.py does
+    sentences = [words for words, _ in tagged_words(PLACES)]
+    found = load_predictor(tmp_path).predict([Words(words) for words in sentences])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    for words, one in zip(sentences, found, strict=True):
+        batch = tokenizer(words, is_split_into_words=True, return_tensors="pt")
+        with torch.no_grad():
+            numbers = model(**batch).logits[0].argmax(-1).tolist()
+        owners = batch.word_ids(0)
+        assert one["words"] == words
+        assert one["tags"] == [labels[numbers[owners.index(word)]] for word in range(len(words))]
 
 
 @pytest.mark.parametrize("form", FORMS)

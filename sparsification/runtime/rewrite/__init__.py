@@ -6,7 +6,8 @@ non-zero weights. Adjacent operators are fused as well, because they take most o
 
 - query, key and value become one node with one output, in fp32 also the two layers of a feed-forward block,
 - attention becomes one node,
-- GELU, and in int8 the next layer's quantization, become part of the layer before them,
+- GELU, and in int8 the next layer's quantization, become part of the layer before them; a layer whose output is split
+  for a gated GELU becomes two,
 - a residual sum, LayerNormalization and quantization become one node.
 
 The results are those of the graph: in int8 same quantization parameters, same order of rounding, exact integer sums; in
@@ -30,6 +31,7 @@ from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_
 from sparsification.runtime.rewrite.layer_norm import fuse_layer_norms
 from sparsification.runtime.rewrite.linear import DOMAIN, Linear, find_gelus, find_linears, replace_linear
 from sparsification.runtime.rewrite.order import sort_outputs
+from sparsification.runtime.rewrite.split import split_gated
 
 SPARSE_FILE = "model.sparse.onnx"
 # Largest share of non-zero weights for which the sparse product of an fp32 layer is used. On AMD Zen 5 it takes as long
@@ -86,9 +88,11 @@ def rewrite_sparse(source: str | Path, target: str | Path | None = None, always:
     fuse_layer_norms(graph)
     sort_outputs(graph, {name: linear for name, linear in int8.items() if name in sparse}, gelus)
     done = fuse_attention(graph, int8, sparse) | fuse_float_attention(graph, fp32, sparse)
-    for name in (sparse & int8.keys()) - done:
-        replace_linear(graph, int8[name], gelus)
-    replace_float_linears(graph, fp32, sparse - done, gelus)
+    rest = sparse - done
+    for linear in split_gated(graph, {name: linear for name, linear in int8.items() if name in rest}, gelus):
+        replace_linear(graph, linear, gelus)
+    float_layers = split_gated(graph, {name: linear for name, linear in fp32.items() if name in rest}, gelus)
+    replace_float_linears(graph, float_layers, gelus)
     graph.remove_unused()
     model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
     with atomic_path(target) as partial:

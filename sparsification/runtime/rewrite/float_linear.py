@@ -1,6 +1,6 @@
 """Rewrite of fp32 Linear layers, with GELU after them, as nodes with their non-zero weights."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +43,15 @@ def _linear(graph: Graph, product: Match) -> FloatLinear | None:
     return FloatLinear(product["weight"], product["input"], weight.T, bias, output)
 
 
-def replace_float_linears(
-    graph: Graph, linears: Mapping[str, FloatLinear], sparse: Set[str], gelus: Mapping[str, str]
-) -> None:
+def replace_float_linears(graph: Graph, linears: Iterable[FloatLinear], gelus: Mapping[str, str]) -> None:
     """Replace layers by one node each, including a GELU that follows, and the two of a feed-forward block by one.
 
     Args:
         graph: changed in place.
-        linears: result of ``find_float_linears``.
-        sparse: outputs of the layers to replace.
+        linears: the layers to replace.
         gelus: result of ``find_gelus``.
     """
-    rest = {name: linear for name, linear in linears.items() if name in sparse}
+    rest = {linear.output: linear for linear in linears}
     while rest:
         first = rest.pop(next(iter(rest)))
         output = gelus.get(first.output, first.output)

@@ -13,7 +13,6 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from sparsification.model_outputs import INTERMEDIATE_OUTPUTS
 from sparsification.tasks.in_order import InOrderTrainer
 
 
@@ -118,8 +117,6 @@ class QuestionAnsweringTrainer(InOrderTrainer):
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        if ignore_keys is None:
-            ignore_keys = list(INTERMEDIATE_OUTPUTS)
         compute_metrics: Any = self.compute_metrics  # scores records here; Trainer's annotation has an EvalPrediction
         self.compute_metrics = None
         # Keep batches separate: Trainer would copy all logits so far with every batch, and hold both copies.

@@ -60,7 +60,10 @@ class TokenClassifier(Predictor):
             return_offsets_mapping=True,
             return_tensors="np",
         )
-        places = encoded.pop("offset_mapping")[0].tolist()
+        # Some tokens contain the blank before their word, RoBERTa's and DeBERTa's even the blank alone.
+        places = [
+            (end - len(text[start:end].lstrip()), end) for start, end in encoded.pop("offset_mapping")[0].tolist()
+        ]
         (logits,) = self.model.run(encoded)
         powers = np.exp(logits[0] - logits[0].max(axis=-1, keepdims=True))
         shares = powers / powers.sum(axis=-1, keepdims=True)
@@ -78,12 +81,12 @@ class TokenClassifier(Predictor):
             }
         rows: dict[int, np.ndarray] = {}  # the probabilities of each word's tags, by its first token
         for owner, (start, end), row in zip(owners, places, shares, strict=True):
-            if owner is None or start == end:
+            if owner is None:
                 continue
             rows.setdefault(owner, row)
             spans.setdefault(owner, (start, end))
             spans[owner] = (spans[owner][0], max(end, spans[owner][1]))
-        order = sorted(spans)
+        order = sorted(word for word, (start, end) in spans.items() if start < end)
         # A word that is cut off, or has no token, has no tag.
         tags = [self.names[int(rows[word].argmax())] if word in rows else OUTSIDE for word in order]
         found = []
