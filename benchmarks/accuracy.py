@@ -65,18 +65,23 @@ RUNS: dict[str, Run] = {
     # A model of one epoch loses less by pruning than one of three, which knows its training questions by heart.
     "one_epoch": Run(start="", flags=("--learning_rate", "2e-4", "--warmup_steps", "0.1", "--num_train_epochs", "1")),
     "magnitude50": _one_shot("prune80", "sparsity=0.5"),
-    "reconstruct50": _one_shot("one-shot_reconstruct50"),
-    "reconstruct50_512samples": _one_shot("one-shot_reconstruct50", "num_samples=512"),
+    "reconstruct50": _one_shot("one-shot_reconstruct50", "allocation=uniform"),
+    "reconstruct50_512samples": _one_shot("one-shot_reconstruct50", "num_samples=512,allocation=uniform"),
     "reconstruct50_by_error": _one_shot("one-shot_reconstruct50", "allocation=error"),
-    "reconstruct50_int8": _one_shot("one-shot_reconstruct50_int8"),
-    "reconstruct50_block4": _one_shot("one-shot_reconstruct50_block4"),
+    "reconstruct50_int8": _one_shot("one-shot_reconstruct50_int8", "allocation=uniform"),
+    "reconstruct50_block4": _one_shot("one-shot_reconstruct50_block4", "allocation=uniform"),
     "reconstruct50_block4_by_error": _one_shot("one-shot_reconstruct50_block4", "allocation=error"),
-    "reconstruct50_block4_int8": _one_shot("one-shot_reconstruct50_int8", '{"mask_type": [1, 4]}'),
-    "reconstruct70": _one_shot("one-shot_reconstruct50", "sparsity=0.7"),
-    "reconstruct80": _one_shot("one-shot_reconstruct80"),
+    "reconstruct50_block4_int8": _one_shot(
+        "one-shot_reconstruct50_int8", '{"mask_type": [1, 4], "allocation": "uniform"}'
+    ),
+    "reconstruct50_block4_int8_by_error": _one_shot(
+        "one-shot_reconstruct50_int8", '{"mask_type": [1, 4], "allocation": "error"}'
+    ),
+    "reconstruct70": _one_shot("one-shot_reconstruct50", "sparsity=0.7,allocation=uniform"),
+    "reconstruct80": _one_shot("one-shot_reconstruct80", "allocation=uniform"),
     "reconstruct80_by_error": _one_shot("one-shot_reconstruct80", "allocation=error"),
-    "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", start="teacher"),
-    "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9"),
+    "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", "allocation=uniform", "teacher"),
+    "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=uniform"),
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
@@ -86,6 +91,9 @@ RUNS: dict[str, Run] = {
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
     "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
+    "quantize80_block4_10epochs": Run(
+        "quantize", "", "prune80_block4_10epochs", ("--learning_rate", "5e-5", *SPARSE_FILE)
+    ),
     "quantize80_block4_10epochs_one_shot": Run("quantize", "", "prune80_block4_10epochs", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),

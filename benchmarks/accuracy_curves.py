@@ -14,9 +14,11 @@ SEED_ENDING = "_seed43"  # of a second run with another seed
 LEARNING = {
     "80 % sparsity": ("reconstruct80", "prune80_1epoch", "prune80", "prune80_10epochs"),
     "90 % sparsity": ("reconstruct90", "prune90", "prune90_10epochs"),
+    "80 % in 1x4 blocks": ("prune80_block4", "prune80_block4_10epochs"),
 }
 SPARSITY = {
     "minilm-6layers_prune80, three epochs": ("prune50", "prune80", "prune90", "prune95"),
+    "reconstruction by error, no training": ("reconstruct50_by_error", "reconstruct80_by_error"),
     "reconstruction, no training": ("reconstruct50", "reconstruct70", "reconstruct80", "reconstruct90"),
     "the tutorial's recipe, three epochs": ("tutorial80", "tutorial90"),
     "oBERT's recipe, three epochs": ("obert80", "obert90"),

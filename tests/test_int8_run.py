@@ -104,6 +104,12 @@ def test_one_shot_calibrates_and_exports(tiny_model_dir, tiny_squad, tmp_path):
     assert all((dense[name] == weight).all() for name, weight in load_file(tmp_path / "out/model.safetensors").items())
 
 
+def encoder_sparsity(weights) -> float:
+    """Of the linear weights of all encoder layers together."""
+    inside = [weight for name, weight in weights.items() if ".encoder.layer." in name and weight.dim() == 2]
+    return sum(int((weight == 0).sum()) for weight in inside) / sum(weight.numel() for weight in inside)
+
+
 def test_one_shot_reconstructs_and_quantizes_and_exports(tiny_model_dir, tiny_squad, tmp_path):
     metrics = run_qa.main(
         squad_command(
@@ -117,9 +123,9 @@ def test_one_shot_reconstructs_and_quantizes_and_exports(tiny_model_dir, tiny_sq
     assert "train_loss" not in metrics and "eval_onnx_f1" in metrics
     dense = load_file(tiny_model_dir / "model.safetensors")
     pruned = load_file(tmp_path / "out" / "model.safetensors")
+    assert encoder_sparsity(pruned) == pytest.approx(0.5, abs=1e-3)
     for name in ("attention.self.query", "intermediate.dense", "output.dense"):
         weight = f"bert.encoder.layer.0.{name}.weight"
-        assert int((pruned[weight] == 0).sum()) == pruned[weight].numel() // 2
         kept = pruned[weight] != 0
         assert not (pruned[weight][kept] == dense[weight][kept]).all()
 
@@ -134,9 +140,7 @@ def test_one_shot_recipe_also_trains_under_its_mask(tiny_model_dir, tiny_squad, 
         )
     )
     assert "train_loss" in metrics and "eval_onnx_f1" in metrics
-    for name, weight in load_file(tmp_path / "out" / "model.safetensors").items():
-        if name.endswith(("query.weight", "intermediate.dense.weight")):
-            assert int((weight == 0).sum()) == weight.numel() // 2
+    assert encoder_sparsity(load_file(tmp_path / "out" / "model.safetensors")) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_one_shot_refits_a_finished_mask_to_the_teacher(tiny_model_dir, tiny_squad, tmp_path):
@@ -144,7 +148,7 @@ def test_one_shot_refits_a_finished_mask_to_the_teacher(tiny_model_dir, tiny_squ
     (tmp_path / "prune.yaml").write_text(recipe)
     (tmp_path / "refit.yaml").write_text(recipe + "    mask_method: present\n    reference: teacher\n")
     pruned, again = tmp_path / "pruned", tmp_path / "again"
-    flags = ["--one_shot", "--recipe_args", "num_samples=6", "--do_eval"]
+    flags = ["--one_shot", "--recipe_args", "num_samples=6,allocation=uniform", "--do_eval"]
     run_qa.main(
         squad_command(
             tiny_squad,
