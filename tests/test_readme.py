@@ -106,7 +106,7 @@ def table(page: str, *words: str) -> str:
         ("pruned 50 % without training, int8", ["5.8"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
         (
             "pruned 80 % in 1x4 blocks, sparse int8",
-            ["48.3 / 65.0", "15.0 MB"],
+            ["48.0 / 65.4", "15.0 MB"],
             "benchmarks/accuracy.md",
             ["| quantize80_block4_10epochs_one_shot |"],
         ),
