@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from benchmarks import study
 from benchmarks.accuracy_curves import draw
 from benchmarks.accuracy_report import page
-from benchmarks.study import ROOT, SPARSE_FILE, parse_arguments
+from benchmarks.study import ROOT, SPARSE_FILE, file_flags, run_study
 from sparsification.atomic_io import atomic_write_text
 from sparsification.logits import distillation_loss, distributions
 from sparsification.quantization.checkpoint import load_quantization
@@ -112,18 +112,13 @@ RUNS |= {
 
 def main() -> None:
     """Do the runs that have not been done, and write the page."""
-    files = "newwiki-train.json and newwiki-validation.json"
-    args = parse_arguments(__doc__, files, RUNS, list(RUNS))
-    accuracy = Study(args.data, args.work_dir)
-    for name in args.runs:
-        accuracy.result(name)
-    print(PAGE.read_text(encoding="utf-8"))
+    run_study(__doc__, "newwiki-train.json and newwiki-validation.json", Study, RUNS)
 
 
 class Study(study.Study):
     """Runs of run_qa.py."""
 
-    script, runs, results_file = "run_qa.py", RUNS, RESULTS
+    script, runs, results_file, page_file = "run_qa.py", RUNS, RESULTS, PAGE
 
     def __init__(self, data: Path, work: Path) -> None:
         super().__init__(work)
@@ -136,7 +131,7 @@ class Study(study.Study):
         if RUNS[name].recipe:
             files |= {"distill_teacher": self.model("teacher"), "onnx_export_path": output / "onnx"}
         return [
-            *(word for flag, path in files.items() for word in (f"--{flag}", str(path))),
+            *file_flags(files),
             *("--do_predict", "--max_seq_length", "384", "--doc_stride", "128", "--pad_to_max_length", "False"),
             *("--seed", str(RUNS[name].seed)),
         ]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import study
-from benchmarks.study import ROOT, SPARSE_FILE, Run, how, interval, mean, parse_arguments, when
+from benchmarks.study import ROOT, SPARSE_FILE, Run, file_flags, how, interval, mean, run_study, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.tasks.predict import load_predictor
 
@@ -50,17 +50,13 @@ RUNS: dict[str, Run] = {
 
 def main() -> None:
     """Do the runs that have not been done, and write the page."""
-    args = parse_arguments(__doc__, "train.csv and test.csv", RUNS, list(RUNS))
-    classifier = Study(args.data, args.work_dir)
-    for name in args.runs:
-        classifier.result(name)
-    print(PAGE.read_text(encoding="utf-8"))
+    run_study(__doc__, "train.csv and test.csv", Study, RUNS)
 
 
 class Study(study.Study):
     """Runs of run_glue.py."""
 
-    script, runs, results_file = "examples/run_glue.py", RUNS, RESULTS
+    script, runs, results_file, page_file = "examples/run_glue.py", RUNS, RESULTS, PAGE
 
     def __init__(self, data: Path, work: Path) -> None:
         super().__init__(work)
@@ -71,7 +67,7 @@ class Study(study.Study):
         files = self.files | {"onnx_export_path": output / "onnx"}
         if RUNS[name].recipe:
             files |= {"distill_teacher": self.model("teacher")}
-        return [*(word for flag, path in files.items() for word in (f"--{flag}", str(path))), "--do_predict", *BATCH]
+        return [*file_flags(files), "--do_predict", *BATCH]
 
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run."""

@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import study
 from benchmarks.accuracy import questions
-from benchmarks.study import ROOT, SPARSE_FILE, how, interval, mean, parse_arguments, start_model, when
+from benchmarks.study import ROOT, SPARSE_FILE, file_flags, how, interval, mean, run_study, start_model, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.tasks.embedding.metrics import normalized
@@ -63,17 +63,13 @@ ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start
 
 def main() -> None:
     """Do the runs that have not been done, and write the page."""
-    args = parse_arguments(__doc__, "newwiki-train.json and newwiki-validation.json", RUNS, ONE_SHOT)
-    embedding = Study(args.data, args.work_dir)
-    for name in args.runs:
-        embedding.result(name)
-    print(PAGE.read_text(encoding="utf-8"))
+    run_study(__doc__, "newwiki-train.json and newwiki-validation.json", Study, RUNS, ONE_SHOT)
 
 
 class Study(study.Study):
     """Runs of run_embedding.py."""
 
-    script, runs, results_file = "examples/run_embedding.py", RUNS, RESULTS
+    script, runs, results_file, page_file = "examples/run_embedding.py", RUNS, RESULTS, PAGE
 
     def __init__(self, data: Path, work: Path) -> None:
         super().__init__(work)
@@ -84,7 +80,7 @@ class Study(study.Study):
         """The teacher is the dense model."""
         files = {"train_file": self.work / f"{RUNS[name].texts}.txt", "retrieval_file": self.pairs}
         files |= {"distill_teacher": start_model(self.work), "onnx_export_path": output / "onnx"}
-        return [word for flag, path in files.items() for word in (f"--{flag}", str(path))]
+        return file_flags(files)
 
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run."""

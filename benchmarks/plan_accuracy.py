@@ -17,7 +17,7 @@ import numpy as np
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import embedding, study
-from benchmarks.study import ROOT, SPARSE_FILE, mean, parse_arguments, start_model, when
+from benchmarks.study import ROOT, SPARSE_FILE, file_flags, mean, run_study, start_model, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.plan.calibration import as_batches, read_rows
 from sparsification.plan.costs import Costs, Setting, measure_costs, time_files
@@ -76,11 +76,7 @@ RUNS = {"dense": Run(flags=())} | {
 
 def main() -> None:
     """Do the runs that have not been done, and write the page."""
-    args = parse_arguments(__doc__, "newwiki-train.json and newwiki-validation.json", RUNS, list(RUNS))
-    plans = Study(args.data, args.work_dir)
-    for name in args.runs:
-        plans.result(name)
-    print(PAGE.read_text(encoding="utf-8"))
+    run_study(__doc__, "newwiki-train.json and newwiki-validation.json", Study, RUNS)
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Measured:
 class Study(study.Study):
     """Runs of run_embedding.py."""
 
-    script, runs, results_file = "examples/run_embedding.py", RUNS, RESULTS
+    script, runs, results_file, page_file = "examples/run_embedding.py", RUNS, RESULTS, PAGE
 
     def __init__(self, data: Path, work: Path) -> None:
         super().__init__(work)
@@ -132,8 +128,7 @@ class Study(study.Study):
         """The reference of a recipe with two patterns is the dense model."""
         files = {"train_file": self.texts, "retrieval_file": self.pairs, "distill_teacher": start_model(self.work)}
         files |= {"onnx_export_path": output / "onnx"}
-        words = (word for flag, path in files.items() for word in (f"--{flag}", str(path)))
-        return [*words, "--seed", str(RUNS[name].seed)]
+        return [*file_flags(files), "--seed", str(RUNS[name].seed)]
 
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run, and time its file and the dense one in turns."""

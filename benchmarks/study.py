@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -58,6 +58,7 @@ class Study(ABC):
     script: str  # below ROOT
     runs: Mapping[str, Run]
     results_file: Path  # JSON
+    page_file: Path  # Markdown
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -134,15 +135,19 @@ class Study(ABC):
         return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
 
 
-def parse_arguments(doc: str, data: str, runs: Mapping[str, Run], default: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line of a study.
+def run_study(
+    doc: str, data: str, make: Callable[[Path, Path], Study], runs: Mapping[str, Run], default: Sequence[str] = ()
+) -> None:
+    """Do the runs that the command line names and that have not been done, and print the page.
 
     Args:
-        doc: its docstring.
-        data: what the folder of data holds.
+        doc: docstring of the study.
+        data: what its folder of data holds.
+        make: of the folder of data and the work folder.
         runs: all runs.
-        default: names of those that are done without ``--runs``.
+        default: names of those that are done without ``--runs``; none: all.
     """
+    default = default or list(runs)
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--data", type=lambda path: Path(path).resolve(), required=True, metavar="DIR", help=data)
     parser.add_argument("--work_dir", type=lambda path: Path(path).resolve(), required=True, metavar="DIR")
@@ -155,7 +160,16 @@ def parse_arguments(doc: str, data: str, runs: Mapping[str, Run], default: Seque
         metavar="NAME",
         help=f"default: {', '.join(default)}" + (f"; others: {', '.join(others)}" if others else ""),
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    study = make(args.data, args.work_dir)
+    for name in args.runs:
+        study.result(name)
+    print(study.page_file.read_text(encoding="utf-8"))
+
+
+def file_flags(files: Mapping[str, Path]) -> list[str]:
+    """Words of a command line for files by the names of their flags."""
+    return [word for flag, path in files.items() for word in (f"--{flag}", str(path))]
 
 
 def run_timed(command: Sequence[str], output: Path) -> None:

@@ -13,7 +13,6 @@ from sparsification.runtime.rewrite import rewrite_sparse
 
 OPERATORS = "operators"  # the sparse operators of model.sparse.onnx
 PROVIDER = "provider"  # the execution provider of onnxruntime-ep-sparse, for model.onnx
-ENGINES = (OPERATORS, PROVIDER)
 
 
 def identity(engine: str) -> str:

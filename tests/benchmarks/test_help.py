@@ -12,9 +12,7 @@ COMMANDS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ("benchmarks", "quickstart", "docs", "tests")
     for path in (ROOT / folder).glob("*.py")
-    if re.search(
-        r"\n    (parser = argparse\.ArgumentParser|args = parse_arguments)\(", path.read_text(encoding="utf-8")
-    )
+    if re.search(r"\n    (parser = argparse\.ArgumentParser|run_study)\(", path.read_text(encoding="utf-8"))
     and path.name != "study.py"  # parses for the studies
 )
 
