@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
 	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
 	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider \
-	parity fuzz provider provider-test resume-study crash-study encoders clean
+	parity fuzz provider provider-arm provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -139,10 +139,15 @@ PROVIDER_PLATFORM ?= manylinux_2_28_x86_64
 provider: $(VENV)/installed .venv-provider/installed  ## the wheel of the execution provider, in provider/dist
 	CXX="$(CURDIR)/.venv-provider/bin/python -m ziglang c++ -target $(PROVIDER_TARGET)" KERNEL_CXX="$(KERNEL_CXX)" \
 		$(VENV)/bin/python provider/build_library.py
-	rm -rf provider/build provider/dist
+	rm -rf provider/build provider/dist/*$(PROVIDER_PLATFORM).whl
 	cd provider && PROVIDER_PLATFORM=$(PROVIDER_PLATFORM) $(CURDIR)/.venv-provider/bin/python -m pip wheel --quiet \
 		--no-deps --no-build-isolation --wheel-dir dist .
-	.venv-provider/bin/auditwheel show provider/dist/*.whl
+	.venv-provider/bin/auditwheel show provider/dist/*$(PROVIDER_PLATFORM).whl
+
+provider-arm:  ## the same for Linux aarch64, compiled here; needs Debian's g++-aarch64-linux-gnu
+	$(MAKE) provider KERNEL_CXX=aarch64-linux-gnu-g++ PROVIDER_TARGET=aarch64-linux-gnu.2.28 \
+		PROVIDER_PLATFORM=manylinux_2_28_aarch64
+	rm provider/onnxruntime_ep_sparse/libonnxruntime_ep_sparse.so  # tests would load it here
 
 provider-test: $(VENV)/tests-installed  ## minutes: the provider, compiled here, on exported and on random models
 	$(VENV)/bin/python provider/build_library.py

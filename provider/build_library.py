@@ -23,6 +23,9 @@ SOURCES = FOLDER / "csrc"
 # Nothing but the functions that ONNX Runtime looks for is visible, least of all templates of the C++ runtime.
 _EXPORTS = f"-Wl,--version-script={SOURCES / 'exports.map'}"
 
+# Zig's libraries do not run their destructors when they are unloaded, but when the process ends: it would crash then.
+_STAYS = "-Wl,-z,nodelete"
+
 
 def library_path() -> Path:
     """File of the library in the package."""
@@ -38,7 +41,7 @@ def libraries(compiler: Sequence[str]) -> list[str]:
     if sys.platform != "linux":
         return ["-lc++"] if sys.platform == "darwin" else ["-s"]
     static = [] if "zig" in " ".join(compiler) else ["-static-libgcc", "-static-libstdc++", "-l:libstdc++.a"]
-    return [*static, "-lm", "-s", _EXPORTS]
+    return [*static, "-lm", "-s", _EXPORTS, _STAYS]
 
 
 def package_version() -> str:

@@ -23,7 +23,7 @@ def main() -> None:
         sys.exit(f"tests/runtime_arm.py: no {' and no '.join(missing)}: apt install g++-aarch64-linux-gnu qemu-user")
     with tempfile.TemporaryDirectory() as folder:
         flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-static"]
-        program = build_driver([COMPILER], Path(folder), flags, machine="aarch64")
+        program = build_driver([COMPILER], Path(folder), flags)
         result = subprocess.run([EMULATOR, str(program)], capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"tests/runtime_arm.py: {result.stdout}{result.stderr}")

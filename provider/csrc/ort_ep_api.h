@@ -41,6 +41,9 @@ using GetSessionConfigEntry = Function<238, Status*, const SessionOptions*, cons
 using LogMessage = Function<247, Status*, const Logger*, int, const char*, const PathChar*, int, const char*>;  // 1.15
 using ReadAttribute = Function<272, Status*, const Attribute*, int, void*, size_t, size_t*>;            // 1.17
 using ValueName = Function<289, Status*, const ValueInfo*, const char**>;                               // 1.22
+using CreateKeyValuePairs = Function<295, void, KeyValuePairs**>;                                        // 1.22
+using AddKeyValuePair = Function<296, void, KeyValuePairs*, const char*, const char*>;                   // 1.22
+using ReleaseKeyValuePairs = Function<300, void, KeyValuePairs*>;                                        // 1.22
 using HardwareDeviceType = Function<307, int, const HardwareDevice*>;                                   // 1.22
 using GetEpApi = Function<317, const void*>;                                                            // 1.22
 // since 1.23

@@ -150,8 +150,12 @@ Status* ORT_CALL get_devices(Factory* self, const HardwareDevice* const* devices
     *number = 0;
     for (size_t i = 0; i < count && *number < most; i++) {
       if (HardwareDeviceType::call(api, devices[i]) != kCpuDevice) continue;
-      if (Status* status = CreateEpDevice::call(ep_api, self, devices[i], nullptr, nullptr, &found[*number]))
-        throw StatusError{status};
+      KeyValuePairs* metadata;  // ONNX Runtime copies them
+      CreateKeyValuePairs::call(api, &metadata);
+      AddKeyValuePair::call(api, metadata, "instruction_set", kernels().name);
+      Status* status = CreateEpDevice::call(ep_api, self, devices[i], metadata, nullptr, &found[*number]);
+      ReleaseKeyValuePairs::call(api, metadata);
+      if (status) throw StatusError{status};
       ++*number;
     }
   });

@@ -1,13 +1,9 @@
 """The library for the tests: compiled here, unless it is there already."""
 
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import build_library
+import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""The provider on random graphs of its patterns, beside numpy, and on damaged files."""
+"""The provider on random graphs of its patterns, beside numpy."""
 
 import itertools
 import json
@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from random_graphs import FORMS, LEVELS, WEIGHTS, make_graph
 
 import onnxruntime_ep_sparse as sparse
-from helpers.damage import assert_survives
 
 # Shapes of the two terms of a sum, without the last dimension.
 TERMS = [
@@ -169,9 +167,3 @@ def test_sums_of_any_shapes_are_normalized(shapes, size, quantize, seed):
         np.testing.assert_allclose(actual["y"], y, rtol=1e-3, atol=1e-3)
     if "q" in actual:
         assert np.abs(actual["q"].astype(int) - np.clip(np.rint(y / 0.05) + 100, 0, 255)).max(initial=0) <= 1
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_damaged_files_do_not_crash(tmp_path, seed):
-    """Models with random initializers, shapes and attributes."""
-    assert_survives("provider", tmp_path, seed)

@@ -1,6 +1,9 @@
 """Registration, options, sessions beside each other, and a runtime that is too old."""
 
 import ctypes
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -30,6 +33,27 @@ def test_registering_twice_is_no_error():
     sparse.register()
     sparse.register()
     assert sum(one.ep_name == sparse.get_ep_name() for one in onnxruntime.get_ep_devices()) == 1
+
+
+def run_python(code, **environment):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
+    command = [sys.executable, "-c", "import onnxruntime, onnxruntime_ep_sparse as sparse; sparse.register(); " + code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def test_library_that_was_unregistered_is_registered_again():
+    code = "onnxruntime.unregister_execution_provider_library(sparse.get_ep_name()); sparse.register(); print('done')"
+    result = run_python(code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+def test_environment_chooses_the_instruction_set():
+    code = "print([device.ep_metadata.get('instruction_set') for device in onnxruntime.get_ep_devices()])"
+    result = run_python(code, SPARSIFICATION_CPU="plain")
+    assert (result.returncode, result.stdout) == (0, "[None, 'plain']\n"), result.stderr
+    result = run_python(code, SPARSIFICATION_CPU="no_such_set")
+    assert result.returncode == 1  # of Python: the library that is unloaded does not end the process
+    assert "SPARSIFICATION_CPU=no_such_set: here there are only " in result.stderr
 
 
 def test_unknown_option_is_an_error():

@@ -1,14 +1,14 @@
 """Build of the library of sparse operators: ``python -m sparsification.runtime.build`` compiles it, once.
 
 The sources are the C++ files in ``csrc/``; the compiler is what CXX or CC names, else GCC or Clang. ``kernels.cpp``
-is compiled once for each instruction set, with the flags below; the library selects one when it is loaded. The name of
-the result contains a hash of the sources, the flags and the compiler's version. It is stored in ``build/`` beside this
-file if that is writable, else in the user's cache.
+is compiled once for each instruction set of the machine that the compiler compiles for, with the flags below; the
+library selects one when it is loaded. The name of the result contains a hash of the sources, the flags, and the
+compiler's version and target. It is stored in ``build/`` beside this file if that is writable, else in the user's
+cache.
 """
 
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -41,19 +41,22 @@ FLAGS = (
     "-ffp-contract=off",  # the same bits from every instruction set
     "-w",  # GCC 12 warns of uninitialized variables in its own AVX-512 header
 )
-# Instruction sets that the kernels are compiled for, beside the plain one. A set whose flags the compiler does not
-# accept is left out of the library.
+# Instruction sets that the kernels are compiled for, beside the plain one, by the macro of the machine that a compiler
+# compiles for. Where a set stands twice, its flags have two spellings, of which the first that the compiler accepts is
+# taken. A set without one is left out of the library.
 _AVX512_VNNI = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma".split()
 VARIANTS = {
-    "x86_64": {
-        "avx512_vbmi": [*_AVX512_VNNI, "-mavx512vbmi"],
-        "avx512_vnni": _AVX512_VNNI,
-        "avx_vnni": "-mavx2 -mfma -mavxvnni".split(),
-        "avx2": "-mavx2 -mfma".split(),
-    },
-    "aarch64": {"dotprod": ["-march=armv8.2-a+dotprod"]},
+    "__x86_64__": [
+        ("avx512_vbmi", [*_AVX512_VNNI, "-mavx512vbmi"]),
+        ("avx512_vnni", _AVX512_VNNI),
+        ("avx_vnni", "-mavx2 -mfma -mavxvnni".split()),
+        ("avx2", "-mavx2 -mfma".split()),
+    ],
+    "__aarch64__": [
+        ("dotprod", ["-march=armv8.2-a+dotprod"]),
+        ("dotprod", ["-mcpu=generic+v8_2a+dotprod"]),  # Zig
+    ],
 }
-_MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
 
 
 class BuildError(SparsificationError, RuntimeError):
@@ -78,8 +81,7 @@ def find_compiler(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 def library_path(compiler: Sequence[str]) -> Path:
     """File of the library for the current sources, flags and compiler, whether it exists or not."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [version, shlex.join(compiler), platform.machine(), repr((FLAGS, VARIANTS))]
+    parts = [_predefined_macros(compiler), shlex.join(compiler), repr((FLAGS, VARIANTS))]
     parts += [f"{path.name}\n{path.read_text(encoding='utf-8')}" for path in _files()]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
@@ -119,7 +121,6 @@ def compile_sources(
     folder: Path,
     flags: Sequence[str],
     *names: str,
-    machine: str = platform.machine(),
     kernel_compiler: Sequence[str] = (),
 ) -> list[Path]:
     """Compile the kernels for each instruction set, and the other files.
@@ -129,7 +130,6 @@ def compile_sources(
         folder: directory for the object files.
         flags: for all files.
         names: the other files, relative to ``csrc/`` or absolute.
-        machine: that the compiler compiles for, as ``platform.machine`` names it.
         kernel_compiler: another command for the kernels, which use nothing of C++'s runtime.
 
     Returns:
@@ -140,9 +140,10 @@ def compile_sources(
     """
     kernel_compiler = kernel_compiler or compiler
     variants: dict[str, list[str]] = {"plain": []}
-    for name, extra in VARIANTS.get(_MACHINES.get(machine, machine), {}).items():
+    macros = _predefined_macros(kernel_compiler)
+    for name, extra in next((sets for macro, sets in VARIANTS.items() if f"#define {macro} " in macros), []):
         probe = [*kernel_compiler, *extra, "-x", "c++", "-E", os.devnull]
-        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        if name not in variants and subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             variants[name] = extra
     have = [f"-DHAVE_{name}" for name in variants]
     kernels = SOURCES / "kernels.cpp"
@@ -175,6 +176,12 @@ def link_library(
         BuildError: the compiler failed.
     """
     _run([*compiler, "-shared", *FLAGS, *map(str, objects), "-o", str(library), *libraries])
+
+
+def _predefined_macros(compiler: Sequence[str]) -> str:
+    """What a compiler defines by itself, a line for each macro: its version, and the machine that it compiles for."""
+    command = [*compiler, "-x", "c++", "-dM", "-E", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def _files() -> list[Path]:

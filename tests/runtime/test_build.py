@@ -12,7 +12,7 @@ from helpers.exports import (
     needs_compiler,
 )
 from helpers.runtime_driver import build_driver, check_output
-from sparsification.runtime.build import BuildError, build, find_compiler
+from sparsification.runtime.build import BuildError, build, compile_sources, find_compiler
 
 
 @needs_compiler
@@ -22,6 +22,26 @@ def test_sanitizers_find_nothing(tmp_path):
     result = subprocess.run([str(driver)], capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     check_output(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("target", "refused", "sets"),
+    [
+        ("__x86_64__", "nothing", ["plain", "avx512_vbmi", "avx512_vnni", "avx_vnni", "avx2"]),
+        ("__x86_64__", "-mavxvnni", ["plain", "avx512_vbmi", "avx512_vnni", "avx2"]),
+        ("__aarch64__", "nothing", ["plain", "dotprod"]),
+        ("__aarch64__", "-march=", ["plain", "dotprod"]),  # Zig has another spelling
+        ("__aarch64__", "dotprod", ["plain"]),
+        ("__riscv", "nothing", ["plain"]),
+    ],
+)
+def test_target_of_the_compiler_decides_which_instruction_sets_are_compiled(tmp_path, target, refused, sets):
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        f'#!/bin/sh\ncase "$*" in *-dM*) echo "#define {target} 1" ;; *{refused}*) exit 1 ;; esac\n', encoding="utf-8"
+    )
+    compiler.chmod(0o755)
+    assert [path.stem for path in compile_sources([str(compiler)], tmp_path, [])] == sets
 
 
 @needs_compiler
