@@ -6,7 +6,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
 	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
 	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider \
-	parity fuzz provider provider-arm provider-test resume-study crash-study encoders clean
+	parity fuzz provider provider-arm provider-arm-test provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -126,7 +126,8 @@ bench-qa: $(VENV)/installed  ## minutes: features, answers, memory and start-up 
 runtime: $(VENV)/installed  ## the library of sparse operators for ONNX Runtime; needs a C++ compiler, once
 	$(VENV)/bin/python -m sparsification.runtime.build
 
-# Zig links with the old version of glibc that a wheel for most Linuxes needs; GCC's kernels are faster.
+# Zig links with the old version of glibc that a wheel for most Linuxes needs; GCC's kernels are faster. The wheel must
+# have less than 2 MB.
 KERNEL_CXX ?= g++
 PROVIDER_TARGET ?= x86_64-linux-gnu.2.28
 PROVIDER_PLATFORM ?= manylinux_2_28_x86_64
@@ -143,11 +144,21 @@ provider: $(VENV)/installed .venv-provider/installed  ## the wheel of the execut
 	cd provider && PROVIDER_PLATFORM=$(PROVIDER_PLATFORM) $(CURDIR)/.venv-provider/bin/python -m pip wheel --quiet \
 		--no-deps --no-build-isolation --wheel-dir dist .
 	.venv-provider/bin/auditwheel show provider/dist/*$(PROVIDER_PLATFORM).whl
+	test -n "$$(find provider/dist -name '*$(PROVIDER_PLATFORM).whl' -size -2000k)"
 
+# The library that it compiles is removed from the package: the tests of this machine would load it.
 provider-arm:  ## the same for Linux aarch64, compiled here; needs Debian's g++-aarch64-linux-gnu
 	$(MAKE) provider KERNEL_CXX=aarch64-linux-gnu-g++ PROVIDER_TARGET=aarch64-linux-gnu.2.28 \
 		PROVIDER_PLATFORM=manylinux_2_28_aarch64
-	rm provider/onnxruntime_ep_sparse/libonnxruntime_ep_sparse.so  # tests would load it here
+	rm provider/onnxruntime_ep_sparse/libonnxruntime_ep_sparse.so
+
+ARM_ROOT ?= .venv-provider-arm
+
+.venv-provider-arm:
+	sh provider/tests/arm_root.sh $@
+
+provider-arm-test: $(VENV)/tests-installed provider-arm $(ARM_ROOT)  ## minutes: tests of that wheel under qemu; needs Debian's qemu-user, and apt or ARM_ROOT=folder of an arm64 system with Python
+	PYTHONPATH=$(CURDIR):tests $(VENV)/bin/python provider/tests/arm_check.py $(ARM_ROOT) provider/dist/*_aarch64.whl
 
 provider-test: $(VENV)/tests-installed  ## minutes: the provider, compiled here, on exported and on random models
 	$(VENV)/bin/python provider/build_library.py
@@ -226,5 +237,5 @@ encoders: $(VENV)/tests-installed runtime  ## half an hour: docs/encoders.md, wh
 	cd tests && PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(CURDIR)/$(VENV)/bin/python task_study.py
 
 clean:  ## environments and what quickstart made
-	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz .venv-provider tests/fuzz/out provider/dist quickstart/out \
+	rm -rf $(VENV) .venv-python3.* .venv-optimum .venv-openvino .venv-deepsparse .venv-sparseml .venv-fuzz .venv-provider .venv-provider-arm tests/fuzz/out provider/dist quickstart/out \
 		benchmarks/out/onnx_engines benchmarks/out/sparse_runtime sparsification/runtime/build

@@ -191,6 +191,10 @@ Status* ORT_CALL no_transfer(Factory*, DataTransfer** transfer) {
 }
 bool ORT_CALL is_stream_aware(const Factory*) { return false; }
 
+// It stays, as the library does: a session releases its provider with it, also after both were unregistered.
+Factory factory{kEpVersion, factory_name, factory_vendor, get_devices, create, release, vendor_id, factory_version,
+                nullptr, no_allocator, release_allocator, no_transfer, is_stream_aware, nullptr};
+
 }  // namespace
 
 #if defined(_WIN32)
@@ -211,14 +215,9 @@ EXPORT Status* CreateEpFactories(const char*, const ApiBase* base, const Logger*
   return guarded(api, [&] {
     kernels();  // an unknown SPARSIFICATION_CPU is an error here
     check(most > 0, "there is no room for a factory");
-    factories[0] = new Factory{kEpVersion, factory_name, factory_vendor, get_devices, create, release, vendor_id,
-                               factory_version, nullptr, no_allocator, release_allocator, no_transfer, is_stream_aware,
-                               nullptr};
+    factories[0] = &factory;
     *number = 1;
   });
 }
 
-EXPORT Status* ReleaseEpFactory(Factory* factory) {
-  delete factory;
-  return nullptr;
-}
+EXPORT Status* ReleaseEpFactory(Factory*) { return nullptr; }

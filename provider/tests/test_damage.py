@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.damage import assert_survives
+from helpers.damaged_files import assert_survives
 
 
 @pytest.mark.parametrize("seed", range(4))

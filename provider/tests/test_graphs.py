@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from random_graphs import FORMS, LEVELS, WEIGHTS, make_graph
-
-import onnxruntime_ep_sparse as sparse
+from sessions import run_cpu, run_provider
 
 # Shapes of the two terms of a sum, without the last dimension.
 TERMS = [
@@ -49,11 +47,8 @@ CASES = st.fixed_dictionaries(
 
 
 def run(model: onnx.ModelProto, feed, level, **options) -> dict[str, np.ndarray]:
-    session = sparse.session_options(**options)
-    session.graph_optimization_level, session.log_severity_level = level, 3
-    found = onnxruntime.InferenceSession(model.SerializeToString(), session)
-    names = [one.name for one in found.get_outputs()]
-    return dict(zip(names, found.run(None, feed), strict=True))
+    names = [one.name for one in model.graph.output]
+    return dict(zip(names, run_provider(model.SerializeToString(), feed, level, **options), strict=True))
 
 
 @settings(max_examples=300, deadline=None)
@@ -117,8 +112,7 @@ def test_fp32_feed_forward_equals_the_cpu_provider(sizes, shape, zeros, gelu, le
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     x = generator.normal(size=(*shape, sizes[0])).astype(np.float32)
-    cpu = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (expected,) = cpu.run(None, {"x": x})
+    (expected,) = run_cpu(model.SerializeToString(), {"x": x})
     np.testing.assert_allclose(run(model, {"x": x}, level, always=True)["y"], expected, rtol=1e-4, atol=1e-3)
 
 

@@ -7,45 +7,20 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from exported_models import make_model
 from random_graphs import LEVELS
+from sessions import assert_close, run_cpu, run_provider
 
 import onnxruntime_ep_sparse as sparse
 from helpers.exports import (
     CASES,
-    FAMILIES,
     ONNXRUNTIME_FORMS,
-    export_model,
     make_batch,
-    prune_model,
     quantize_by_onnxruntime,
-    quantize_model,
 )
 from onnxruntime_ep_sparse.explain import explain, layer_reports
 from sparsification.runtime import load_session
 from sparsification.runtime.rewrite import rewrite_sparse
-
-
-def make_model(
-    folder, family="bert", precision="int8", exporter="torchscript", share=0.9, target="onnxruntime", **keys
-):
-    make, names, pad = FAMILIES[family]
-    model = prune_model(make(), share) if share else make()
-    if precision == "int8":
-        quantize_model(model, names, pad, **keys)
-    export_model(model.eval(), folder, names, pad, exporter=exporter, target=target)
-    return folder / "model.onnx", {name: one.numpy() for name, one in make_batch(3, 20, names, pad).items()}
-
-
-def run_provider(path, feed, level=LEVELS[-1], **options):
-    session = sparse.session_options(**options)
-    session.graph_optimization_level, session.log_severity_level = level, 3
-    return onnxruntime.InferenceSession(path, session).run(None, feed)
-
-
-def run_cpu(path, feed, level=LEVELS[-1]):
-    session = onnxruntime.SessionOptions()
-    session.graph_optimization_level = level
-    return onnxruntime.InferenceSession(path, session, providers=["CPUExecutionProvider"]).run(None, feed)
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
@@ -60,14 +35,7 @@ def test_outputs_equal_those_of_the_cpu_provider(tmp_path, family, precision, ex
     assert kinds.count("feed-forward") == 4
     assert kinds.count("alone") == 3
     for level in LEVELS:
-        for actual, expected in zip(
-            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
-        ):
-            difference = np.abs(actual - expected)
-            if precision == "fp32":
-                assert difference.max() < 1e-4 * expected.std()
-            else:  # rounding turns differences in the last bit into quantization steps
-                assert difference.mean() < 0.02 * expected.std()
+        assert_close(run_provider(path, feed, level, always=True), run_cpu(path, feed, level), precision)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
@@ -100,8 +68,7 @@ def test_outputs_are_the_bits_of_the_sparse_file(tmp_path, precision, share):
 def test_other_quantization_recipes(tmp_path, case):
     path, feed = make_model(tmp_path, **CASES[case])
     assert sum(bool(layer.taken) for layer in layer_reports(path, always=True)) >= 12
-    for actual, expected in zip(run_provider(path, feed, always=True), run_cpu(path, feed), strict=True):
-        assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+    assert_close(run_provider(path, feed, always=True), run_cpu(path, feed))
 
 
 def test_model_of_integer_operators(tmp_path):
@@ -111,10 +78,7 @@ def test_model_of_integer_operators(tmp_path):
     assert kinds.count("alone") == 9
     assert kinds.count("feed-forward") == 4
     for level in LEVELS:
-        for actual, expected in zip(
-            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
-        ):
-            assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+        assert_close(run_provider(path, feed, level, always=True), run_cpu(path, feed, level))
 
 
 @pytest.mark.parametrize("form", ONNXRUNTIME_FORMS)
@@ -124,10 +88,7 @@ def test_models_that_onnxruntime_has_quantized(tmp_path, form):
     layers = layer_reports(path, always=True)
     assert [layer.quantization for layer in layers if layer.taken] == [form.partition(",")[0]] * 13
     for level in LEVELS:
-        for actual, expected in zip(
-            run_provider(path, feed, level, always=True), run_cpu(path, feed, level), strict=True
-        ):
-            assert np.abs(actual - expected).mean() < 0.02 * expected.std()
+        assert_close(run_provider(path, feed, level, always=True), run_cpu(path, feed, level))
 
 
 def test_lengths_and_batches_change_in_one_session(tmp_path):

@@ -38,13 +38,31 @@ def test_registering_twice_is_no_error():
 def run_python(code, **environment):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     command = [sys.executable, "-c", "import onnxruntime, onnxruntime_ep_sparse as sparse; sparse.register(); " + code]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
 def test_library_that_was_unregistered_is_registered_again():
     code = "onnxruntime.unregister_execution_provider_library(sparse.get_ep_name()); sparse.register(); print('done')"
     result = run_python(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
+
+
+def test_session_outlives_the_registration_of_its_library(tmp_path):
+    model, feed, _ = make_graph(CASE)
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    np.save(tmp_path / "x.npy", feed["x"])
+    code = f"""
+import numpy
+session = onnxruntime.InferenceSession({str(tmp_path / "model.onnx")!r}, sparse.session_options(always=True))
+x = numpy.load({str(tmp_path / "x.npy")!r})
+before = session.run(None, {{"x": x}})
+onnxruntime.unregister_execution_provider_library(sparse.get_ep_name())
+print(all((one == other).all() for one, other in zip(before, session.run(None, {{"x": x}}))))
+del session
+print("done")
+"""
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, "True\ndone\n"), result.stderr
 
 
 def test_environment_chooses_the_instruction_set():

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from helpers.damage import assert_survives
+from helpers.damaged_files import assert_survives
 from helpers.exports import (
     CASES,
     FAMILIES,
