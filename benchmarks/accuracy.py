@@ -77,11 +77,14 @@ RUNS: dict[str, Run] = {
     "reconstruct50_block4_int8_by_error": _one_shot(
         "one-shot_reconstruct50_int8", '{"mask_type": [1, 4], "allocation": "error"}'
     ),
+    "reconstruct50_int8_by_error": _one_shot("one-shot_reconstruct50_int8", "allocation=error"),
     "reconstruct70": _one_shot("one-shot_reconstruct50", "sparsity=0.7,allocation=uniform"),
+    "reconstruct70_by_error": _one_shot("one-shot_reconstruct50", "sparsity=0.7,allocation=error"),
     "reconstruct80": _one_shot("one-shot_reconstruct80", "allocation=uniform"),
     "reconstruct80_by_error": _one_shot("one-shot_reconstruct80", "allocation=error"),
     "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", "allocation=uniform", "teacher"),
     "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=uniform"),
+    "reconstruct90_by_error": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=error"),
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
