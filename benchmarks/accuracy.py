@@ -85,6 +85,8 @@ RUNS: dict[str, Run] = {
     "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", "allocation=uniform", "teacher"),
     "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=uniform"),
     "reconstruct90_by_error": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=error"),
+    "neurons50": _one_shot("one-shot_neurons50"),
+    "neurons75": _one_shot("one-shot_neurons50", "sparsity=0.75"),
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),

@@ -22,6 +22,8 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
 5. ``planner`` does this for fp32 and for int8 and takes the better one. ``recipe`` writes it as a recipe, ``report`` as
    a table and a picture, and ``apply`` prunes the model by it without training, and exports it.
 
+``shape`` plans smaller dense models for engines without sparse operators, in the same steps.
+
 Weights pruned while the losses are measured are not kept: ``apply`` solves the layers anew, each with the inputs from
 the pruned layers before it, which loses less, and a file of errors takes kilobytes instead of gigabytes.
 """

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sparsification.plan.allocation import allocate, frontier
 from sparsification.plan.costs import Costs
@@ -22,6 +23,33 @@ class Target:
     def text(self, value: float) -> str:
         """A cost of this kind with its unit."""
         return f"{value:.3g} ms" if self.kind == MILLISECONDS else f"{value / 1e6:.3g} MB"
+
+
+class AnyPlan(Protocol):
+    """What all plans say."""
+
+    @property
+    def target(self) -> Target:
+        """What the model may cost."""
+
+    @property
+    def precision(self) -> str:
+        """Its number format."""
+
+    @property
+    def curves(self) -> Mapping[str, list[tuple[float, float]]]:
+        """By number format: costs of the target's kind, and the smallest losses."""
+
+    @property
+    def dense(self) -> Mapping[str, float]:
+        """Costs of the dense fp32 model, by kind."""
+
+    @property
+    def loss(self) -> float:
+        """Sum of the losses."""
+
+    def total(self, kind: str) -> float:
+        """Predicted cost of the model."""
 
 
 @dataclass(frozen=True)
