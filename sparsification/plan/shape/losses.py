@@ -14,7 +14,6 @@ from sparsification.manager import ManagerError, ScheduledModifierManager
 from sparsification.plan.losses import DAMPENING, digest
 from sparsification.plan.shape.encoder import Encoder, Shape
 from sparsification.plan.shape.recipe import write_recipe
-from sparsification.plan.units import PlanError
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, refit, wanda_mask
 from sparsification.pruning.sensitivity import TINY, Probe
@@ -48,9 +47,6 @@ def measure_losses(
         batches: calibration data, arguments of ``forward``.
         folder: of the files with results.
         say: is told each step.
-
-    Raises:
-        PlanError: no layer can be dropped.
     """
     path = folder / f"shape-losses-{digest([*model.parameters(), *(t for b in batches for t in b.values())])}.json"
     if not path.exists():
@@ -106,7 +102,7 @@ def _of_drops(
             if index not in before and (shorter := _without(model, encoder, [*before, index])) is not None:
                 changes[index] = probe.change_of(shorter)
         if not changes:
-            raise PlanError(f"no layer of a {type(model).__name__} can be dropped")
+            break
         index = min(changes, key=changes.__getitem__)
         steps.append(([*before, index], changes[index]))
         say(f"  layers: without {', '.join(map(str, sorted(steps[-1][0])))}")
