@@ -4,8 +4,9 @@
 
 The model, the texts and the questions are those of ``benchmarks/embedding.py``. For each speed-up over the dense model
 in fp32, ``sparsification plan`` makes a recipe from 512 texts. Its rivals have int8, one mask pattern and one sparsity
-in all layers, which is chosen so that the same costs predict the same latency. All are pruned in one shot on 128
-calibration texts, which the seed draws. Results are in ``plan_accuracy.json``.
+in all layers, which is chosen so that the same costs predict the same latency, or are smaller dense models in int8 by
+``--engine any``. All are pruned in one shot on 128 calibration texts, which the seed draws. Results are in
+``plan_accuracy.json``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,17 @@ from sparsification.plan.costs import Costs, Setting, measure_costs, time_files
 from sparsification.plan.losses import Losses, measure_losses
 from sparsification.plan.planner import MILLISECONDS, Target, make_plan
 from sparsification.plan.recipe import write_recipe
+from sparsification.plan.shape import costs as shape_costs
+from sparsification.plan.shape import losses as shape_losses
+from sparsification.plan.shape import planner as shape_planner
+from sparsification.plan.shape import recipe as shape_recipe
+from sparsification.plan.shape.encoder import find_encoder
 from sparsification.plan.units import BLOCKS, MASK_TYPES, UNSTRUCTURED, Unit, find_units
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("plan_accuracy.json", "plan_accuracy.md"))
-PLANNED = "planned"
+PLANNED, SMALLER = "planned", "smaller"
+KINDS = (PLANNED, UNSTRUCTURED, BLOCKS, SMALLER)
+LABELS = {PLANNED: PLANNED, SMALLER: "smaller, dense"}
 SPEEDUPS = (5, 7)
 SEEDS = (42, 43)
 SAMPLES = 512  # texts
@@ -60,16 +68,20 @@ class Run(study.Run):
     one_shot: bool = True
     flags: tuple[str, ...] = SPARSE_FILE
     speedup: int = 0
-    kind: str = PLANNED  # or the pattern of a uniform recipe
+    kind: str = PLANNED  # or SMALLER, or the pattern of a uniform recipe
     seed: int = 42
 
 
 RUNS = {"dense": Run(flags=())} | {
     f"{kind}_{speedup}x" + (f"_seed{seed}" if seed != SEEDS[0] else ""): Run(
-        f"{kind}_{speedup}x", speedup=speedup, kind=kind, seed=seed
+        f"{kind}_{speedup}x",
+        flags=() if kind == SMALLER else SPARSE_FILE,
+        speedup=speedup,
+        kind=kind,
+        seed=seed,
     )
     for speedup in SPEEDUPS
-    for kind in (PLANNED, UNSTRUCTURED, BLOCKS)
+    for kind in KINDS
     for seed in SEEDS
 }
 
@@ -86,6 +98,8 @@ class Measured:
     units: Sequence[Unit]
     costs: Costs
     losses: Losses
+    shape_costs: shape_costs.ShapeCosts
+    shape_losses: shape_losses.ShapeLosses
 
 
 class Study(study.Study):
@@ -106,16 +120,25 @@ class Study(study.Study):
         rows = read_rows(self.texts, model, tokenizer, SAMPLES, SETTING.length)
         batches = as_batches(rows, tokenizer)
         units = find_units(model, batches[0])
-        costs = measure_costs(model, tokenizer, rows, units, SETTING, self.work / "measured", print)
-        return Measured(units, costs, measure_losses(model, units, batches, self.work / "measured", print))
+        encoder, kept = find_encoder(model), self.work / "measured"
+        return Measured(
+            units,
+            measure_costs(model, tokenizer, rows, units, SETTING, kept, print),
+            measure_losses(model, units, batches, kept, print),
+            shape_costs.measure_costs(model, tokenizer, rows, encoder, "int8", SETTING, kept, print),
+            shape_losses.measure_losses(model, encoder, batches, kept, print),
+        )
 
     def recipe(self, run: study.Run) -> str:
         """Write the recipe of a run."""
         assert isinstance(run, Run)
         found, path = self.measured, self.work / f"{run.recipe}.yaml"
         limit = found.costs.dense.milliseconds / run.speedup
-        if run.kind == PLANNED:
-            target = Target(f"--speedup {run.speedup}", MILLISECONDS, limit)
+        target = Target(f"--speedup {run.speedup}", MILLISECONDS, limit)
+        if run.kind == SMALLER:
+            shape = shape_planner.make_plan(found.shape_costs, found.shape_losses, target).shape
+            text = shape_recipe.write_recipe(found.shape_costs.encoder, shape, int8=True)
+        elif run.kind == PLANNED:
             text = write_recipe(make_plan(found.units, found.costs, found.losses, target, ["int8"]))
         else:
             text = UNIFORM.format(
@@ -134,7 +157,8 @@ class Study(study.Study):
         """Collect the figures of a run, and time its file and the dense one in turns."""
         own, dense = self.scores(folder), self.model("dense") / "onnx" / "model.onnx"
         sparse = folder / "onnx" / "model.sparse.onnx"
-        times = time_files([dense, sparse if sparse.exists() else dense], SETTING, VOCABULARY)
+        file = sparse if sparse.exists() else folder / "onnx" / "model.onnx"
+        times = time_files([dense, file], SETTING, VOCABULARY)
         return {
             **self.figures(name, folder),
             "mrr": own.get("eval_onnx_sparse_mrr_at_10", own["eval_onnx_mrr_at_10"]),
@@ -174,7 +198,8 @@ def page(results: Mapping[str, dict]) -> str:
         "",
         f"{when(results)} Made by `make plan-accuracy`. all-MiniLM-L6-v2 as an embedding model, pruned in one shot "
         "without training: 1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). "
-        "`model.sparse.onnx` in int8, one thread, 128 tokens. The dense model in fp32 has an MRR@10 of "
+        "`model.sparse.onnx` in int8, of smaller models `model.onnx`; one thread, 128 tokens. The dense model in fp32 has "
+        "an MRR@10 of "
         f"{dense:.1%}. Two seeds draw the calibration texts. Lost are 1 - cosine to the dense embeddings, and points "
         "of MRR@10. The ratios are what the planned model loses over what this one loses, the means of the seeds.",
         "",
@@ -184,7 +209,7 @@ def page(results: Mapping[str, dict]) -> str:
     for speedup in SPEEDUPS:
         runs = {
             kind: [run for run in results.values() if (run["speedup"], run["kind"]) == (speedup, kind)]
-            for kind in (PLANNED, UNSTRUCTURED, BLOCKS)
+            for kind in KINDS
         }
         for kind, found in runs.items():
             if not (found and runs[PLANNED]):
@@ -193,7 +218,7 @@ def page(results: Mapping[str, dict]) -> str:
             for key, best, form in (("cosine", 1.0, ".3f"), ("mrr", dense, ".1%")):
                 own, planned = (best - mean([run[key] for run in each]) for each in (found, runs[PLANNED]))
                 cells += ["; ".join(f"{run[key]:{form}}" for run in found), f"{planned / own:.2f}"]
-            label = kind if kind == PLANNED else f"uniform, {kind}"
+            label = LABELS.get(kind, f"uniform, {kind}")
             lines.append(f"| {speedup}x | {label} | {' | '.join(cells)} |")
     machines = sorted({run["machine"] for run in results.values()})
     return "\n".join([*lines, "", *(f"- {machine}" for machine in machines), ""])

@@ -53,7 +53,10 @@ def test_widths_are_eighths_of_the_dense_one():
     ("model", "message"),
     [
         (ModernBertModel(ModernBertConfig(**SIZES, pad_token_id=0)), r"layers\.0 has no plain feed-forward block"),
-        (AlbertModel(AlbertConfig(**SIZES, embedding_size=8)), "--engine any needs two layers or more, got 1 in encoder"),
+        (
+            AlbertModel(AlbertConfig(**SIZES, embedding_size=8)),
+            "--engine any needs two layers or more, got 1 in encoder",
+        ),
         (
             BertForQuestionAnswering(BertConfig(**SIZES | {"intermediate_size": 16})),
             r"bert\.encoder\.layer\.0 has no plain feed-forward block of two Linear layers",
