@@ -198,10 +198,10 @@ def page(results: Mapping[str, dict]) -> str:
         "",
         f"{when(results)} Made by `make plan-accuracy`. all-MiniLM-L6-v2 as an embedding model, pruned in one shot "
         "without training: 1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). "
-        "`model.sparse.onnx` in int8, of smaller models `model.onnx`; one thread, 128 tokens. The dense model in fp32 has "
-        "an MRR@10 of "
-        f"{dense:.1%}. Two seeds draw the calibration texts. Lost are 1 - cosine to the dense embeddings, and points "
-        "of MRR@10. The ratios are what the planned model loses over what this one loses, the means of the seeds.",
+        "`model.sparse.onnx` in int8, of smaller models `model.onnx`; one thread, 128 tokens. The dense model in fp32 "
+        f"has an MRR@10 of {dense:.1%}. Two seeds draw the calibration texts. Lost are 1 - cosine to the dense "
+        "embeddings, and points of MRR@10. The ratios are what the planned model loses over what this one loses, the "
+        "means of the seeds.",
         "",
         "| aim | pruned | sparsity | measured speed-up | cosine | ratio of the losses | MRR@10 | ratio of the losses |",
         "|---|---|---|---|---|---|---|---|",
