@@ -51,6 +51,11 @@ def _in_blocks(epochs: int) -> Run:
     return Run("minilm-6layers_prune80", json.dumps(variables), "one_epoch", RATE)
 
 
+def _in_training(rate: str) -> Run:
+    """Quantization in an eleventh epoch."""
+    return Run("quantize", "", "prune80_block4_10epochs", ("--learning_rate", rate, *SPARSE_FILE))
+
+
 def _rival(recipe: str, flags: tuple[str, ...] = ()) -> Run:
     """A published recipe in as many epochs."""
     return Run(recipe, "num_epochs=3", "one_epoch", flags)
@@ -96,9 +101,8 @@ RUNS: dict[str, Run] = {
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
     "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
-    "quantize80_block4_10epochs": Run(
-        "quantize", "", "prune80_block4_10epochs", ("--learning_rate", "5e-5", *SPARSE_FILE)
-    ),
+    "quantize80_block4_10epochs": _in_training("5e-5"),
+    "quantize80_block4_10epochs_2e-4": _in_training("2e-4"),
     "quantize80_block4_10epochs_one_shot": Run("quantize", "", "prune80_block4_10epochs", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
