@@ -12,7 +12,6 @@ import random
 from datetime import date
 from pathlib import Path
 
-import onnx
 import onnxruntime
 from transformers import BertTokenizerFast
 
@@ -20,11 +19,10 @@ from benchmarks.sparse_runtime import SHAPES, make_model
 from sparsification.plan.calibration import as_batches
 from sparsification.plan.costs import Setting, measure_costs, time_files
 from sparsification.plan.losses import Losses
-from sparsification.plan.model_files import ModelFiles, marked_layers, zero
+from sparsification.plan.model_files import ModelFiles
 from sparsification.plan.planner import MILLISECONDS, Plan, PlanError, Target, make_plan
 from sparsification.plan.units import BLOCKS, SPARSITIES, UNSTRUCTURED, Option, Unit, find_units
 from sparsification.report.environment import cpu_name
-from sparsification.runtime.rewrite import rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING = Setting(batch=1, length=128, threads=1)
@@ -60,8 +58,9 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
             plans[speedup] = make_plan(units, costs, random_losses(units), target, ["int8"])
         except PlanError as error:
             print(error)
-    paths = [write_planned(plan, files, folder / f"{speedup:g}.onnx") for speedup, plan in plans.items()]
-    dense, *measured = time_files([files.write(Option("fp32")), *paths], SETTING, model.config.vocab_size)
+    paths = [files.write(units, [choice.option for choice in plan.choices]) for plan in plans.values()]
+    dense_file = files.write(units, [Option("fp32")] * len(units))
+    dense, *measured = time_files([dense_file, *paths], SETTING, model.config.vocab_size)
     predicted = [plan.total(MILLISECONDS) for plan in plans.values()]
     return [
         f"| {shape} | {speedup:g}x | {guess:.2f} | {time:.2f} | {guess / time - 1:+.0%} | {dense / time:.2f}x |"
@@ -81,16 +80,6 @@ def random_losses(units: list[Unit]) -> Losses:
     return Losses(
         {name: {"int8": 0.0, "sensitivity": 1.0, UNSTRUCTURED: curve(1.0), BLOCKS: curve(1.5)} for name in names}
     )
-
-
-def write_planned(plan: Plan, files: ModelFiles, path: Path) -> Path:
-    """Write the sparse file of a planned model, pruned by magnitude."""
-    model = onnx.load(files.write(Option(plan.precision)))
-    layers = marked_layers(model)
-    chosen = [choice.option for choice in plan.choices for _ in choice.unit.weights]
-    zero(model, layers, chosen)
-    onnx.save(model, path)
-    return rewrite_sparse(path, path.with_suffix(".sparse.onnx")).path
 
 
 def report(lines: list[str]) -> str:

@@ -116,6 +116,8 @@ def make_plan(units: Sequence[Unit], costs: Costs, losses: Losses, target: Targe
         if picks is None:
             continue
         chosen = [list(options)[pick] for options, pick in zip(table, picks, strict=True)]
+        if getattr(costs.models[Option(precision)], target.kind) > target.limit:
+            chosen = _sparse_somewhere(units, losses, table, chosen)
         plans.append(_plan(units, costs, losses, target, chosen, curves))
     if not plans:
         best, rest = min(least)
@@ -125,6 +127,17 @@ def make_plan(units: Sequence[Unit], costs: Costs, losses: Losses, target: Targe
             "layers of the encoder"
         )
     return min(plans, key=lambda plan: plan.loss)
+
+
+def _sparse_somewhere(
+    units: Sequence[Unit], losses: Losses, table: Sequence[Mapping[Option, float]], chosen: Sequence[Option]
+) -> list[Option]:
+    """If all units are dense, prune the one that loses least by it: only files with sparse layers have fused blocks."""
+    if any(option.pattern != DENSE for option in chosen):
+        return list(chosen)
+    sparse = [(unit, option) for unit, options in enumerate(table) for option in options if option.pattern != DENSE]
+    unit, option = min(sparse, key=lambda pair: losses.of(units[pair[0]], pair[1]))
+    return [option if index == unit else other for index, other in enumerate(chosen)]
 
 
 def _plan(
@@ -143,5 +156,9 @@ def _plan(
         Choice(unit, option, tables[MILLISECONDS][i][option], tables[BYTES][i][option], losses.of(unit, option))
         for i, (unit, option) in enumerate(zip(units, chosen, strict=True))
     ]
+    if all(option.pattern == DENSE for option in chosen):
+        rests = {
+            kind: getattr(costs.models[chosen[0]], kind) - sum(getattr(c, kind) for c in choices) for kind in rests
+        }
     dense = {kind: getattr(costs.dense, kind) for kind in (MILLISECONDS, BYTES)}
     return Plan(target, precision, choices, rests, dense, curves)
