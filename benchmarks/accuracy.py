@@ -136,13 +136,15 @@ class Study(study.Study):
 
     def flags(self, name: str, output: Path) -> list[str]:
         """The table's questions are the validation file, those set aside the test file."""
+        run = self.runs[name]
+        assert isinstance(run, Run)
         files = {"train_file": self.train, "validation_file": self.validation, "test_file": self.aside}
-        if RUNS[name].recipe:
+        if run.recipe:
             files |= {"distill_teacher": self.model("teacher"), "onnx_export_path": output / "onnx"}
         return [
             *file_flags(files),
             *("--do_predict", "--max_seq_length", "384", "--doc_stride", "128", "--pad_to_max_length", "False"),
-            *("--seed", str(RUNS[name].seed)),
+            *("--seed", str(run.seed)),
         ]
 
     def measure(self, name: str, folder: Path) -> dict:
