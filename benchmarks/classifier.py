@@ -40,6 +40,8 @@ RUNS: dict[str, Run] = {
     "magnitude50": _one_shot("prune80", "sparsity=0.5"),
     "reconstruct50": _one_shot("one-shot_reconstruct50", "allocation=uniform"),
     "reconstruct80": _one_shot("one-shot_reconstruct80", "allocation=uniform"),
+    "reconstruct50_by_error": _one_shot("one-shot_reconstruct50"),
+    "reconstruct80_by_error": _one_shot("one-shot_reconstruct80"),
     "prune80": _trained(),
     "prune90": _trained("sparsity=0.9"),
     "prune80_block4": _trained('{"mask_type": [1, 4]}'),

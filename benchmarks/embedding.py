@@ -49,6 +49,8 @@ RUNS: dict[str, Run] = {
     "magnitude50": Run("prune80", "sparsity=0.5"),
     "reconstruct50_questions": _both("minilm-embedding_reconstruct50", "num_samples=512"),
     "reconstruct80_questions": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8"),
+    "reconstruct50_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,allocation=error"),
+    "reconstruct80_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8,allocation=error"),
     "reconstruct60": Run("minilm-embedding_reconstruct50", "sparsity=0.6"),
     "reconstruct70": Run("minilm-embedding_reconstruct50", "sparsity=0.7"),
     "reconstruct80": Run("minilm-embedding_reconstruct50", "sparsity=0.8"),

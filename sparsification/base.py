@@ -58,7 +58,7 @@ class Modifier:
     sets_learning_rate: ClassVar[bool] = False  # ``lr_at`` gives the learning rate
     sets_requires_grad: ClassVar[bool] = False  # freezes or unfreezes parameters
     masks_weights: ClassVar[bool] = False  # keeps weights at zero
-    masks_units: ClassVar[bool] = False  # masks whole rows or columns, and the biases of rows
+    masks_biases: ClassVar[bool] = False  # masks the biases of the rows that it masks
     removes_units: ClassVar[bool] = False  # ``finalize`` removes rows and columns that are zero from the model
     quantizes: ClassVar[bool] = False  # fake-quantizes modules
     averages_weights: ClassVar[bool] = False  # reads the weights last, after the others' ``after_optimizer_step``
@@ -185,7 +185,6 @@ class Modifier:
 
     def changes_loss(self, now: TrainingStep) -> bool:
         """Whether ``loss_term`` is called in this step: if it is overridden and the modifier is active."""
-        # Called before there are outputs. Overriding ``loss_term`` is how a modifier declares that it has a term.
         return type(self).loss_term is not Modifier.loss_term and self.is_active(now)
 
     def attach_teacher(self, teacher: nn.Module) -> None:
@@ -231,8 +230,7 @@ class Modifier:
     def skipped_modules(self, example: Mapping[str, Tensor] | None) -> list[str]:
         """Modules of an initialized model that the recipe covers and that are left unchanged, one sentence each.
 
-        Args:
-            example: inputs of one forward pass, on the model's device; None: modules that need one are not reported.
+        ``example`` is the inputs of a forward pass on the model's device; None: modules that need them are left out.
         """
         return []
 
@@ -276,6 +274,10 @@ class Modifier:
 
     def apply_one_shot(self) -> None:
         """Apply the final state at once, without training (one-shot)."""
+
+    def zero_units(self) -> Sequence[str]:
+        """Zero as many whole rows or columns as at the end, without data; the names of the weights that have some."""
+        return ()
 
     def before_save(self) -> None:
         """Called before the weights are saved."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import re
 import sys
 
 from helpers import ROOT
@@ -46,3 +47,16 @@ def test_what_a_recipe_states_is_read_over_line_ends():
     assert generate.stated(text, "Published") == "1 / 2 (a b)"
     assert generate.stated(text, "Measured") == "no"
     assert generate.summary(text) == "Does one thing."
+
+
+def test_what_pages_tell_to_make_has_a_rule():
+    text = (ROOT / "Makefile").read_text()
+    rules = set(re.findall(r"^([a-z0-9-]+):.*## ", text, re.M))
+    phony = re.search(r"\.PHONY: ((?:.*\\\n)*.*)", text)[1].replace("\\\n", " ").split()
+    pages = [
+        page for folder in (".", "docs", "benchmarks", "recipes", "provider") for page in (ROOT / folder).glob("*.md")
+    ]
+    told = {name for page in pages for name in re.findall(r"`make ([a-z0-9-]+)", page.read_text())}
+    assert len(told) > 10
+    assert told <= rules and rules <= set(phony)
+    assert all(re.search(rf"^{name}:", text, re.M) for name in phony)

@@ -174,12 +174,22 @@ def test_recipe_keeps_its_promise_when_it_is_trained(path, tmp_path):
         assert last_rate == (last.init_lr if last.lr_func == "cyclic_linear" else pytest.approx(last.final_lr))
 
 
-@each(ONE_SHOT)
-def test_recipe_keeps_its_promise_in_one_shot(path, tmp_path):
-    model = thin_bert(3)
+def apply_one_shot(path: Path, folder: Path) -> BertForQuestionAnswering:
     manager = ScheduledModifierManager.from_yaml(path, {"num_samples": 8})
-    trainer = SparseTrainer(model=model, args=arguments(tmp_path), train_dataset=make_data(), manager=manager)
+    trainer = SparseTrainer(model=thin_bert(3), args=arguments(folder), train_dataset=make_data(), manager=manager)
     trainer.apply_one_shot()
+    return trainer.model
+
+
+def test_one_shot_recipe_takes_half_of_the_neurons(tmp_path):
+    model = apply_one_shot(ROOT / "recipes" / "one-shot_neurons50.md", tmp_path)
+    assert model.config.intermediate_size == 32
+    assert not any((layer.output.dense.weight == 0).any() for layer in model.bert.encoder.layer)
+
+
+@each([path for path in ONE_SHOT if "_neurons" not in path.stem])
+def test_recipe_keeps_its_promise_in_one_shot(path, tmp_path):
+    model = apply_one_shot(path, tmp_path)
     promised = float(re.search(r"reconstruct(\d+)", path.stem)[1]) / 100
     group = 4 if "_block4" in path.stem else 1
     weights = {n: w.view(-1, group) for n, w in model.named_parameters() if w.dim() == 2 and "word" not in n}

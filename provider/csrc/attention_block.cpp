@@ -1,18 +1,28 @@
 // Attention as a block, from the layers of query, key and value to the input of the next layer, which is quantized in
 // int8 models.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <tuple>
 
 #include "attention_plan.h"
 #include "blocks.h"
+#include "shape_values.h"
 
 using namespace ort;
 
 namespace {
 
 using Order = std::vector<int64_t>;
+
+// Reshapes between Transposes that keep four dimensions: one that changes nothing, or the last two exchanged by way of
+// three dimensions, as PyTorch writes it: the first two merged, a Transpose, and the first two split again.
+struct Regrouping {
+  int source;                 // what is reshaped
+  int split, merged = kNone;  // shapes
+  Order order{0, 1, 2, 3};    // of the Transposes before it
+};
 
 // How a tensor of one layout becomes another one, by nodes that move data, quantize or dequantize with one set of
 // parameters. ONNX Runtime adds QuantizeLinear and DequantizeLinear around each node that moves data.
@@ -23,6 +33,8 @@ struct Path {
   Order order{0, 1, 2, 3};             // of the Transposes together
   bool transposes = false;
   std::optional<Quantization> params;  // of its QuantizeLinear nodes
+  int view = kNone;                    // what its Reshape results in
+  std::optional<Regrouping> regrouping;
   std::optional<float> scale;          // of its last DequantizeLinear
   float factor = 1.0f;                 // of fp32
 };
@@ -53,6 +65,39 @@ bool is_complete(const GraphView& graph, int shape) {
   return std::find(numbers.begin(), numbers.end(), 0) == numbers.end();
 }
 
+// The regrouping that ends with a Reshape; adds its nodes.
+std::optional<Regrouping> find_regrouping(const GraphView& graph, int reshape, std::set<int>& nodes) {
+  int turn = graph.producer(graph.input(reshape, 0), "Transpose");
+  if (turn == kNone) return {};
+  Regrouping found{graph.input(reshape, 0), graph.input(reshape, 1)};
+  Order permutation = graph.integers(turn, "perm");
+  if (permutation.size() == 4) return found;
+  int merge = graph.producer(graph.input(turn, 0), "Reshape");
+  if (permutation != Order{0, 2, 1} || merge == kNone) return {};
+  nodes.insert({turn, merge});
+  found.source = graph.input(merge, 0);
+  found.merged = graph.input(merge, 1);
+  return found;
+}
+
+// Whether the Reshapes of a path's regrouping have the right shapes; adds the nodes that compute them.
+bool is_valid(const GraphView& graph, Path& path, int64_t width) {
+  std::vector<int64_t> sizes(4, 0);  // [batch, length, heads, size]; 0 or -1 where only a run knows them
+  const Tensor* heads = graph.constant(path.shape);
+  if (heads && heads->type == kInt64 && heads->count() == 4) sizes = heads->values<int64_t>();
+  for (int i : {2, 3})
+    if (sizes[i] == -1 && sizes[5 - i] > 0) sizes[i] = width / sizes[5 - i];
+  Dimensions view, d;
+  for (int axis = 0; axis < 4; axis++) view.push_back(sizes[axis] > 0 ? Dimension{sizes[axis]} : Dimension{0, axis});
+  const Regrouping& found = *path.regrouping;
+  for (int64_t axis : found.order) d.push_back(view[axis]);
+  std::map<int, Dimensions> known{{path.view, view}, {found.source, d}};
+  auto split = shape_values(graph, found.split, known, path.nodes);
+  if (found.merged == kNone) return split == d;
+  auto merged = shape_values(graph, found.merged, known, path.nodes);
+  return merged == Dimensions{{-1}, d[2], d[3]} && split == Dimensions{d[0], d[1], d[3], d[2]};
+}
+
 // From a factor of a product back to a Linear layer.
 std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::map<int, const Layer*>& layers,
                                bool quantized) {
@@ -79,9 +124,21 @@ std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::ma
       Order permutation = graph.integers(node, "perm");
       if (permutation.size() != 4) return {};
       for (int64_t& axis : path.order) axis = permutation[axis];
+      if (path.regrouping)
+        for (int64_t& axis : path.regrouping->order) axis = permutation[axis];
       path.transposes = true;
+    } else if (std::optional<Regrouping> found =
+                   type == "Reshape" && path.shape == kNone && !path.regrouping
+                       ? find_regrouping(graph, node, path.nodes)
+                       : std::nullopt) {
+      if (found->merged != kNone)
+        for (int64_t& axis : path.order) axis = Order{0, 1, 3, 2}[axis];
+      path.regrouping = found;
+      path.tensor = found->source;
+      continue;
     } else if (type == "Reshape" && path.shape == kNone) {
       path.shape = graph.input(node, 1);
+      path.view = graph.output(node);
     } else if (type == "Reshape" && is_complete(graph, path.shape) && graph.constant(graph.input(node, 1))) {
       // What the last one results in does not depend on it.
     } else {
@@ -90,6 +147,7 @@ std::optional<Path> trace_back(const GraphView& graph, int tensor, const std::ma
     path.tensor = graph.input(node, 0);
   }
   if (path.shape == kNone || layers.at(path.tensor)->is_float() == quantized) return {};
+  if (path.regrouping && !is_valid(graph, path, layers.at(path.tensor)->outputs)) return {};
   if (!quantized) return path.params || last ? std::nullopt : std::optional(path);
   return path.params && last && path.params->same_integers(*last) ? std::optional(path) : std::nullopt;
 }
@@ -128,12 +186,41 @@ struct Match {
   std::set<int> nodes;
 };
 
+// PyTorch replaces the probabilities of a query that sees no key, which are NaN, by 0. They are not NaN if the mask is
+// finite, which `match` requires then. The tensor after that, and its nodes; what is given if nothing is replaced.
+int without_nans(const GraphView& graph, int probabilities, std::set<int>& nodes) {
+  const std::vector<int>& readers = graph.consumers(probabilities);
+  if (graph.is_used_elsewhere(probabilities) || readers.size() != 2) return probabilities;
+  for (int turn = 0; turn < 2; turn++) {
+    int test = readers[turn], select = readers[1 - turn];
+    if (graph.node(test).type != "IsNaN" || graph.node(select).type != "Where") continue;
+    if (graph.input(select, 0) != graph.output(test) || graph.input(select, 2) != probabilities) continue;
+    if (graph.number(graph.input(select, 1)) != 0.0f) continue;
+    nodes.insert({test, select});
+    return graph.output(select);
+  }
+  return probabilities;
+}
+
+// Whether a tensor is one of two finite numbers everywhere.
+bool is_finite(const GraphView& graph, int tensor) {
+  int select = graph.producer(tensor, "Where");
+  if (select == kNone) return false;
+  for (size_t side : {1, 2}) {
+    std::optional<float> number = graph.number(graph.input(select, side));
+    if (!number || !std::isfinite(*number)) return false;
+  }
+  return true;
+}
+
 // From the Softmax to both sides.
 std::optional<Match> match(const GraphView& graph, const std::map<int, const Layer*>& layers, int softmax) {
   int64_t axis = graph.integer(softmax, "axis", -1);
   if (axis != -1 && axis != 3) return {};
   std::set<int> nodes{softmax};
-  int probabilities = graph.output(softmax), quantize = graph.only_consumer(probabilities, "QuantizeLinear");
+  int probabilities = without_nans(graph, graph.output(softmax), nodes);
+  bool replaces_nans = probabilities != graph.output(softmax);
+  int quantize = graph.only_consumer(probabilities, "QuantizeLinear");
   std::optional<Quantization> probability;
   if (quantize != kNone) {
     probability = quantization(graph, quantize);
@@ -165,9 +252,11 @@ std::optional<Match> match(const GraphView& graph, const std::map<int, const Lay
     std::optional<Path> value = trace_back(graph, graph.input(product, 1), layers, quantized);
     std::optional<Path> context = trace_context(graph, graph.output(product), quantized);
     if (!query || !key || !value || !context || value->factor != 1.0f) return {};
+    int mask = graph.input(add, 1 - side);
+    if (replaces_nans && !is_finite(graph, mask)) return {};
     if (query->order != Order{0, 2, 1, 3} || key->order != Order{0, 2, 3, 1} || value->order != query->order) return {};
     factor *= query->factor * key->factor;
-    return Match{*query, *key, *value, *context, probability, factor, graph.input(add, 1 - side), nodes};
+    return Match{*query, *key, *value, *context, probability, factor, mask, nodes};
   }
   return {};
 }

@@ -58,6 +58,23 @@ std::string read_weight(const T* weight, const std::vector<T>& zeros, const std:
   return "";
 }
 
+// Adds the Reshapes to two dimensions and back, if they are there and the shapes are constant.
+void read_reshapes(const GraphView& graph, Layer& layer) {
+  int before = graph.producer(layer.input, "Reshape"), after = graph.only_consumer(layer.output, "Reshape");
+  if (before == kNone || after == kNone || graph.input(after, 0) != layer.output) return;
+  const ort::Tensor *flat = graph.constant(graph.input(before, 1)), *shape = graph.constant(graph.input(after, 1));
+  for (const ort::Tensor* numbers : {flat, shape})
+    if (!numbers || numbers->type != ort::kInt64) return;
+  auto rows = flat->values<int64_t>(), sizes = shape->values<int64_t>();
+  bool is_static = std::all_of(sizes.begin(), sizes.end(), [](int64_t size) { return size > 0; });
+  if (!is_static || rows.size() != 2 || rows[0] <= 0 || rows[1] != layer.inputs) return;
+  if (graph.is_used_elsewhere(layer.input) || graph.consumers(layer.input).size() != 1) return;
+  layer.nodes.insert({before, after});
+  layer.input = graph.input(before, 0);
+  layer.output = graph.output(after);
+  layer.output_shape = sizes;
+}
+
 // Fills an fp32 layer in from its MatMul or Gemm; "" or why it cannot be taken.
 std::string read_float(const GraphView& graph, int product, const float* weight, const std::vector<int64_t>& counts,
                        bool always, Layer& layer) {
@@ -67,6 +84,7 @@ std::string read_float(const GraphView& graph, int product, const float* weight,
   layer.nodes = {product};
   std::string refusal = read_bias(graph, product, layer);
   if (!refusal.empty()) return refusal;
+  read_reshapes(graph, layer);
   double weights = (double)layer.inputs * (double)layer.outputs, sparse = (1 - layer.zeros) * kFloatWeight * weights;
   layer.cost = {kFloatDense * weights, sparse, std::numeric_limits<double>::infinity()};
   if (always || layer.pays()) layer.rows = rows_of(weight, layer.inputs, counts, layer.float_values);

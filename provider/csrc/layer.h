@@ -22,6 +22,8 @@ struct Layer {
   // Only if it can be taken:
   std::set<int> nodes;   // from the input's DequantizeLinear, if there is one, to the Add of the bias
   int dequantize = kNone, input = kNone, output = kNone;  // a node, an 8-bit or fp32 tensor, an fp32 tensor
+  // Of a Gemm between two Reshapes, as which ONNX Runtime computes a MatMul with static shapes.
+  std::vector<int64_t> output_shape;
   Quantization params{}; // of the input
   int dynamic_zero = kNone, dynamic_scale = kNone;  // tensors of each run: the input's zero point, the sums' scales
   std::optional<Quantization> output_params;        // of an operator whose output is quantized

@@ -1,5 +1,6 @@
 // Linear layers as blocks: alone, several of one input, and two in a row.
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "blocks.h"
@@ -14,6 +15,10 @@ int64_t tokens_of(const Tensor& x, int64_t inputs) {
   check_shape(x);
   check(!x.shape.empty() && x.shape.back() == inputs, "the input is not as wide as the weight");
   return x.count() / inputs;
+}
+
+int64_t count(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
 std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {
@@ -57,8 +62,10 @@ struct FloatProduct : Product {
 class LinearPlan : public Plan {
  public:
   explicit LinearPlan(const std::string& input_name) { add_input(input_name); }
-  void add(std::unique_ptr<Product> product, const std::string& output_name) {
+  // shape: of the output; empty: that of the input with another width.
+  void add(std::unique_ptr<Product> product, const std::string& output_name, const std::vector<int64_t>& shape) {
     products_.push_back(std::move(product));
+    shapes_.push_back(shape);
     add_output(output_name);
   }
   // What is multiplied by in each run; tensors of the layers' dynamic quantization.
@@ -68,12 +75,17 @@ class LinearPlan : public Plan {
   }
   void compute(const void* api, KernelContext* context) const override {
     Tensor x = input(api, context, 0);
+    check_shape(x);
     thread_local std::vector<uint8_t> memory;
     const void* data = unsigned_integers(x, memory);
     for (size_t i = 0; i < products_.size(); i++) {
       const Product& product = *products_[i];
-      int64_t tokens = tokens_of(x, product.inputs());
-      void* y = output(api, context, i, with_width(x.shape, product.outputs()));
+      std::vector<int64_t> shape = shapes_[i];
+      int64_t tokens = shape.empty() ? tokens_of(x, product.inputs()) : x.count() / product.inputs();
+      if (shape.empty()) shape = with_width(x.shape, product.outputs());
+      check(tokens * product.inputs() == x.count() && tokens * product.outputs() == count(shape),
+            "a Reshape does not fit the tensor");
+      void* y = output(api, context, i, shape);
       if (!y) continue;
       if (!zero_) {
         product.run(api, context, data, tokens, y, nullptr);
@@ -87,6 +99,7 @@ class LinearPlan : public Plan {
 
  private:
   std::vector<std::unique_ptr<Product>> products_;
+  std::vector<std::vector<int64_t>> shapes_;
   size_t zero_ = 0, scale_ = 0;  // inputs; 0: the parameters are constant
 };
 
@@ -189,7 +202,7 @@ std::optional<Block> linear_block(const GraphView& graph, const std::vector<cons
     block.nodes.insert(layer->nodes.begin(), layer->nodes.end());
     block.nodes.insert(tail.nodes.begin(), tail.nodes.end());
     outputs.push_back(tail.output);
-    plan->add(product_of(*layer, tail), graph.name(tail.output));
+    plan->add(product_of(*layer, tail), graph.name(tail.output), layer->output_shape);
   }
   if (!graph.is_block(block.nodes, inputs, outputs)) return {};
   block.plan = std::move(plan);
@@ -210,7 +223,7 @@ std::optional<Block> feed_forward_block(const GraphView& graph, const Layer& fir
     pack({&first}, product->layers);
     pack({&second}, product->layers);
     auto plan = std::make_unique<LinearPlan>(graph.name(first.input));
-    plan->add(std::move(product), graph.name(after.output));
+    plan->add(std::move(product), graph.name(after.output), second.output_shape);
     block.plan = std::move(plan);
     return block;
   }

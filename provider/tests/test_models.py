@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from exported_models import make_model
 from random_graphs import LEVELS
 from sessions import assert_close, run_cpu, run_provider
@@ -14,8 +15,10 @@ from sessions import assert_close, run_cpu, run_provider
 import onnxruntime_ep_sparse as sparse
 from helpers.exports import (
     CASES,
+    FAMILIES,
     ONNXRUNTIME_FORMS,
     make_batch,
+    prune_model,
     quantize_by_onnxruntime,
 )
 from onnxruntime_ep_sparse.explain import explain, layer_reports
@@ -36,6 +39,24 @@ def test_outputs_equal_those_of_the_cpu_provider(tmp_path, family, precision, ex
     assert kinds.count("alone") == 3
     for level in LEVELS:
         assert_close(run_provider(path, feed, level, always=True), run_cpu(path, feed, level), precision)
+
+
+@pytest.mark.parametrize("dynamic", [(), (0,), (0, 1)], ids=["static", "batch", "batch and length"])
+def test_models_that_pytorch_exports_by_itself(tmp_path, dynamic):
+    """Its attention exchanges dimensions by way of three, and tests the probabilities for NaN."""
+    make, names, pad = FAMILIES["bert"]
+    model, path = prune_model(make()).eval(), tmp_path / "model.onnx"
+    batch = make_batch(3, 20, names, pad)
+    dimensions = {axis: torch.export.Dim(name) for axis, name in enumerate(("batch", "length")) if axis in dynamic}
+    torch.onnx.export(
+        model, (), path, kwargs=batch, dynamo=True, dynamic_shapes=dict.fromkeys(names, dimensions), verbose=False
+    )
+    kinds = [layer.taken for layer in layer_reports(path, always=True)]
+    assert [kinds.count(kind) for kind in ("attention", "feed-forward", "alone")] == [6, 4, 3]
+    feed = {name: one.numpy() for name, one in batch.items()}
+    feed["attention_mask"][1] = 0  # no key at all
+    for level in LEVELS:
+        assert_close(run_provider(path, feed, level, always=True), run_cpu(path, feed, level), "fp32")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])

@@ -231,15 +231,12 @@ def _match(number: int, pattern: str, targets: Targets) -> Match:
 def _thin(timeline: Timeline, targets: Targets) -> dict[str, int]:
     """Remove pruned neurons as at the end of training, and count the zeros that remain in the thinned weights."""
     thinning = [modifier for modifier in timeline.modifiers if modifier.removes_units]
-    pruning = [modifier for modifier in timeline.modifiers if modifier.masks_units and timeline.acts(modifier)]
     if not thinning:
         return {}
-    for modifier in pruning:
-        modifier.apply_one_shot()
+    masked = [name for modifier in timeline.modifiers if timeline.acts(modifier) for name in modifier.zero_units()]
     for modifier in thinning:
         modifier.finalize()
     parameters = targets.parameters(ALL)
-    masked = [name for modifier in pruning for name in modifier.pruned_names()]
     return {name: int((parameters[name] == 0).sum()) for name in masked if parameters[name].dim() == 2}
 
 

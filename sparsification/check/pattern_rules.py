@@ -86,7 +86,7 @@ def _two_modifiers_for_one_weight(ctx: LintContext, targets: Targets) -> Iterato
 def _prunes_vectors(ctx: LintContext, targets: Targets) -> Iterator[LintWarning]:
     parameters = targets.parameters(ALL)
     for modifier in ctx.pruning():
-        if modifier.masks_units:
+        if modifier.masks_biases:
             continue  # rows are pruned together with their biases
         vectors = [name for name in modifier.pruned_names() if name in parameters and parameters[name].dim() < 2]
         if vectors:

@@ -4,13 +4,21 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsification.cli.values import positive
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from sparsification.plan.calibration import Row
+    from sparsification.plan.costs import Setting
+    from sparsification.plan.planner import AnyPlan
 
 
 def add_plan(commands: argparse._SubParsersAction) -> None:
@@ -39,10 +47,11 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--threads", type=positive, default=1, help="threads of ONNX Runtime (default 1)")
     parser.add_argument(
         "--engine",
-        choices=("operators", "provider"),
+        choices=("operators", "provider", "any"),
         default="operators",
         help="what computes sparse layers in ONNX Runtime: the operators of model.sparse.onnx (default), or the "
-        "execution provider of onnxruntime-ep-sparse for model.onnx",
+        "execution provider of onnxruntime-ep-sparse for model.onnx. any: no sparse layers, but a smaller dense model "
+        "with fewer layers and neurons",
     )
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "int8"), default="auto", help="number format (default: what loses less)"
@@ -85,39 +94,97 @@ def _run(args: argparse.Namespace) -> None:
     from sparsification.atomic_io import atomic_write_text
     from sparsification.plan.apply import apply_recipe
     from sparsification.plan.calibration import as_batches, read_rows
-    from sparsification.plan.costs import Setting, measure_costs, time_files
+    from sparsification.plan.costs import Setting, time_files
+    from sparsification.plan.engines import ANY
+    from sparsification.plan.report import draw, summary
+    from sparsification.report.environment import cpu_name
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    setting = Setting(args.batch, args.length, args.threads, args.engine)
+    model, tokenizer = _load(args.model)
+    rows = read_rows(args.data, model, tokenizer, args.num_samples, args.length)
+    folder = args.cache_dir or home / "sparsification-plan"
+    inputs = _Inputs(args, model, tokenizer, rows, as_batches(rows, tokenizer), setting, folder)
+    found = _smaller(inputs) if args.engine == ANY else _sparse(inputs)
+    comments = [
+        f"Made by: sparsification plan --model {shlex.quote(args.model.name)} {found.plan.target.flag}",
+        f"{cpu_name()}: batch {args.batch}, length {args.length}, threads {args.threads}, {args.engine}.",
+        summary(found.plan),
+        *found.reasons,
+        "",
+        *found.table,
+    ]
+    atomic_write_text(args.output, found.write(comments, args.num_train_epochs))
+    print("\n".join([*found.table, "", summary(found.plan), f"Recipe: {args.output}"]))
+    if args.plot:
+        draw(found.plan, args.plot)
+        print(f"Picture: {args.plot}")
+    if args.apply:
+        path = apply_recipe(model, tokenizer, found.write((), 0.0), rows, args.apply, found.sparse_file)
+        (milliseconds,) = time_files([path], setting, model.config.vocab_size)
+        print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a plan is made from."""
+
+    args: argparse.Namespace
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    rows: Sequence["Row"]
+    batches: Sequence[Mapping[str, "Tensor"]]
+    setting: "Setting"
+    folder: Path  # of the files with what was measured
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A plan, and what is said about it."""
+
+    plan: "AnyPlan"
+    table: list[str]
+    reasons: list[str]
+    write: Callable[[Sequence[str], float], str]  # (comments, epochs) -> recipe
+    sparse_file: bool  # whether the sparse operators load a file of their own
+
+
+def _sparse(inputs: _Inputs) -> _Found:
+    """Plan the sparsities of a model's layers."""
+    from sparsification.plan.costs import measure_costs
     from sparsification.plan.engines import OPERATORS
     from sparsification.plan.losses import measure_losses
     from sparsification.plan.planner import make_plan
     from sparsification.plan.recipe import write_recipe
-    from sparsification.plan.report import comments, draw, summary, table
+    from sparsification.plan.report import reasons, table
     from sparsification.plan.units import PATTERNS, find_units
-    from sparsification.report.environment import cpu_name
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = args.cache_dir or home / "sparsification-plan"
-    setting = Setting(args.batch, args.length, args.threads, args.engine)
-    model, tokenizer = _load(args.model)
-    rows = read_rows(args.data, model, tokenizer, args.num_samples, args.length)
-    batches = as_batches(rows, tokenizer)
-    units = find_units(model, batches[0])
-    costs = measure_costs(model, tokenizer, rows, units, setting, folder, _say)
-    losses = measure_losses(model, units, batches, folder, _say)
+    args, model = inputs.args, inputs.model
+    units = find_units(model, inputs.batches[0])
+    costs = measure_costs(model, inputs.tokenizer, inputs.rows, units, inputs.setting, inputs.folder, _say)
+    losses = measure_losses(model, units, inputs.batches, inputs.folder, _say)
     precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
     plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions)
-    machine = f"{cpu_name()}: batch {args.batch}, length {args.length}, threads {args.threads}, {args.engine}."
-    command = f"Made by: sparsification plan --model {shlex.quote(args.model.name)} {plan.target.flag}"
-    atomic_write_text(args.output, write_recipe(plan, comments(plan, command, machine), args.num_train_epochs))
-    print("\n".join([*table(plan), "", summary(plan), f"Recipe: {args.output}"]))
-    if args.plot:
-        draw(plan, args.plot)
-        print(f"Picture: {args.plot}")
-    if args.apply:
-        path = apply_recipe(
-            model, tokenizer, write_recipe(plan), rows, args.apply, sparse=plan.is_sparse and args.engine == OPERATORS
-        )
-        (milliseconds,) = time_files([path], setting, model.config.vocab_size)
-        print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
+    sparse_file = plan.is_sparse and args.engine == OPERATORS
+    return _Found(plan, table(plan), reasons(plan), partial(write_recipe, plan), sparse_file)
+
+
+def _smaller(inputs: _Inputs) -> _Found:
+    """Plan the layers and the neurons of a smaller dense model."""
+    from sparsification.plan.shape.costs import measure_costs
+    from sparsification.plan.shape.encoder import find_encoder
+    from sparsification.plan.shape.losses import measure_losses
+    from sparsification.plan.shape.planner import make_plan
+    from sparsification.plan.shape.recipe import write_recipe
+    from sparsification.plan.shape.report import reasons, table
+
+    model, encoder = inputs.model, find_encoder(inputs.model)
+    precision = "fp32" if inputs.args.precision == "fp32" else "int8"  # which loses less than a smaller shape
+    costs = measure_costs(model, inputs.tokenizer, inputs.rows, encoder, precision, inputs.setting, inputs.folder, _say)
+    losses = measure_losses(model, encoder, inputs.batches, inputs.folder, _say)
+    plan = make_plan(costs, losses, _target(inputs.args, costs.dense.milliseconds))
+    write = partial(write_recipe, encoder, plan.shape, precision == "int8")
+    return _Found(plan, table(plan), reasons(plan), write, sparse_file=False)
 
 
 def _target(args: argparse.Namespace, dense: float):

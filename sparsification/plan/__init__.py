@@ -7,10 +7,10 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    sparsity. The number format is the same in the whole model.
 2. ``costs``: milliseconds and bytes of each option for each shape of a unit, timed in ONNX Runtime on this machine, and
    those of the rest of the model. A layer alone keeps its weights in the caches and has no operators around it. So the
-   model itself is timed as well: dense, and with all units sparse at two sparsities. The time of a sparse model is
-   ``rest + factor x (sum of its layers)``, a line through these two points. Each dense unit adds its share, by its
-   outputs, of what is missing to the time of the dense model, whose operators are not fused. The estimate is therefore
-   exact for the three models that were timed and linear between them.
+   model itself is timed as well: dense, with all units sparse at two sparsities, and with the units of one shape dense
+   and all others sparse. The time of a sparse model is ``rest + factor x (sum of its layers)``, a line through the two
+   sparse models; a dense unit costs what it adds to the model in which those of its shape are dense. A model without
+   sparse layers takes longer than this sum, because nothing is fused in its file: it has its own time.
 3. ``losses``: for each weight and option the relative error of the layer's outputs, by SparseGPT on calibration data,
    with the inputs of the dense model, times a sensitivity: the change of the model's outputs, in units of their
    variance, over the relative error, when this weight alone has 80 % sparsity. Over the layers of a MiniLM it differs
@@ -21,6 +21,8 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    sensitivities; here they are measured.
 5. ``planner`` does this for fp32 and for int8 and takes the better one. ``recipe`` writes it as a recipe, ``report`` as
    a table and a picture, and ``apply`` prunes the model by it without training, and exports it.
+
+``shape`` plans smaller dense models for engines without sparse operators, in the same steps.
 
 Weights pruned while the losses are measured are not kept: ``apply`` solves the layers anew, each with the inputs from
 the pruned layers before it, which loses less, and a file of errors takes kilobytes instead of gigabytes.

@@ -7,6 +7,7 @@ library of the sparse operators, the model, the batch and the threads.
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -56,10 +57,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured: of layers by shape and option, of models by option of all units."""
+    """What was measured: of layers by shape and option, of models by option of all units.
+
+    Of models with the sparsest of these options in all units but those of one shape, which are dense, by number format
+    and shape.
+    """
 
     layers: Mapping[tuple[int, int], Mapping[Option, Cost]]
     models: Mapping[Option, Cost]
+    mixed: Mapping[str, Mapping[tuple[int, int], Cost]]
 
     @property
     def dense(self) -> Cost:
@@ -82,21 +88,25 @@ class Costs:
             return sum(getattr(self.layers[unit.shape][option], kind) for unit in units)
 
         dense = Option(precision)
-        whole = getattr(self.models[dense], kind)
         line = [option for option in self.models if option.precision == precision and option != dense]
         if len(line) < 2:
-            return whole - of_layers(dense), [{dense: getattr(self.layers[u.shape][dense], kind)} for u in units]
+            return getattr(self.models[dense], kind) - of_layers(dense), [
+                {dense: getattr(self.layers[u.shape][dense], kind)} for u in units
+            ]
         (low, high), (less, more) = line, (getattr(self.models[option], kind) for option in line)
         spread = of_layers(low) - of_layers(high)
         factor = (less - more) / spread if spread else 1.0  # files for the execution provider are as large
-        rest = more - factor * of_layers(high)
-        missing = (whole - rest - of_layers(dense)) / sum(unit.outputs for unit in units)
+        counts = Counter(unit.shape for unit in units)
         found = []
         for unit in units:
-            table = {option: getattr(cost, kind) for option, cost in self.layers[unit.shape].items()}
-            mine = {option: factor * value for option, value in table.items() if option.precision == precision}
-            found.append(mine | {dense: table[dense] + missing * unit.outputs})
-        return rest, found
+            table = {
+                option: factor * getattr(cost, kind)
+                for option, cost in self.layers[unit.shape].items()
+                if option.precision == precision
+            }
+            added = (getattr(self.mixed[precision][unit.shape], kind) - more) / counts[unit.shape]
+            found.append(table | {dense: table[high] + added})
+        return more - factor * of_layers(high), found
 
 
 def measure_costs(
@@ -126,7 +136,7 @@ def measure_costs(
     """
     library = identity(setting.engine)
     machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, library, digest(list(model.parameters())))
-    path = folder / f"costs-{hashlib.sha256(repr((machine, setting)).encode()).hexdigest()[:16]}.json"
+    path = folder / f"costs-2-{hashlib.sha256(repr((machine, setting)).encode()).hexdigest()[:16]}.json"
     if path.exists():
         say(f"Costs: from {path}")
         return _from_json(path.read_text(encoding="utf-8"))
@@ -134,8 +144,7 @@ def measure_costs(
     with tempfile.TemporaryDirectory() as scratch:
         layers = _time_layers(model, units, setting, Path(scratch))
         files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
-        models = _time_models(files, _models_to_time(layers), setting, model.config.vocab_size)
-    costs = Costs(layers, models)
+        costs = Costs(layers, *_time_models(files, units, _models_to_time(layers), setting, model.config.vocab_size))
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(path, _to_json(costs))
     return costs
@@ -215,10 +224,22 @@ def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Cost]]) -> 
     return chosen
 
 
-def _time_models(files: ModelFiles, chosen: Sequence[Option], setting: Setting, vocabulary: int) -> dict[Option, Cost]:
-    paths = [files.write(option) for option in chosen]
+def _time_models(
+    files: ModelFiles, units: Sequence[Unit], chosen: Sequence[Option], setting: Setting, vocabulary: int
+) -> tuple[dict[Option, Cost], dict[str, dict[tuple[int, int], Cost]]]:
+    """Time models with an option in all units, and mixed ones; see ``Costs``."""
+    sparsest = {option.precision: option for option in chosen if option.pattern != DENSE}
+    mixed = [(option, shape) for option in sparsest.values() for shape in dict.fromkeys(unit.shape for unit in units)]
+    paths = [files.write(units, [option] * len(units)) for option in chosen]
+    for option, shape in mixed:
+        dense = Option(option.precision)
+        paths.append(files.write(units, [dense if unit.shape == shape else option for unit in units]))
     times = time_files(paths, setting, vocabulary)
-    return {option: Cost(time, path.stat().st_size) for option, time, path in zip(chosen, times, paths, strict=True)}
+    costs = [Cost(time, path.stat().st_size) for time, path in zip(times, paths, strict=True)]
+    by_shape: dict[str, dict[tuple[int, int], Cost]] = {precision: {} for precision in sparsest}
+    for (option, shape), cost in zip(mixed, costs[len(chosen) :], strict=True):
+        by_shape[option.precision][shape] = cost
+    return dict(zip(chosen, costs, strict=False)), by_shape
 
 
 def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list[float]:
@@ -234,8 +255,12 @@ def _to_json(costs: Costs) -> str:
     def table(values: Mapping[Option, Cost]) -> list:
         return [[asdict(option), asdict(cost)] for option, cost in values.items()]
 
-    layers = [[list(shape), table(values)] for shape, values in costs.layers.items()]
-    return json.dumps({"layers": layers, "models": table(costs.models)}, indent=1) + "\n"
+    layers = [[shape, table(values)] for shape, values in costs.layers.items()]
+    mixed = {
+        precision: [[shape, asdict(cost)] for shape, cost in models.items()]
+        for precision, models in costs.mixed.items()
+    }
+    return json.dumps({"layers": layers, "models": table(costs.models), "mixed": mixed}, indent=1) + "\n"
 
 
 def _from_json(text: str) -> Costs:
@@ -244,4 +269,8 @@ def _from_json(text: str) -> Costs:
 
     data = json.loads(text)
     layers = {(shape[0], shape[1]): table(pairs) for shape, pairs in data["layers"]}
-    return Costs(layers, table(data["models"]))
+    mixed = {
+        precision: {(shape[0], shape[1]): Cost(**cost) for shape, cost in pairs}
+        for precision, pairs in data["mixed"].items()
+    }
+    return Costs(layers, table(data["models"]), mixed)

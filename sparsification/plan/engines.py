@@ -13,6 +13,7 @@ from sparsification.runtime.rewrite import rewrite_sparse
 
 OPERATORS = "operators"  # the sparse operators of model.sparse.onnx
 PROVIDER = "provider"  # the execution provider of onnxruntime-ep-sparse, for model.onnx
+ANY = "any"  # the CPU provider alone, for smaller dense models
 
 
 def identity(engine: str) -> str:

@@ -1,4 +1,4 @@
-"""ONNX files of a whole model, dense or with all units at one sparsity, to be timed.
+"""ONNX files of a whole model with zeros in its units, to be timed.
 
 The model is exported once for each number format, with 30 % of the weights of its encoder at zero: in this way the
 layers of the encoder are found in the file, whatever their names are there. The time of the dense operators does not
@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.engines import OPERATORS, served
-from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option
+from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning import masks
 from sparsification.runtime.graph import Graph
 from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears
@@ -69,27 +69,30 @@ class ModelFiles:
         self._model, self._tokenizer, self._rows, self._folder = model, tokenizer, rows, folder
         self._engine = engine
         self._dense: dict[str, Path] = {}  # by number format
+        self._written = 0
 
-    def write(self, option: Option) -> Path:
-        """Write the file with this option for all units.
+    def write(self, units: Sequence[Unit], chosen: Sequence[Option]) -> Path:
+        """Write the file of a model with an option for each unit, all of one number format.
 
         Raises:
             ExportError: the model cannot be exported.
             SparseGraphError: no layer is sparse enough.
         """
-        if option.precision not in self._dense:
-            recipe = RUN + _PRUNING + (QUANTIZATION if option.precision == "int8" else "")
-            folder = self._folder / option.precision
-            self._dense[option.precision] = apply_recipe(
+        (precision,) = {option.precision for option in chosen}
+        if precision not in self._dense:
+            recipe = RUN + _PRUNING + (QUANTIZATION if precision == "int8" else "")
+            folder = self._folder / precision
+            self._dense[precision] = apply_recipe(
                 self._model, self._tokenizer, recipe, self._rows, folder, sparse=False
             )
-        dense = self._dense[option.precision]
-        if option.pattern == DENSE:
+        dense = self._dense[precision]
+        if all(option.pattern == DENSE for option in chosen):
             return dense
         model = onnx.load(dense)
-        layers = marked_layers(model)
-        zero(model, layers, [option] * len(layers))
-        source = self._folder / f"model {option}.onnx"
+        by_weight = [option for unit, option in zip(units, chosen, strict=True) for _ in unit.weights]
+        zero(model, marked_layers(model), by_weight)
+        self._written += 1
+        source = self._folder / f"model {self._written}.onnx"
         onnx.save(model, source)
         return served(source, self._engine)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sparsification.plan.allocation import allocate, frontier
 from sparsification.plan.costs import Costs
@@ -22,6 +23,33 @@ class Target:
     def text(self, value: float) -> str:
         """A cost of this kind with its unit."""
         return f"{value:.3g} ms" if self.kind == MILLISECONDS else f"{value / 1e6:.3g} MB"
+
+
+class AnyPlan(Protocol):
+    """What all plans say."""
+
+    @property
+    def target(self) -> Target:
+        """What the model may cost."""
+
+    @property
+    def precision(self) -> str:
+        """Its number format."""
+
+    @property
+    def curves(self) -> Mapping[str, list[tuple[float, float]]]:
+        """By number format: costs of the target's kind, and the smallest losses."""
+
+    @property
+    def dense(self) -> Mapping[str, float]:
+        """Costs of the dense fp32 model, by kind."""
+
+    @property
+    def loss(self) -> float:
+        """Sum of the losses."""
+
+    def total(self, kind: str) -> float:
+        """Predicted cost of the model."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,8 @@ def make_plan(units: Sequence[Unit], costs: Costs, losses: Losses, target: Targe
         if picks is None:
             continue
         chosen = [list(options)[pick] for options, pick in zip(table, picks, strict=True)]
+        if getattr(costs.models[Option(precision)], target.kind) > target.limit:
+            chosen = _sparse_somewhere(units, losses, table, chosen)
         plans.append(_plan(units, costs, losses, target, chosen, curves))
     if not plans:
         best, rest = min(least)
@@ -97,6 +127,17 @@ def make_plan(units: Sequence[Unit], costs: Costs, losses: Losses, target: Targe
             "layers of the encoder"
         )
     return min(plans, key=lambda plan: plan.loss)
+
+
+def _sparse_somewhere(
+    units: Sequence[Unit], losses: Losses, table: Sequence[Mapping[Option, float]], chosen: Sequence[Option]
+) -> list[Option]:
+    """If all units are dense, prune the one that loses least by it: only files with sparse layers have fused blocks."""
+    if any(option.pattern != DENSE for option in chosen):
+        return list(chosen)
+    sparse = [(unit, option) for unit, options in enumerate(table) for option in options if option.pattern != DENSE]
+    unit, option = min(sparse, key=lambda pair: losses.of(units[pair[0]], pair[1]))
+    return [option if index == unit else other for index, other in enumerate(chosen)]
 
 
 def _plan(
@@ -115,5 +156,9 @@ def _plan(
         Choice(unit, option, tables[MILLISECONDS][i][option], tables[BYTES][i][option], losses.of(unit, option))
         for i, (unit, option) in enumerate(zip(units, chosen, strict=True))
     ]
+    if all(option.pattern == DENSE for option in chosen):
+        rests = {
+            kind: getattr(costs.models[chosen[0]], kind) - sum(getattr(c, kind) for c in choices) for kind in rests
+        }
     dense = {kind: getattr(costs.dense, kind) for kind in (MILLISECONDS, BYTES)}
     return Plan(target, precision, choices, rests, dense, curves)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sparsification.plan.model_files import QUANTIZATION
 from sparsification.plan.planner import Plan
@@ -41,7 +42,7 @@ distillation_modifiers:
     ignore_padding: true
   - !PerLayerDistillationModifier
     gain: 1.0
-    student_layer_names: [__ENCODER__]
+    student_layer_names: [{layers}]
     ignore_padding: true
 """
 START = 0.5  # sparsity of the first mask of a training
@@ -56,19 +57,47 @@ def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0) 
         epochs: of training with distillation, by the schedule of ``recipes/minilm-6layers_prune_quant80.md``; 0: to
             be applied in one shot.
     """
-    int8 = plan.precision == "int8"
-    pruned = epochs * (0.75 if int8 else 1.0)  # the rest is quantization-aware training
-    parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments), _RUN.format(end=epochs or 1.0)]
-    if epochs:
-        parts += [_RATE.format(0.0, pruned / 10, 0.0, 5e-4), _RATE.format(pruned / 10, pruned, 5e-4, 0.0)]
-        parts += [_RATE.format(pruned, epochs, 5e-5, 0.0)] if int8 else []
-    if plan.is_sparse:
-        parts += ["\npruning_modifiers:\n", *_pruning(plan, 0.3 * pruned)]
-    if int8:
-        frozen = epochs * 7 / 8 if epochs else 0.5
-        text = QUANTIZATION.replace("start_epoch: 0.0", f"start_epoch: {pruned:g}")
-        parts.append("\nquantization_modifiers:\n" + text.replace("epoch: 0.5", f"epoch: {frozen:g}"))
-    return "".join([*parts, _DISTILLATION if epochs else ""])
+    frame = Frame(plan.precision == "int8", epochs)
+    pruning = _pruning(plan, frame.pruning_end) if plan.is_sparse else []
+    return frame.text(comments, pruning, ["__ENCODER__"])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the recipes of all plans have around their pruning."""
+
+    int8: bool
+    epochs: float  # of training; 0: in one shot
+
+    @property
+    def trained(self) -> float:
+        """Epochs before quantization-aware training, which is the rest."""
+        return self.epochs * (0.75 if self.int8 else 1.0)
+
+    @property
+    def pruning_end(self) -> float:
+        """Epoch of the last mask."""
+        return 0.3 * self.trained
+
+    def text(self, comments: Sequence[str], pruning: Sequence[str], layers: Sequence[str]) -> str:
+        """Write the recipe.
+
+        Args:
+            comments: lines at its start.
+            pruning: modifiers.
+            layers: whose outputs are distilled.
+        """
+        parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments), _RUN.format(end=self.epochs or 1.0)]
+        if self.epochs:
+            warm = self.trained / 10
+            parts += [_RATE.format(0.0, warm, 0.0, 5e-4), _RATE.format(warm, self.trained, 5e-4, 0.0)]
+            parts += [_RATE.format(self.trained, self.epochs, 5e-5, 0.0)] if self.int8 else []
+        parts += ["\npruning_modifiers:\n", *pruning] if pruning else []
+        if self.int8:
+            frozen = self.epochs * 7 / 8 if self.epochs else 0.5
+            text = QUANTIZATION.replace("start_epoch: 0.0", f"start_epoch: {self.trained:g}")
+            parts.append("\nquantization_modifiers:\n" + text.replace("epoch: 0.5", f"epoch: {frozen:g}"))
+        return "".join([*parts, _DISTILLATION.format(layers=", ".join(layers)) if self.epochs else ""])
 
 
 def _pruning(plan: Plan, end: float) -> list[str]:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sparsification.plan.planner import BYTES, MILLISECONDS, Plan
+from sparsification.plan.planner import BYTES, MILLISECONDS, AnyPlan, Plan
 from sparsification.plan.units import DENSE, PlanError
 
 
-def summary(plan: Plan) -> str:
+def summary(plan: AnyPlan) -> str:
     """What a plan predicts, in one sentence."""
     costs = {kind: (plan.dense[kind], plan.total(kind)) for kind in (MILLISECONDS, BYTES)}
     (before, after), (large, small) = costs[MILLISECONDS], costs[BYTES]
@@ -37,7 +37,7 @@ def mean_sparsity(plan: Plan) -> float:
     return zeros / sum(sizes)
 
 
-def draw(plan: Plan, path: Path) -> None:
+def draw(plan: AnyPlan, path: Path) -> None:
     """Draw the smallest loss over the cost for each number format, and the plan.
 
     Args:
@@ -70,17 +70,12 @@ def draw(plan: Plan, path: Path) -> None:
             raise PlanError(f"--plot {path}: {error}") from error
 
 
-def comments(plan: Plan, command: str, machine: str) -> list[str]:
-    """The reasons of a plan, for the start of its recipe."""
+def reasons(plan: Plan) -> list[str]:
+    """Sentences about a plan."""
     dense = sum(choice.option.pattern == DENSE for choice in plan.choices)
     return [
-        command,
-        machine,
-        summary(plan),
         f"{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of {len(plan.choices)} groups of "
         "layers stay dense.",
         "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time; the sum "
         "is the smallest one within the target.",
-        "",
-        *table(plan),
     ]

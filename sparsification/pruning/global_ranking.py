@@ -21,7 +21,8 @@ def global_masks(
     Args:
         scores: one tensor of scores per weight; any shapes, 2-d or more for blocks.
         sparsity: fraction to prune of all weights together, in [0, 1].
-        mask_type: ``unstructured``, or blocks, which are ranked by their mean scores: ``block4``, ``[rows, columns]``.
+        mask_type: ``unstructured``, or blocks, which are ranked by their mean scores: ``block4``, ``[rows, columns]``,
+            ``channel``.
         max_sparsity: upper bound for the sparsity of each tensor, in (0, 1], counted in weights or blocks and rounded
             down. A tensor that reaches it keeps its highest scores; the other tensors are pruned more instead, so that
             ``sparsity`` is reached exactly.
@@ -36,7 +37,7 @@ def global_masks(
     pattern = masks.parse_mask_type(mask_type)
     if pattern == "unstructured":
         ranked = scores
-    elif pattern == "block4" or isinstance(pattern, tuple):
+    elif pattern in ("block4", "channel") or isinstance(pattern, tuple):
         ranked = [masks.block_means(score, pattern) for score in scores]
     else:
         raise ValueError(f"mask_type {mask_type!r} has a sparsity of its own: it has no global ranking")
@@ -65,12 +66,14 @@ def check_max_sparsity(
     Args:
         shapes: of the weights.
         sparsity: fraction to prune of all weights together, in [0, 1].
-        mask_type: ``unstructured``, ``block4`` or ``[rows, columns]``.
+        mask_type: ``unstructured``, ``block4``, ``channel`` or ``[rows, columns]``.
         max_sparsity: upper bound for the sparsity of each weight, in (0, 1].
     """
     pattern = masks.parse_mask_type(mask_type)
     if pattern == "block4":
         sizes = [shape.numel() // shape[1] * math.ceil(shape[1] / 4) for shape in shapes]
+    elif pattern == "channel":
+        sizes = [shape[1] for shape in shapes]
     else:
         sizes = [shape.numel() // (math.prod(pattern) if isinstance(pattern, tuple) else 1) for shape in shapes]
     _limits(sizes, sparsity, max_sparsity)

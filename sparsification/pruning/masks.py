@@ -1,4 +1,4 @@
-"""Pruning masks of one weight from its scores: unstructured, in blocks, N:M.
+"""Pruning masks of one weight from its scores: unstructured, in blocks, N:M, whole columns.
 
 Pure functions that take scores and a sparsity and return bool masks, False where pruned. Rounding, block scores and
 ties are those of SparseML 1.8.0, so that the same weights have the same masks there and here; `tests/golden/masks`
@@ -102,7 +102,7 @@ def block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
 
     Args:
         scores: (out, in, ...).
-        pattern: ``block4`` or (rows, columns).
+        pattern: ``block4``, ``channel`` or (rows, columns).
 
     Returns:
         (rows of blocks, columns of blocks). For a convolution the kernel's dimensions follow; with ``block4`` its
@@ -111,13 +111,13 @@ def block_means(scores: Tensor, pattern: str | tuple[int, int]) -> Tensor:
     Raises:
         ValueError: the blocks do not tile the tensor.
     """
-    if isinstance(pattern, str):
+    if pattern == "block4":
         columns = scores.shape[1]
         scores = scores.movedim(1, -1).reshape(-1, columns)
         groups = torch.nn.functional.pad(scores, (0, -columns % 4)).unflatten(1, (-1, 4))
         sizes = (columns - 4 * torch.arange(groups.shape[1], device=scores.device)).clamp(max=4)
         return groups.sum(dim=2) / sizes
-    rows, columns = pattern
+    rows, columns = _block(pattern, scores.shape)
     if scores.dim() < 2 or scores.shape[0] % rows or scores.shape[1] % columns:
         raise ValueError(f"blocks of {rows}x{columns} do not tile a weight of shape {tuple(scores.shape)}")
     return scores.unflatten(1, (-1, columns)).unflatten(0, (-1, rows)).mean(dim=(1, 3))
@@ -129,16 +129,21 @@ def expand_block_mask(keep: Tensor, shape: torch.Size, pattern: str | tuple[int,
     Args:
         keep: bool, shaped as ``block_means`` returns it.
         shape: (out, in, ...) of the weight.
-        pattern: ``block4`` or (rows, columns).
+        pattern: ``block4``, ``channel`` or (rows, columns).
 
     Returns:
         Bool mask of ``shape``.
     """
-    if isinstance(pattern, str):
+    if pattern == "block4":
         mask = keep.repeat_interleave(4, dim=1)[:, : shape[1]]
         return mask.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-    rows, columns = pattern
+    rows, columns = _block(pattern, shape)
     return keep.repeat_interleave(rows, dim=0).repeat_interleave(columns, dim=1)
+
+
+def _block(pattern: str | tuple[int, int], shape: torch.Size) -> tuple[int, int]:
+    """Rows and columns of a block; those of ``channel`` are whole columns of a weight of this shape."""
+    return (shape[0], 1) if isinstance(pattern, str) else pattern
 
 
 def n_of_m_mask(scores: Tensor, sparsity: float, n: int, m: int) -> Tensor:
@@ -192,16 +197,17 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     """Read a recipe's ``mask_type``.
 
     Args:
-        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, ``"N:M"``, or SparseML's ``tensorrt`` for 2:4.
+        mask_type: ``unstructured``, ``block4``, ``[rows, columns]``, ``"N:M"``, SparseML's ``tensorrt`` for 2:4, or
+            ``channel`` for whole columns.
 
     Returns:
-        ``unstructured``, ``block4``, (rows, columns) of a block, or the text "N:M".
+        ``unstructured``, ``block4``, ``channel``, (rows, columns) of a block, or the text "N:M".
 
     Raises:
         ValueError: any other value.
     """
     if isinstance(mask_type, str):
-        if mask_type in ("unstructured", "block4"):
+        if mask_type in ("unstructured", "block4", "channel"):
             return mask_type
         if mask_type == "tensorrt":
             return "2:4"
@@ -211,7 +217,7 @@ def parse_mask_type(mask_type: MaskType) -> str | tuple[int, int]:
     elif isinstance(mask_type, list) and len(mask_type) == 2 and all(type(n) is int and n > 0 for n in mask_type):
         return mask_type[0], mask_type[1]
     raise ValueError(
-        f"mask_type must be 'unstructured', 'block4', [rows, columns] or 'N:M' with N < M, got {mask_type!r}"
+        f"mask_type must be 'unstructured', 'block4', 'channel', [rows, columns] or 'N:M' with N < M, got {mask_type!r}"
     )
 
 
@@ -235,8 +241,8 @@ def compute_mask(scores: Tensor, sparsity: float, mask_type: MaskType) -> Tensor
     n_of_m = isinstance(pattern, str) and ":" in pattern
     if scores.dim() < 2 or (n_of_m and scores.dim() > 2):
         raise ValueError(f"mask_type {mask_type!r} needs a matrix, got a weight of shape {tuple(scores.shape)}")
-    if isinstance(pattern, tuple):
-        return block_mask(scores, sparsity, pattern)
+    if isinstance(pattern, tuple) or pattern == "channel":
+        return block_mask(scores, sparsity, _block(pattern, scores.shape))
     if pattern == "block4":
         return block4_mask(scores, sparsity)
     n, m = pattern.split(":")

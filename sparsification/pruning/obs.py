@@ -61,7 +61,7 @@ class OBSPruningModifier(GradientSampledPruning):
         if smallest is not None and smallest <= 0:
             raise ValueError(f"damp must be greater than 0 for the Fisher matrix to have an inverse, got {smallest:g}")
         pattern = masks.parse_mask_type(self.mask_type)
-        if isinstance(pattern, tuple) and pattern[0] > 1:
+        if pattern == "channel" or (isinstance(pattern, tuple) and pattern[0] > 1):
             raise ValueError(f"mask_type must have blocks within one row, [1, n], got {self.mask_type}")
         self._group = 4 if pattern == "block4" else pattern[1] if isinstance(pattern, tuple) else 1
         if self.fisher_block_size % self._group:

@@ -127,7 +127,7 @@ def wanda_mask(problem: Problem, sparsity: float, mask_type: MaskType) -> Tensor
     """
     scores = problem.weight.abs() * problem.input_norms
     pattern = masks.parse_mask_type(mask_type)
-    height = pattern[0] if isinstance(pattern, tuple) else 1
+    height = pattern[0] if isinstance(pattern, tuple) else len(scores) if pattern == "channel" else 1
     bands, keeps, pruned = scores.split(height), [], 0
     for number, band in enumerate(bands, start=1):
         shape = torch.Size([number * height, scores.shape[1]])

@@ -23,7 +23,9 @@ class ReconstructionPruningModifier(GradualSchedule):
 
     A method chooses the mask of a layer; its kept weights are then the exact least-squares solution on the calibration
     data, with the inputs that the pruned layers before it produce. It needs no labels, and with ``--one_shot`` no
-    training. In training it computes each new mask in this way; a new mask can restore pruned weights. Meng et al.
+    training. In training it computes each new mask in this way; a new mask can restore pruned weights. With
+    ``mask_type: channel`` whole inputs of a layer go: of the second layer of a feed-forward block these are neurons,
+    which ``LayerThinningModifier`` then removes from the model. Meng et al.
     2024, arXiv:2406.07831 (ALPS); Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT); Sun et al. 2023,
     arXiv:2306.11695 (Wanda); Yin et al. 2023, arXiv:2310.05175 (OWL).
     """

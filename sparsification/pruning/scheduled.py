@@ -57,7 +57,7 @@ class ScheduledPruning(PruningBase):
     """
 
     params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
-    mask_type: str | list[int]  # block4, [rows, columns], or N:M
+    mask_type: str | list[int]  # block4, [rows, columns], N:M, or channel for whole columns
     leave_enabled: bool  # whether the last mask holds until the end of training
 
     changes_weights: ClassVar[bool] = True
@@ -177,6 +177,13 @@ class ScheduledPruning(PruningBase):
             target = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
             zeros[name] = masks.num_pruned(self.masked.weights[name].shape, target, self.mask_type)
         return zeros
+
+    def zero_units(self) -> list[str]:
+        if self.mask_type != "channel":
+            return []
+        for name, weight in self.masked.weights.items():
+            weight.data *= masks.compute_mask(weight.detach().abs(), self._final[name], self.mask_type)
+        return list(self.masked.weights)
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         start, end = (now.step_at(epoch) for epoch in self.active_range)

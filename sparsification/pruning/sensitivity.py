@@ -28,7 +28,7 @@ class Probe:
         self._model = model
         step = max(1, len(batches) // PROBED_BATCHES)
         self._batches = batches[step // 2 :: step][:PROBED_BATCHES]
-        self._outputs = self._run()
+        self._outputs = self._run(model)
         self._powers = [(output - output.mean(dim=0)).square().sum() for output in self._outputs]
 
     def change(self, parameter: nn.Parameter, value: Tensor) -> float:
@@ -41,18 +41,21 @@ class Probe:
         own = parameter.data
         parameter.data = value.to(own.dtype)
         try:
-            outputs = self._run()
+            return self.change_of(self._model)
         finally:
             parameter.data = own
+
+    def change_of(self, model: nn.Module) -> float:
+        """Return the change of the outputs with another model in evaluation mode, in the unit of ``change``."""
         changes = [
             float((output - before).square().sum() / power.clamp(min=TINY))
-            for output, before, power in zip(outputs, self._outputs, self._powers, strict=True)
+            for output, before, power in zip(self._run(model), self._outputs, self._powers, strict=True)
         ]
         return sum(changes) / len(changes)
 
-    def _run(self) -> list[Tensor]:
+    def _run(self, model: nn.Module) -> list[Tensor]:
         """The output tensors of all batches, each (rows, width) without padding."""
-        parts = [[_rows(value, batch) for value in _tensors(forward(self._model, batch))] for batch in self._batches]
+        parts = [[_rows(value, batch) for value in _tensors(forward(model, batch))] for batch in self._batches]
         return [torch.cat(values) for values in zip(*parts, strict=True)]
 
 

@@ -65,7 +65,7 @@ class StructuredPruningModifier(GradualSchedule):
     leave_enabled: bool = True
     param_groups: list[list[str]] | None = None  # names or "re:" patterns of weights that lose the same units
 
-    masks_units: ClassVar[bool] = True
+    masks_biases: ClassVar[bool] = True
 
     def _check_weight(self, weight: Tensor, final: float) -> None:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
@@ -95,6 +95,10 @@ class StructuredPruningModifier(GradualSchedule):
         self.masked = MaskedWeights({name: targets.parameters(name)[name] for name in self._units_of})
         self._final = {name: self._final[matrix] for name, matrix in self._units_of.items()}
         self._init = {name: self._init[matrix] for name, matrix in self._units_of.items()}
+
+    def zero_units(self) -> list[str]:
+        self.apply_one_shot()
+        return list(self.masked.weights)
 
     def zero_counts_at(self, epoch: float, before: Mapping[str, int]) -> dict[str, int]:
         """Zeros of the matrices. The biases are not counted: they are few, and may be zero anyway."""

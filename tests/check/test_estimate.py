@@ -80,6 +80,12 @@ def test_report_has_the_final_sizes_of_a_thinned_model(model_dir):
     assert warnings == []
 
 
+def test_neurons_that_reconstruction_prunes_are_thinned(tmp_path, model_dir):
+    report, _ = check(str(ROOT / "recipes" / "one-shot_neurons50.md"), model_name=model_dir)
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16)
+    assert entry(report, "Parameters").startswith(f"{BertForQuestionAnswering(config).num_parameters():,} at the end")
+
+
 def test_rows_and_columns_that_go_are_counted(tmp_path, model_dir):
     for mask_type, zeros in (("filter", 13 * 16), ("channel", 6 * 32)):
         recipe = RUN + PRUNING.replace("GMP", "StructuredP").replace("(query|key)", r"layer\.\d\.intermediate\.dense")

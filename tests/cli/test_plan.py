@@ -48,6 +48,17 @@ def test_plan_is_a_recipe_that_is_applied_and_exported(measured, tmp_path, capsy
     assert "Costs: from " in capsys.readouterr().err
 
 
+def test_plan_for_any_engine_is_a_smaller_model(measured, tmp_path, capsys):
+    recipe, out = tmp_path / "plan.yaml", tmp_path / "out"
+    flags = ["--engine", "any", "--size_mb", "0.09", "--output", str(recipe), "--apply", str(out)]
+    assert main([*measured, *flags]) == 0
+    assert "onnx/model.onnx takes " in capsys.readouterr().out
+    model = AutoModelForQuestionAnswering.from_pretrained(out)
+    layers, width = re.search(r"^# (\d) of \d layers stay, and in each (\d+) of", recipe.read_text(), re.M).groups()
+    assert (model.config.num_hidden_layers, model.config.intermediate_size) == (int(layers), int(width))
+    assert (out / "onnx" / "model.onnx").stat().st_size <= 0.09e6
+
+
 @needs_compiler
 def test_impossible_target_is_told_with_the_best_that_is_possible(measured, tmp_path, capsys):
     flags = ["--speedup", "1000", "--output", str(tmp_path / "plan.yaml")]

@@ -34,7 +34,11 @@ def make_costs() -> Costs:
         option: Cost(_REST[option.precision] + 2 * _layer(option).milliseconds, 2e6 + 2 * _layer(option).bytes)
         for option in timed
     }
-    return Costs(layers, models)
+    mixed = {
+        precision: {SHAPE: Cost(_REST[precision] + 2 * cost.milliseconds, 2e6 + 2 * cost.bytes)}
+        for precision, cost in _DENSE.items()
+    }
+    return Costs(layers, models, mixed)
 
 
 def make_losses() -> Losses:

@@ -11,26 +11,28 @@ from sparsification.plan.engines import OPERATORS
 from sparsification.plan.units import BLOCKS, DENSE, UNSTRUCTURED, Option, Unit
 
 
-def test_dense_units_share_what_the_dense_model_takes_beyond_its_layers():
-    units = [Unit(("a",), 10, 30), Unit(("b",), 10, 10)]
+def test_dense_unit_costs_what_it_adds_to_a_sparse_model():
+    units = [Unit(("a",), 10, 30), Unit(("b",), 10, 10), Unit(("c",), 10, 10)]
     dense, low, high = Option("int8"), Option("int8", BLOCKS, 0.7), Option("int8", BLOCKS, 0.95)
     layers = {
         (10, 30): {dense: Cost(3.0, 0), low: Cost(1.0, 0), high: Cost(0.5, 0)},
         (10, 10): {dense: Cost(1.0, 0), low: Cost(0.4, 0), high: Cost(0.2, 0)},
     }
-    # Sparse: 2 + 1.5 x layers. Dense: 4 of layers, and 4 more that are missing.
-    models = {dense: Cost(10.0, 0), low: Cost(2 + 1.5 * 1.4, 0), high: Cost(2 + 1.5 * 0.7, 0)}
-    rest, (wide, narrow) = Costs(layers, models).of_units(units, "int8", "milliseconds")
+    # Sparse: 2 + 1.5 x layers. A dense unit adds 3.1, or each of the two others 1.2.
+    models = {dense: Cost(10.0, 0), low: Cost(2 + 1.5 * 1.8, 0), high: Cost(2 + 1.5 * 0.9, 0)}
+    mixed = {"int8": {(10, 30): Cost(3.35 + 3.1, 0), (10, 10): Cost(3.35 + 2.4, 0)}}
+    rest, (wide, narrow, _) = Costs(layers, models, mixed).of_units(units, "int8", "milliseconds")
     assert rest == pytest.approx(2.0)
     assert [wide[low], narrow[high]] == pytest.approx([1.5, 0.3])
-    assert [wide[dense], narrow[dense]] == pytest.approx([3.0 + 4 * 3 / 4, 1.0 + 4 / 4])
+    assert [wide[dense], narrow[dense]] == pytest.approx([0.75 + 3.1, 0.3 + 1.2])
 
 
 def test_files_of_one_size_whatever_the_sparsity():
     costs = make_costs()
     layers = {SHAPE: {option: Cost(cost.milliseconds, 5.0) for option, cost in costs.layers[SHAPE].items()}}
     models = {option: Cost(cost.milliseconds, 12.0) for option, cost in costs.models.items()}
-    rest, tables = Costs(layers, models).of_units(UNITS, "int8", "bytes")
+    mixed = {precision: {SHAPE: Cost(1.0, 12.0)} for precision in costs.mixed}
+    rest, tables = Costs(layers, models, mixed).of_units(UNITS, "int8", "bytes")
     assert rest == 2.0
     assert all(value == 5.0 for table in tables for value in table.values())
 
@@ -38,7 +40,7 @@ def test_files_of_one_size_whatever_the_sparsity():
 def test_only_the_dense_option_is_left_where_sparse_models_were_not_timed():
     costs = make_costs()
     models = {option: cost for option, cost in costs.models.items() if option.pattern == DENSE}
-    rest, tables = Costs(costs.layers, models).of_units(UNITS, "int8", "milliseconds")
+    rest, tables = Costs(costs.layers, models, {}).of_units(UNITS, "int8", "milliseconds")
     assert [list(table) for table in tables] == [[Option("int8")]] * 2
     assert rest + sum(table[Option("int8")] for table in tables) == models[Option("int8")].milliseconds
 

@@ -6,14 +6,15 @@ import torch
 from transformers import AutoModelForQuestionAnswering
 
 from sparsification.plan import model_files
-from sparsification.plan.units import Option
+from sparsification.plan.units import Option, find_units
 
 
 def test_layers_of_the_encoder_are_found_in_the_file_and_zeroed(tiny_model_dir, tmp_path, tiny_tokenizer):
     model = AutoModelForQuestionAnswering.from_pretrained(tiny_model_dir).eval()
     rows = [{"input_ids": list(range(2, 20)), "attention_mask": [1] * 18}] * 4
     files = model_files.ModelFiles(model, tiny_tokenizer, rows, tmp_path)
-    path = files.write(Option("fp32"))
+    units = find_units(model, {name: torch.tensor([row]) for name, row in rows[0].items()})
+    path = files.write(units, [Option("fp32")] * len(units))
     exported = onnx.load(path)
     layers = model_files.marked_layers(exported)
     assert len(layers) == 12

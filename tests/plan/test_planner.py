@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.plans import SHAPE, UNITS, make_costs, make_losses
+from sparsification.plan.costs import Cost, Costs
 from sparsification.plan.planner import BYTES, MILLISECONDS, Target, make_plan
 from sparsification.plan.units import DENSE, Option, PlanError
 
@@ -62,3 +63,13 @@ def test_rest_and_choices_add_up_to_the_timed_models():
         rest, tables = costs.of_units(UNITS, option.precision, MILLISECONDS)
         assert rest + sum(table[option] for table in tables) == pytest.approx(cost.milliseconds)
     assert Option("int8", DENSE) in costs.layers[SHAPE]
+
+
+def test_plan_that_must_be_faster_than_the_dense_file_has_a_sparse_unit():
+    costs = make_costs()
+    slow = {Option("int8"): Cost(20.0, 20e6)}  # nothing is fused in a file without sparse layers
+    costs = Costs(costs.layers, costs.models | slow, costs.mixed)
+    plan = make_plan(UNITS, costs, make_losses(), Target("", MILLISECONDS, 9.0), ["int8"])
+    assert [choice.option.pattern == DENSE for choice in plan.choices] == [True, False]
+    plan = make_plan(UNITS, costs, make_losses(), Target("", MILLISECONDS, 21.0), ["int8"])
+    assert not plan.is_sparse and plan.total(MILLISECONDS) == pytest.approx(20.0)

@@ -4,7 +4,7 @@ import pytest
 
 from helpers.plans import UNITS, make_costs, make_losses
 from sparsification.plan.planner import MILLISECONDS, Target, make_plan
-from sparsification.plan.report import comments, draw, mean_sparsity, summary, table
+from sparsification.plan.report import draw, mean_sparsity, reasons, summary, table
 from sparsification.plan.units import PlanError
 
 
@@ -22,12 +22,10 @@ def test_lines_of_the_table_add_up_to_what_is_predicted(plan):
     assert f"{22 / plan.total(MILLISECONDS):.2f} times as fast as 22.00 ms" in summary(plan)
 
 
-def test_comments_say_the_command_and_the_mean_sparsity(plan):
-    lines = comments(plan, "command", "machine")
-    assert lines[:2] == ["command", "machine"]
+def test_reasons_say_the_mean_sparsity(plan):
     expected = sum(choice.option.sparsity for choice in plan.choices) / 2
     assert mean_sparsity(plan) == pytest.approx(expected)
-    assert any(line.startswith(f"{expected:.1%} of the encoder's weights") for line in lines)
+    assert any(line.startswith(f"{expected:.1%} of the encoder's weights") for line in reasons(plan))
 
 
 def test_picture_is_drawn(plan, tmp_path):

@@ -8,13 +8,20 @@ from transformers import DebertaV2Config, DebertaV2Model
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.pruning.global_ranking import global_masks
-from sparsification.pruning.masks import compute_mask, n_of_m_mask, parse_mask_type, unstructured_mask
+from sparsification.pruning.masks import compute_mask, n_of_m_mask, num_pruned, parse_mask_type, unstructured_mask
 
 
 def test_two_by_two_blocks_are_two_rows_of_two_columns():
     scores = torch.tensor([[1.0, 1, 9, 0], [1, 1, 0, 0], [5, 5, 3, 3], [5, 5, 3, 3]])  # means 1, 2.25, 5, 3
     mask = compute_mask(scores, 0.5, [2, 2])
     assert mask.tolist() == [[False] * 4, [False] * 4, [True] * 4, [True] * 4]
+
+
+def test_channel_prunes_whole_columns_by_their_mean_score():
+    scores = torch.tensor([[1.0, 9, 0, 4], [2, 0, 1, 4]])  # means 1.5, 4.5, 0.5, 4
+    for mask in (compute_mask(scores, 0.5, "channel"), global_masks([scores], 0.5, "channel")[0]):
+        assert mask.tolist() == [[False, True, False, True]] * 2
+    assert num_pruned(scores.shape, 0.5, "channel") == 4
 
 
 @given(

@@ -66,6 +66,7 @@ def test_one_shot_prunes_by_curvature_too(tmp_path):
         ("fisher_labels: labels", "'data' or 'model' or 'teacher', got 'labels'"),
         ("mask_type: block4", "fisher_block_size must be a multiple of 4 with mask_type block4, e.g. 32, got 1"),
         ("mask_type: [4, 1]", r"must have blocks within one row, \[1, n\]"),
+        ("mask_type: channel", r"must have blocks within one row, \[1, n\]"),
         ("mask_type: '2:4'", "needs global_sparsity False"),
         ("grad_sampler_kwargs: {batchsize: 8}", "must have no key but batch_size, got 'batchsize'"),
         ("grad_sampler_kwargs: {batch_size: 0}", "batch_size must be a whole number of at least 1, got 0"),

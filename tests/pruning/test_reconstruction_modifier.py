@@ -69,13 +69,30 @@ def assert_same_encoder(one, other):
 # The general modifier
 
 
-@pytest.mark.parametrize("mask_type", ["unstructured", "block4", [1, 4], [4, 4], "2:4"])
+@pytest.mark.parametrize("mask_type", ["unstructured", "block4", [1, 4], [4, 4], "2:4", "channel"])
 @pytest.mark.parametrize("method", ["alps", "sparsegpt", "wanda", "magnitude"])
 def test_one_shot_prunes_every_layer_to_the_pattern(method, mask_type, tmp_path):
     trainer = one_shot(tmp_path, recipe(f"mask_method: {method}, mask_type: {mask_type!r}, block_size: 8"))
     for name in linear_names(trainer.model):
         weight = trainer.model.get_submodule(name).weight
         assert int((weight == 0).sum()) == num_pruned(weight.shape, 0.5, mask_type), name
+
+
+def test_neurons_go_in_one_shot_and_the_rest_of_their_block_is_fitted(tmp_path):
+    name = r"re:(bert\.encoder\.layer\.\d+)\.output\.dense\.weight"
+    text = recipe("mask_type: channel").replace(LINEAR, name) + (
+        "  - !LayerThinningModifier\n    structure_type: channel\n    param_group_dependency_map:\n"
+        rf"      '{name}': ['\1.intermediate.dense.weight', '\1.intermediate.dense.bias']" + "\n"
+    )
+    trainer, dense = one_shot(tmp_path, text), make_model()
+    trainer.save_model(str(tmp_path))
+    loaded = type(dense).from_pretrained(tmp_path)
+    assert loaded.config.intermediate_size == dense.config.intermediate_size // 2
+    for layer, before in zip(loaded.bert.encoder.layer, dense.bert.encoder.layer, strict=True):
+        rows, own = before.intermediate.dense.weight, layer.intermediate.dense.weight
+        kept = [int((rows == row).all(dim=1).nonzero()) for row in own]
+        assert kept == sorted(kept)
+        assert not torch.equal(layer.output.dense.weight, before.output.dense.weight[:, kept])
 
 
 def test_each_layer_is_solved_on_what_the_pruned_ones_before_it_give(tmp_path):

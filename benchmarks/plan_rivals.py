@@ -1,0 +1,137 @@
+"""Planned models and their rivals of the same latency, for the studies of plans.
+
+Rivals have int8, one mask pattern and one sparsity in all layers, which is chosen so that the same costs predict the
+same latency, or are smaller dense models in int8 by ``--engine any``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from benchmarks.study import mean
+from sparsification.plan.calibration import as_batches, read_rows
+from sparsification.plan.costs import Costs, Setting, measure_costs
+from sparsification.plan.losses import Losses, measure_losses
+from sparsification.plan.planner import MILLISECONDS, Choice, Plan, Target, make_plan
+from sparsification.plan.recipe import write_recipe
+from sparsification.plan.shape import costs as shape_costs
+from sparsification.plan.shape import losses as shape_losses
+from sparsification.plan.shape import planner as shape_planner
+from sparsification.plan.shape import recipe as shape_recipe
+from sparsification.plan.shape.encoder import find_encoder
+from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, Unit, find_units
+
+PLANNED, SMALLER = "planned", "smaller"
+KINDS = (PLANNED, UNSTRUCTURED, BLOCKS, SMALLER)
+LABELS = {PLANNED: PLANNED, SMALLER: "smaller, dense"} | {kind: f"uniform, {kind}" for kind in (UNSTRUCTURED, BLOCKS)}
+SETTING = Setting(batch=1, length=128, threads=1)
+SAMPLES = 512  # texts
+VOCABULARY = 30522
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What plans are made from."""
+
+    units: Sequence[Unit]
+    costs: Costs
+    losses: Losses
+    shape_costs: shape_costs.ShapeCosts
+    shape_losses: shape_losses.ShapeLosses
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Path, length: int, folder: Path
+) -> Measured:
+    """Measure costs and losses, or read what was measured before.
+
+    Args:
+        model: dense, in evaluation mode.
+        tokenizer: of the model.
+        texts: file with calibration data.
+        length: tokens of an example at most.
+        folder: where results are kept.
+    """
+    rows = read_rows(texts, model, tokenizer, SAMPLES, length)
+    batches = as_batches(rows, tokenizer)
+    units, encoder = find_units(model, batches[0]), find_encoder(model)
+    return Measured(
+        units,
+        measure_costs(model, tokenizer, rows, units, SETTING, folder, print),
+        measure_losses(model, units, batches, folder, print),
+        shape_costs.measure_costs(model, tokenizer, rows, encoder, "int8", SETTING, folder, print),
+        shape_losses.measure_losses(model, encoder, batches, folder, print),
+    )
+
+
+def recipe_for(found: Measured, kind: str, speedup: float, epochs: float = 0.0) -> str:
+    """Write the recipe of a model that is as fast as asked for.
+
+    Args:
+        found: what was measured.
+        kind: one of ``KINDS``.
+        speedup: over the dense model in fp32.
+        epochs: of training; 0: in one shot.
+    """
+    target = Target(f"--speedup {speedup}", MILLISECONDS, found.costs.dense.milliseconds / speedup)
+    if kind == SMALLER:
+        shape = shape_planner.make_plan(found.shape_costs, found.shape_losses, target).shape
+        return shape_recipe.write_recipe(found.shape_costs.encoder, shape, int8=True, epochs=epochs)
+    if kind == PLANNED:
+        plan = make_plan(found.units, found.costs, found.losses, target, ["int8"])
+    else:
+        option = Option("int8", kind, uniform_sparsity(found.costs, found.units, kind, target.limit))
+        plan = Plan(target, "int8", [Choice(unit, option, 0.0, 0.0, 0.0) for unit in found.units], {}, {}, {})
+    return write_recipe(plan, epochs=epochs)
+
+
+def uniform_sparsity(costs: Costs, units: Sequence[Unit], pattern: str, limit: float) -> float:
+    """Sparsity of all layers at which a model takes so long, interpolated between those that were timed.
+
+    Args:
+        costs: of the layers and the model.
+        units: of the model.
+        pattern: of the masks; in int8.
+        limit: milliseconds.
+    """
+    rest, tables = costs.of_units(units, "int8", MILLISECONDS)
+    common = [option for option in tables[0] if option.pattern == pattern and all(option in table for table in tables)]
+    times = [rest + sum(table[option] for table in tables) for option in common]
+    return float(np.interp(limit, times[::-1], [option.sparsity for option in common][::-1]))
+
+
+def served_file(folder: Path) -> Path:
+    """The ONNX file of a run that is timed: the sparse one if there is one."""
+    sparse = folder / "onnx" / "model.sparse.onnx"
+    return sparse if sparse.exists() else folder / "onnx" / "model.onnx"
+
+
+def rows_of_table(
+    results: Mapping[str, dict], speedups: Sequence[int], scores: Sequence[tuple[str, float, str]]
+) -> list[str]:
+    """Rows that compare what planned models and their rivals lose.
+
+    Args:
+        results: figures of the runs by name.
+        speedups: for which there are runs.
+        scores: key of each score in a run's figures, the score that loses nothing, and the score's format.
+    """
+    lines = []
+    for speedup in speedups:
+        runs = {
+            kind: [run for run in results.values() if (run.get("speedup"), run.get("kind")) == (speedup, kind)]
+            for kind in KINDS
+        }
+        for kind, found in runs.items():
+            if not (found and runs[PLANNED]):
+                continue
+            cells = [f"{mean(found[0]['sparsity']):.1%}", "; ".join(f"{run['measured_speedup']:.2f}x" for run in found)]
+            for key, best, form in scores:
+                own, planned = (best - mean([run[key] for run in each]) for each in (found, runs[PLANNED]))
+                cells += ["; ".join(f"{run[key]:{form}}" for run in found), f"{planned / own:.2f}"]
+            lines.append(f"| {speedup}x | {LABELS[kind]} | {' | '.join(cells)} |")
+    return lines

@@ -1,0 +1,66 @@
+"""A smaller shape as a recipe."""
+
+from collections.abc import Sequence
+
+from sparsification.plan.recipe import Frame
+from sparsification.plan.shape.encoder import Encoder, Shape
+
+_DROPPING = """\
+  - !LayerPruningModifier
+    layers: [{layers}]
+"""
+_NEURONS = """\
+  - !{modifier}  # {width} of {dense} neurons stay
+    params:
+{seconds}
+    init_sparsity: 0.0
+    final_sparsity: {sparsity:.8g}
+    start_epoch: 0.0
+    end_epoch: {end:g}
+    update_frequency: {frequency:g}
+    mask_type: channel
+  - !LayerThinningModifier
+    structure_type: channel
+    param_group_dependency_map:
+{groups}
+"""
+
+
+def write_recipe(
+    encoder: Encoder,
+    shape: Shape,
+    int8: bool,
+    comments: Sequence[str] = (),
+    epochs: float = 0.0,
+    modifier: str = "ReconstructionPruningModifier",
+) -> str:
+    """Write a shape as a recipe.
+
+    Args:
+        encoder: of the dense model.
+        shape: what stays.
+        int8: whether to quantize.
+        comments: lines at its start.
+        epochs: of training with distillation; 0: to be applied in one shot.
+        modifier: that prunes the neurons.
+    """
+    frame, kept = Frame(int8, epochs), list(encoder.kept(shape))
+    pruning: list[str] = []
+    if shape.dropped:
+        pruning.append(_DROPPING.format(layers=", ".join(encoder.layers[index].name for index in shape.dropped)))
+    if shape.width < encoder.width:
+        pruning.append(
+            _NEURONS.format(
+                modifier=modifier,
+                width=shape.width,
+                dense=encoder.width,
+                seconds="\n".join(f"      - {layer.second}.weight" for layer in kept),
+                sparsity=1 - shape.width / encoder.width,
+                end=frame.pruning_end,
+                frequency=frame.pruning_end / 4 or 1.0,
+                groups="\n".join(
+                    f"      {layer.second}.weight: [{layer.first}.weight, {layer.first}.bias]" for layer in kept
+                ),
+            )
+        )
+    return frame.text(comments, pruning, [layer.name for layer in kept])
