@@ -45,15 +45,17 @@ def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
 
 RUNS: dict[str, Run] = {
     "dense": Run(),
-    "reconstruct50": Run("minilm-embedding_reconstruct50"),
+    "reconstruct50": Run("minilm-embedding_reconstruct50", "num_samples=128,allocation=uniform"),
     "magnitude50": Run("prune80", "sparsity=0.5"),
-    "reconstruct50_questions": _both("minilm-embedding_reconstruct50", "num_samples=512"),
-    "reconstruct80_questions": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8"),
+    "reconstruct50_questions": _both("minilm-embedding_reconstruct50", "num_samples=512,allocation=uniform"),
+    "reconstruct80_questions": _both(
+        "minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8,allocation=uniform"
+    ),
     "reconstruct50_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,allocation=error"),
     "reconstruct80_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8,allocation=error"),
-    "reconstruct60": Run("minilm-embedding_reconstruct50", "sparsity=0.6"),
-    "reconstruct70": Run("minilm-embedding_reconstruct50", "sparsity=0.7"),
-    "reconstruct80": Run("minilm-embedding_reconstruct50", "sparsity=0.8"),
+    "reconstruct60": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.6"),
+    "reconstruct70": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.7"),
+    "reconstruct80": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.8"),
     "reconstruct50_int8": Run("one-shot_reconstruct50_int8"),
     "prune80": _both("minilm-embedding_prune80", one_shot=False),
     "prune90": _both("minilm-embedding_prune80", "sparsity=0.9", one_shot=False),

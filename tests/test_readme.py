@@ -94,7 +94,7 @@ def table(page: str, *words: str) -> str:
             ["| quantize80_one_shot |"],
         ),
         ("pruned 80 %, sparse int8", ["2.7"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % unstructured |"]),
-        ("pruned 90 %, sparse fp32", ["45.3 / 62.7"], "benchmarks/accuracy.md", ["| prune90 |"]),
+        ("pruned 90 %, sparse fp32", ["48.6 / 65.7"], "benchmarks/accuracy.md", ["| prune90_10epochs |"]),
         ("pruned 90 %, sparse fp32", ["53.2 MB"], SPEED, ["| minilm | fp32 90 % unstructured |"]),
         ("pruned 90 %, sparse fp32", ["3.4"], SPEED, ["| minilm", "| 1 x 128 | 1 | fp32 90 % unstructured |"]),
         (
@@ -106,9 +106,9 @@ def table(page: str, *words: str) -> str:
         ("pruned 50 % without training, int8", ["5.8"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
         (
             "pruned 80 % in 1x4 blocks, sparse int8",
-            ["48.0 / 65.4", "15.0 MB"],
+            ["48.9 / 66.2", "15.0 MB"],
             "benchmarks/accuracy.md",
-            ["| quantize80_block4_10epochs_one_shot |"],
+            ["| quantize80_block4_10epochs |"],
         ),
         ("pruned 80 % in 1x4 blocks, sparse int8", ["2.2"], SPEED, ["| minilm", "| 1 x 128 | 1 | int8 80 % 1x4 |"]),
     ],
