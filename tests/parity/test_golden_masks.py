@@ -45,9 +45,13 @@ def test_mask_is_bit_identical_to_sparseml(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "error" in case], ids=name)
-def test_what_sparseml_refuses_is_refused_but_for_gradual_n_of_m(case):
+def test_what_sparseml_refuses_is_refused_but_for_gradual_n_of_m_and_columns(case):
     scores = TENSORS[case["tensor"]]
-    if case["mask_type"] == GRADUAL and case["target"] <= 0.5 and scores.shape[1] % 4 == 0:
+    if case["mask_type"] == "channel":
+        zeros = ~compute_mask(scores, case["target"], "channel")
+        assert zeros.all(dim=0).tolist() == zeros.any(dim=0).tolist()
+        assert int(zeros.sum()) == round(scores.shape[1] * case["target"]) * scores.shape[0]
+    elif case["mask_type"] == GRADUAL and case["target"] <= 0.5 and scores.shape[1] % 4 == 0:
         assert int((~compute_mask(scores, case["target"], GRADUAL)).sum()) == round(scores.numel() * case["target"])
     else:
         with pytest.raises(ValueError, match="mask_type|tile"):
