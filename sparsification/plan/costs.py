@@ -4,7 +4,6 @@ What was measured is kept in a file, named by a digest of all that it depends on
 library of the sparse operators, the model, the batch and the threads.
 """
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -14,22 +13,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sparsification.atomic_io import atomic_write_text
 from sparsification.plan.engines import OPERATORS, identity, served, session
+from sparsification.plan.kept import kept_timings, timings_file
 from sparsification.plan.layer_files import write_float_layer, write_layer
-from sparsification.plan.losses import digest
 from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_inputs
 from sparsification.plan.timing import take_turns
 from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
 from sparsification.pruning import masks
-from sparsification.report.environment import cpu_flags, cpu_name
 from sparsification.runtime.rewrite import SparseGraphError
 
+FORMAT = 2  # of the file
 ROUNDS = 5
 LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
 LOWEST = (
@@ -134,20 +131,17 @@ def measure_costs(
         PlanError: the execution provider cannot be used.
         ExportError: the model cannot be exported.
     """
-    library = identity(setting.engine)
-    machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, library, digest(list(model.parameters())))
-    path = folder / f"costs-2-{hashlib.sha256(repr((machine, setting)).encode()).hexdigest()[:16]}.json"
-    if path.exists():
-        say(f"Costs: from {path}")
-        return _from_json(path.read_text(encoding="utf-8"))
-    say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
-    with tempfile.TemporaryDirectory() as scratch:
-        layers = _time_layers(model, units, setting, Path(scratch))
-        files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
-        costs = Costs(layers, *_time_models(files, units, _models_to_time(layers), setting, model.config.vocab_size))
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, _to_json(costs))
-    return costs
+
+    def measure() -> str:
+        say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
+        with tempfile.TemporaryDirectory() as scratch:
+            layers = _time_layers(model, units, setting, Path(scratch))
+            files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
+            models = _time_models(files, units, _models_to_time(layers), setting, model.config.vocab_size)
+        return _to_json(Costs(layers, *models))
+
+    path = timings_file(folder, "costs", model, FORMAT, identity(setting.engine), setting)
+    return _from_json(kept_timings(path, measure, say))
 
 
 def _time_layers(

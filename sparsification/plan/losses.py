@@ -6,15 +6,14 @@ each weight and is named by a digest of all that the errors depend on, so that a
 """
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sparsification.plan.kept import digest
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, sparsegpt
@@ -63,7 +62,9 @@ def measure_losses(
     """
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for unit in units for name in unit.weights}
-    path = folder / f"losses-{digest([*weights.values(), *(t for b in batches for t in b.values())])}.jsonl"
+    tensors = [*weights.values(), *(t for b in batches for t in b.values())]
+    settings = SPARSITIES, sorted(MASK_TYPES), DAMPENING, PROBE, PROBED_BATCHES
+    path = folder / f"losses-{digest(tensors, *settings)}.jsonl"
     rows = _read(path)
     missing = {name: weight for name, weight in weights.items() if name not in rows}
     if missing:
@@ -83,16 +84,6 @@ def measure_losses(
                 file.flush()
                 say(f"  {number} of {len(missing)}: {name}")
     return Losses(rows)
-
-
-def digest(tensors: Sequence[Tensor]) -> str:
-    """Digest of tensors and of what is measured; the same numbers have the same one."""
-    sha = hashlib.sha256(repr((SPARSITIES, sorted(MASK_TYPES), DAMPENING, PROBE, PROBED_BATCHES)).encode())
-    for tensor in tensors:
-        array = tensor.detach().cpu().contiguous()
-        sha.update(f"{tuple(array.shape)} {array.dtype}".encode())
-        sha.update(array.flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()[:16]
 
 
 def int8_error(problem: Problem) -> float:

@@ -1,23 +1,19 @@
 """Costs of smaller dense models on this machine: milliseconds and bytes, from three models that are timed."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sparsification.atomic_io import atomic_write_text
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.costs import Cost, Setting, time_files
-from sparsification.plan.losses import digest
+from sparsification.plan.kept import kept_timings, timings_file
 from sparsification.plan.shape.encoder import Encoder, Shape
 from sparsification.plan.shape.recipe import write_recipe
-from sparsification.report.environment import cpu_flags, cpu_name
 
 
 @dataclass(frozen=True)
@@ -88,12 +84,8 @@ def measure_costs(
     shapes = timed_shapes(encoder)
     dense = Shape((), encoder.width)
     wanted = list(dict.fromkeys([("fp32", dense), *((precision, shape) for shape in shapes)]))
-    machine = (cpu_name(), cpu_flags(), onnxruntime.__version__, digest(list(model.parameters())))
-    path = folder / f"shapes-{hashlib.sha256(repr((machine, setting, wanted)).encode()).hexdigest()[:16]}.json"
-    if path.exists():
-        say(f"Costs: from {path}")
-        measured = json.loads(path.read_text(encoding="utf-8"))
-    else:
+
+    def measure() -> str:
         say(f"Costs: timing {len(wanted)} models, once for this machine, model and batch; minutes for a MiniLM")
         with tempfile.TemporaryDirectory() as scratch:
             files = []
@@ -101,8 +93,9 @@ def measure_costs(
                 recipe = write_recipe(encoder, shape, number_format == "int8", modifier="GMPruningModifier")
                 files.append(apply_recipe(model, tokenizer, recipe, rows, Path(scratch, str(number)), sparse=False))
             times = time_files(files, setting, model.config.vocab_size)
-            measured = [[time, file.stat().st_size] for time, file in zip(times, files, strict=True)]
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(measured))
+            return json.dumps([[time, file.stat().st_size] for time, file in zip(times, files, strict=True)])
+
+    path = timings_file(folder, "shapes", model, setting, wanted)
+    measured = json.loads(kept_timings(path, measure, say))
     costs = {key: Cost(*values) for key, values in zip(wanted, measured, strict=True)}
     return ShapeCosts(encoder, precision, {shape: costs[precision, shape] for shape in shapes}, costs["fp32", dense])

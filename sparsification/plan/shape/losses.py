@@ -9,14 +9,14 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparsification.atomic_io import atomic_write_text
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.plan.losses import DAMPENING, digest
+from sparsification.plan.kept import digest, kept_text
+from sparsification.plan.losses import DAMPENING
 from sparsification.plan.shape.encoder import Encoder, Shape
 from sparsification.plan.shape.recipe import write_recipe
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, refit, wanda_mask
-from sparsification.pruning.sensitivity import TINY, Probe
+from sparsification.pruning.sensitivity import PROBED_BATCHES, TINY, Probe
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,17 @@ def measure_losses(
         folder: of the files with results.
         say: is told each step.
     """
-    path = folder / f"shape-losses-{digest([*model.parameters(), *(t for b in batches for t in b.values())])}.json"
-    if not path.exists():
+
+    def measure() -> str:
         say("Losses: of fewer neurons and fewer layers")
-        neurons = _of_neurons(model, encoder, batches, say)
-        orders = _of_drops(model, encoder, batches, say)
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps({"neurons": neurons, "drops": orders}))
-    found = json.loads(path.read_text(encoding="utf-8"))
+        copied = copy.deepcopy(model).eval()  # while layers are solved, the forward passes of their model are replaced
+        probe = Probe(copied, batches)
+        neurons = _of_neurons(model, encoder, batches, copied, probe, say)
+        return json.dumps({"neurons": neurons, "drops": _of_drops(copied, encoder, probe, say)})
+
+    tensors = [*model.parameters(), *(t for b in batches for t in b.values())]
+    path = folder / f"shape-losses-{digest(tensors, encoder.widths(), DAMPENING, PROBED_BATCHES)}.json"
+    found = json.loads(kept_text(path, measure))
     drops: dict[tuple[int, ...], float] = {tuple(sorted(order)): loss for order, loss in found["drops"]}
     return ShapeLosses([{int(width): loss for width, loss in table.items()} for table in found["neurons"]], drops)
 
@@ -64,14 +67,15 @@ def _of_neurons(
     model: PreTrainedModel,
     encoder: Encoder,
     batches: Sequence[Mapping[str, Tensor]],
+    copied: PreTrainedModel,
+    probe: Probe,
     say: Callable[[str], None],
 ) -> list[dict[int, float]]:
-    """The loss of each layer by width; the sensitivity is measured at half of the neurons."""
+    """The loss of each layer by width; ``copied``, the probe's model, gives sensitivities at half of the neurons."""
     names = [f"{layer.second}.weight" for layer in encoder.layers]
     widths = encoder.widths()[:-1]
     layers = LayerReconstruction(model, {name: model.get_parameter(name) for name in names})
-    copied = copy.deepcopy(model).eval()  # ``layers`` replaces the forward passes of the model
-    probe, found = Probe(copied, batches), {}
+    found = {}
     for name, problem in layers.problems(batches, DAMPENING):
         solved = {width: _fitted(problem, width / encoder.width) for width in widths}
         errors = {width: problem.relative_error(weight) for width, weight in solved.items()}
@@ -87,13 +91,9 @@ def _fitted(problem: Problem, density: float) -> Tensor:
 
 
 def _of_drops(
-    model: PreTrainedModel,
-    encoder: Encoder,
-    batches: Sequence[Mapping[str, Tensor]],
-    say: Callable[[str], None],
+    model: PreTrainedModel, encoder: Encoder, probe: Probe, say: Callable[[str], None]
 ) -> list[tuple[list[int], float]]:
     """Layers in the order in which they go, at most half of them, and the loss without them."""
-    probe = Probe(model, batches)
     steps: list[tuple[list[int], float]] = [([], 0.0)]
     for _ in range(len(encoder.layers) // 2):
         before = steps[-1][0]
