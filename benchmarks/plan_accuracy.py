@@ -16,24 +16,21 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import embedding, study
 from benchmarks.plan_rivals import (
-    KINDS,
     PLANNED,
     SETTING,
-    SMALLER,
     VOCABULARY,
     Measured,
     measure,
+    page_of,
     recipe_for,
-    rows_of_table,
+    rival_runs,
     served_file,
 )
-from benchmarks.study import ROOT, SPARSE_FILE, file_flags, run_study, start_model, when
+from benchmarks.study import ROOT, file_flags, run_study, start_model
 from sparsification.atomic_io import atomic_write_text
 from sparsification.plan.costs import time_files
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("plan_accuracy.json", "plan_accuracy.md"))
-SPEEDUPS = (5, 7)
-SEEDS = (42, 43)
 
 
 @dataclass(frozen=True)
@@ -46,18 +43,7 @@ class Run(study.Run):
     seed: int = 42
 
 
-RUNS = {"dense": Run()} | {
-    f"{kind}_{speedup}x" + (f"_seed{seed}" if seed != SEEDS[0] else ""): Run(
-        f"{kind}_{speedup}x",
-        flags=() if kind == SMALLER else SPARSE_FILE,
-        speedup=speedup,
-        kind=kind,
-        seed=seed,
-    )
-    for speedup in SPEEDUPS
-    for kind in KINDS
-    for seed in SEEDS
-}
+RUNS = {"dense": Run()} | rival_runs(Run)
 
 
 def main() -> None:
@@ -118,26 +104,15 @@ def page(results: Mapping[str, dict]) -> str:
         results: figures of the runs by name; with those of the dense model.
     """
     dense = results["dense"]["mrr"]
-    machines = sorted({run["machine"] for run in results.values()})
-    return "\n".join(
-        [
-            "# Planned and uniform sparsity at the same latency",
-            "",
-            f"{when(results)} Made by `make plan-accuracy`. all-MiniLM-L6-v2 as an embedding model, pruned in one shot "
-            "without training: 1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). "
-            "`model.sparse.onnx` in int8, of smaller models `model.onnx`; one thread, 128 tokens. The dense model in "
-            f"fp32 has an MRR@10 of {dense:.1%}. Two seeds draw the calibration texts. Lost are 1 - cosine to the "
-            "dense embeddings, and points of MRR@10. The ratios are what the planned model loses over what this one "
-            "loses, the means of the seeds.",
-            "",
-            "| aim | pruned | sparsity | measured speed-up | cosine | ratio of losses | MRR@10 | ratio of losses |",
-            "|---|---|---|---|---|---|---|---|",
-            *rows_of_table(results, SPEEDUPS, [("cosine", 1.0, ".3f"), ("mrr", dense, ".1%")]),
-            "",
-            *(f"- {machine}" for machine in machines),
-            "",
-        ]
+    text = (
+        "Made by `make plan-accuracy`. all-MiniLM-L6-v2 as an embedding model, pruned in one shot without training: "
+        "1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). `model.sparse.onnx` in int8, of smaller "
+        f"models `model.onnx`; one thread, 128 tokens. The dense model in fp32 has an MRR@10 of {dense:.1%}. Two seeds "
+        "draw the calibration texts. Lost are 1 - cosine to the dense embeddings, and points of MRR@10. The ratios are "
+        "what the planned model loses over what this one loses, the means of the seeds."
     )
+    scores = {"cosine": ("cosine", 1.0, ".3f"), "MRR@10": ("mrr", dense, ".1%")}
+    return page_of("Planned and uniform sparsity at the same latency", text, results, scores)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,21 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from benchmarks import accuracy, study
 from benchmarks.plan_rivals import (
-    KINDS,
     PLANNED,
     SETTING,
-    SMALLER,
     VOCABULARY,
     Measured,
     measure,
+    page_of,
     recipe_for,
-    rows_of_table,
+    rival_runs,
     served_file,
 )
-from benchmarks.study import ROOT, SPARSE_FILE, run_study, when
+from benchmarks.study import ROOT, run_study
 from sparsification.atomic_io import atomic_write_text
 from sparsification.plan.costs import time_files
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("plan_distilled.json", "plan_distilled.md"))
-SPEEDUPS = (5, 7)
-SEEDS = (42, 43)
 LENGTH = 384  # tokens of a question and its context
 
 
@@ -41,23 +38,12 @@ LENGTH = 384  # tokens of a question and its context
 class Run(accuracy.Run):
     """A recipe in an epoch of distillation."""
 
+    start: str = "one_epoch"
     speedup: int = 0
     kind: str = PLANNED  # one of KINDS
 
 
-RUNS = {name: Run(**vars(accuracy.RUNS[name])) for name in ("teacher", "one_epoch")} | {
-    f"{kind}_{speedup}x" + (f"_seed{seed}" if seed != SEEDS[0] else ""): Run(
-        f"distilled_{kind}_{speedup}x",
-        start="one_epoch",
-        flags=() if kind == SMALLER else SPARSE_FILE,
-        seed=seed,
-        speedup=speedup,
-        kind=kind,
-    )
-    for speedup in SPEEDUPS
-    for kind in KINDS
-    for seed in SEEDS
-}
+RUNS = {name: Run(**vars(accuracy.RUNS[name])) for name in ("teacher", "one_epoch")} | rival_runs(Run, "distilled_")
 
 
 def main() -> None:
@@ -109,24 +95,14 @@ def page(results: Mapping[str, dict]) -> str:
         results: figures of the runs by name.
     """
     teacher = next(iter(results.values()))["teacher_f1"]
-    machines = sorted({run["machine"] for run in results.values()})
-    return "\n".join(
-        [
-            "# Planned and uniform sparsity at the same latency, after an epoch of distillation",
-            "",
-            f"{when(results)} Made by `make plan-distilled`. A MiniLM that answers questions of New Wikipedia "
-            "(`accuracy.md`), pruned and quantized in one epoch on the logits and layers of a teacher with an F1 of "
-            f"{teacher:.1f}. `model.sparse.onnx` in int8, of smaller models `model.onnx`; one thread, 128 tokens. The "
-            "ratio is what the planned model loses over what this one loses, the means of the seeds.",
-            "",
-            "| aim | pruned | sparsity | measured speed-up | F1 | ratio of losses |",
-            "|---|---|---|---|---|---|",
-            *rows_of_table(results, SPEEDUPS, [("f1", teacher, ".1f")]),
-            "",
-            *(f"- {machine}" for machine in machines),
-            "",
-        ]
+    text = (
+        "Made by `make plan-distilled`. A MiniLM that answers questions of New Wikipedia (`accuracy.md`), pruned and "
+        f"quantized in one epoch on the logits and layers of a teacher with an F1 of {teacher:.1f}. `model.sparse.onnx` "
+        "in int8, of smaller models `model.onnx`; one thread, 128 tokens. The ratio is what the planned model loses over "
+        "what this one loses, the means of the seeds."
     )
+    title = "Planned and uniform sparsity at the same latency, after an epoch of distillation"
+    return page_of(title, text, results, {"F1": ("f1", teacher, ".1f")})
 
 
 if __name__ == "__main__":

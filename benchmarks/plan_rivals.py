@@ -4,15 +4,16 @@ Rivals have int8, one mask pattern and one sparsity in all layers, which is chos
 same latency, or are smaller dense models in int8 by ``--engine any``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from benchmarks.study import mean
+from benchmarks.study import SPARSE_FILE, mean, when
 from sparsification.plan.calibration import as_batches, read_rows
 from sparsification.plan.costs import Costs, Setting, measure_costs
 from sparsification.plan.losses import Losses, measure_losses
@@ -25,12 +26,36 @@ from sparsification.plan.shape import recipe as shape_recipe
 from sparsification.plan.shape.encoder import find_encoder
 from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, Unit, find_units
 
+Run = TypeVar("Run")
 PLANNED, SMALLER = "planned", "smaller"
 KINDS = (PLANNED, UNSTRUCTURED, BLOCKS, SMALLER)
 LABELS = {PLANNED: PLANNED, SMALLER: "smaller, dense"} | {kind: f"uniform, {kind}" for kind in (UNSTRUCTURED, BLOCKS)}
+SPEEDUPS = (5, 7)
+SEEDS = (42, 43)
 SETTING = Setting(batch=1, length=128, threads=1)
 SAMPLES = 512  # texts
 VOCABULARY = 30522
+
+
+def rival_runs(make: Callable[..., Run], prefix: str = "") -> dict[str, Run]:
+    """All runs of a study, by name.
+
+    Args:
+        make: of a run, from the name of its recipe and its flags, speed-up, kind and seed.
+        prefix: of the recipes' names.
+    """
+    return {
+        f"{kind}_{speedup}x" + (f"_seed{seed}" if seed != SEEDS[0] else ""): make(
+            f"{prefix}{kind}_{speedup}x",
+            flags=() if kind == SMALLER else SPARSE_FILE,
+            speedup=speedup,
+            kind=kind,
+            seed=seed,
+        )
+        for speedup in SPEEDUPS
+        for kind in KINDS
+        for seed in SEEDS
+    }
 
 
 @dataclass(frozen=True)
@@ -110,18 +135,36 @@ def served_file(folder: Path) -> Path:
     return sparse if sparse.exists() else folder / "onnx" / "model.onnx"
 
 
-def rows_of_table(
-    results: Mapping[str, dict], speedups: Sequence[int], scores: Sequence[tuple[str, float, str]]
-) -> list[str]:
-    """Rows that compare what planned models and their rivals lose.
+def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[str, tuple[str, float, str]]) -> str:
+    """A page that compares what planned models and their rivals lose.
 
     Args:
+        title: of the page.
+        text: after the days of the runs.
         results: figures of the runs by name.
-        speedups: for which there are runs.
-        scores: key of each score in a run's figures, the score that loses nothing, and the score's format.
+        scores: by their names: the key in a run's figures, the score that loses nothing, and the score's format.
     """
+    head = "".join(f" {name} | ratio of losses |" for name in scores)
+    machines = sorted({run["machine"] for run in results.values()})
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            f"{when(results)} {text}",
+            "",
+            f"| aim | pruned | sparsity | measured speed-up |{head}",
+            f"|---|---|---|---|{'---|---|' * len(scores)}",
+            *_rows(results, list(scores.values())),
+            "",
+            *(f"- {machine}" for machine in machines),
+            "",
+        ]
+    )
+
+
+def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]]) -> list[str]:
     lines = []
-    for speedup in speedups:
+    for speedup in SPEEDUPS:
         runs = {
             kind: [run for run in results.values() if (run.get("speedup"), run.get("kind")) == (speedup, kind)]
             for kind in KINDS

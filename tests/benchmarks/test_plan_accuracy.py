@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import plan_accuracy, plan_distilled
-from benchmarks.plan_rivals import KINDS
+from benchmarks.plan_rivals import KINDS, SEEDS, SPEEDUPS
 from sparsification.plan.units import BLOCKS
 
 
@@ -11,9 +11,9 @@ from sparsification.plan.units import BLOCKS
 def test_each_planned_run_has_its_rivals_of_each_seed(study):
     runs = [run for run in study.RUNS.values() if run.speedup]
     assert {(run.speedup, run.kind, run.seed) for run in runs} == {
-        (speedup, kind, seed) for speedup in study.SPEEDUPS for kind in KINDS for seed in study.SEEDS
+        (speedup, kind, seed) for speedup in SPEEDUPS for kind in KINDS for seed in SEEDS
     }
-    assert len({run.recipe for run in runs}) == len(KINDS) * len(study.SPEEDUPS)
+    assert len({run.recipe for run in runs}) == len(KINDS) * len(SPEEDUPS)
 
 
 def test_page_compares_what_is_lost():
