@@ -106,10 +106,10 @@ def page(results: Mapping[str, dict]) -> str:
     dense = results["dense"]["mrr"]
     text = (
         "Made by `make plan-accuracy`. all-MiniLM-L6-v2 as an embedding model, pruned in one shot without training: "
-        "1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). `model.sparse.onnx` in int8, of smaller "
-        f"models `model.onnx`; one thread, 128 tokens. The dense model in fp32 has an MRR@10 of {dense:.1%}. Two seeds "
-        "draw the calibration texts. Lost are 1 - cosine to the dense embeddings, and points of MRR@10. The ratios are "
-        "what the planned model loses over what this one loses, the means of the seeds."
+        "1,289 questions search 262 paragraphs of New Wikipedia (`embedding.md`). `model.sparse.onnx` in int8, of "
+        f"smaller models `model.onnx`; one thread, 128 tokens. The dense model in fp32 has an MRR@10 of {dense:.1%}. "
+        "Two seeds draw the calibration texts. Lost are 1 - cosine to the dense embeddings, and points of MRR@10. The "
+        "ratios are what the planned model loses over what this one loses, the means of the seeds."
     )
     scores = {"cosine": ("cosine", 1.0, ".3f"), "MRR@10": ("mrr", dense, ".1%")}
     return page_of("Planned and uniform sparsity at the same latency", text, results, scores)

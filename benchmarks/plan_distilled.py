@@ -97,9 +97,9 @@ def page(results: Mapping[str, dict]) -> str:
     teacher = next(iter(results.values()))["teacher_f1"]
     text = (
         "Made by `make plan-distilled`. A MiniLM that answers questions of New Wikipedia (`accuracy.md`), pruned and "
-        f"quantized in one epoch on the logits and layers of a teacher with an F1 of {teacher:.1f}. `model.sparse.onnx` "
-        "in int8, of smaller models `model.onnx`; one thread, 128 tokens. The ratio is what the planned model loses over "
-        "what this one loses, the means of the seeds."
+        f"quantized in one epoch on the logits and layers of a teacher with an F1 of {teacher:.1f}. In int8: "
+        "`model.sparse.onnx`, of smaller models `model.onnx`; one thread, 128 tokens. The ratio is what the planned "
+        "model loses over what this one loses, the means of the seeds."
     )
     title = "Planned and uniform sparsity at the same latency, after an epoch of distillation"
     return page_of(title, text, results, {"F1": ("f1", teacher, ".1f")})
