@@ -20,13 +20,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-import transformers
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 import run_qa
 from helpers.data import PLACES, squad_json
-from helpers.studies import PRUNE, VERSIONS, Cells, check_weights, must, outcome, publish, table
+from helpers.studies import (
+    PRUNE,
+    VERSIONS,
+    Cells,
+    check_weights,
+    family_parser,
+    must,
+    outcome,
+    publish,
+    table,
+    without_output,
+)
 from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
@@ -184,13 +194,11 @@ def section(rows: dict[str, Cells], in_fp32: dict[str, list[str]]) -> list[str]:
 
 def main() -> None:
     """Study the families and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="only these, and print the section")
+    parser = family_parser(__doc__, FAMILIES)
     parser.add_argument("--second_half", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     families = options.families or list(FAMILIES)
-    transformers.utils.logging.disable_progress_bar()
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with without_output():
         if options.second_half:
             second_half(options.second_half, families)
             return

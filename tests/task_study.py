@@ -8,23 +8,30 @@ exports are evaluated, and ``sparsification predict`` reads them. The second sec
 the words of the refusal. Anything else ends the study.
 """
 
-import argparse
-import contextlib
 import csv
-import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import transformers
 from tqdm.auto import tqdm
 
 from helpers.command_lines import FAST_EXPORT
 from helpers.data import PLACES, tagged_words, write_tagged
 from helpers.examples import load_example
-from helpers.studies import PRUNE, VERSIONS, Cells, check_weights, must, outcome, publish, table
+from helpers.studies import (
+    PRUNE,
+    VERSIONS,
+    Cells,
+    check_weights,
+    family_parser,
+    must,
+    outcome,
+    publish,
+    table,
+    without_output,
+)
 from helpers.tiny_encoders import FAMILIES, save_tiny_encoder
 from sparsification.quantization.checkpoint import QUANTIZATION_FILE
 from sparsification.tasks.predict import load_predictor
@@ -135,16 +142,9 @@ def section(rows: dict[str, Cells]) -> list[str]:
 
 def main() -> None:
     """Study the families and write the section."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, help="only these, and print the section")
-    options = parser.parse_args()
-    transformers.utils.logging.disable_progress_bar()
+    options = family_parser(__doc__, FAMILIES).parse_args()
     rows = {}
-    with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        tempfile.TemporaryDirectory() as scratch,
-    ):
+    with without_output(), tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare(folder)
         for family in options.families or FAMILIES:

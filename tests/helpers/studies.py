@@ -1,7 +1,10 @@
 """What the studies of encoders share: the sections of their page, its tables, and checks of what a run left."""
 
+import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -39,6 +42,21 @@ Cells = dict[str, str]  # of a row, by column
 
 class StudyError(AssertionError):
     """A run ended well, and what it left is not right."""
+
+
+@contextlib.contextmanager
+def without_output() -> Iterator[None]:
+    """Send what runs print to nowhere; standard error stays."""
+    transformers.utils.logging.disable_progress_bar()
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def family_parser(doc: str, families: Iterable[str]) -> argparse.ArgumentParser:
+    """The command line of a study with this docstring."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--families", nargs="+", choices=families, help="only these, and print the section")
+    return parser
 
 
 def must(true: bool, what: str) -> None:
