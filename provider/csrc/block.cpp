@@ -47,8 +47,7 @@ const uint8_t* unsigned_integers(const ort::Tensor& tensor, std::vector<uint8_t>
 }
 
 std::vector<int64_t> reshaped(const std::vector<int64_t>& shape, std::vector<int64_t> wanted) {
-  int64_t count = 1, known = 1;
-  for (int64_t dimension : shape) count *= dimension;
+  int64_t count = ort::count(shape), known = 1;
   int64_t* open = nullptr;  // the dimension that follows from the others
   for (size_t i = 0; i < wanted.size(); i++) {
     if (wanted[i] == 0 && i < shape.size()) wanted[i] = shape[i];

@@ -1,6 +1,5 @@
 // Linear layers as blocks: alone, several of one input, and two in a row.
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 #include "blocks.h"
@@ -15,10 +14,6 @@ int64_t tokens_of(const Tensor& x, int64_t inputs) {
   check_shape(x);
   check(!x.shape.empty() && x.shape.back() == inputs, "the input is not as wide as the weight");
   return x.count() / inputs;
-}
-
-int64_t count(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
 std::vector<int64_t> with_width(std::vector<int64_t> shape, int64_t width) {

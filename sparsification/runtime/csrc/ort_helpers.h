@@ -49,6 +49,13 @@ Status* guarded(const void* api, const Work& work) {
   }
 }
 
+// Elements of a tensor of a shape.
+inline int64_t count(const std::vector<int64_t>& shape) {
+  int64_t product = 1;
+  for (int64_t dimension : shape) product *= dimension;
+  return product;
+}
+
 struct Tensor {
   const void* data;
   int type;
@@ -69,11 +76,7 @@ struct Tensor {
     call<GetDimensions>(api, info.get(), shape.data(), rank);
   }
 
-  int64_t count() const {
-    int64_t product = 1;
-    for (int64_t dimension : shape) product *= dimension;
-    return product;
-  }
+  int64_t count() const { return ort::count(shape); }
   template <typename T>
   const T* as() const {
     return (const T*)data;
