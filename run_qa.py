@@ -132,6 +132,7 @@ def work(argv: list[str], flags: "Flags", lock: RunLock | None) -> dict[str, flo
     # [/sparsification]
     pipeline.write_model_card(trainer, model_args, data_args)
     trainer.forget_end()
+    trainer.accelerator.end_training()  # ends the threads between processes, or one can abort at exit
     return metrics
 
 

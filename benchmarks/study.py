@@ -28,16 +28,17 @@ import transformers
 from safetensors.torch import load_file
 
 from sparsification.atomic_io import atomic_write_text
-from sparsification.report.environment import cpu_name
+from sparsification.report.environment import cpu_name, has_fast_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARSE_FILE = ("--onnx_target", "onnxruntime-sparse")  # also writes model.sparse.onnx
 EVALUATE = "--do_eval --per_device_train_batch_size 16 --per_device_eval_batch_size 32 --report_to none".split()
 TRAIN = (
-    "--do_train --train_sampling_strategy group_by_length --bf16 --logging_steps 20 --save_strategy epoch "
-    "--save_total_limit 1"
+    "--do_train --train_sampling_strategy group_by_length --logging_steps 20 --save_strategy epoch --save_total_limit 1"
 ).split()
-CPU = ["--use_cpu"] if not torch.cuda.is_available() else []
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CPU = ["--use_cpu"] if DEVICE.type == "cpu" else []
+BF16 = ["--bf16"] if has_fast_bf16(DEVICE) else []
 SAMPLES = 10_000  # of the bootstrap
 
 
@@ -94,7 +95,7 @@ class Study(ABC):
         if run.recipe:
             command += ["--recipe", self.recipe(run), *(["--one_shot"] if run.one_shot else [])]
             command += ["--recipe_args", run.variables] if run.variables else []
-        return [*command, *([] if run.one_shot else TRAIN), *run.flags]
+        return [*command, *([] if run.one_shot else [*TRAIN, *BF16]), *run.flags]
 
     def recipe(self, run: Run) -> str:
         """The file of a run's recipe."""

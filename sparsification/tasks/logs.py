@@ -13,6 +13,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from sparsification.report.environment import has_fast_bf16
 from sparsification.report.progress import is_interactive
 
 logger = logging.getLogger(__package__)  # what all steps of the script log to
@@ -67,6 +68,9 @@ def set_up_logging(training_args: TrainingArguments) -> None:
         f"Process {training_args.process_index} of {training_args.world_size} on {training_args.device}, "
         f"{training_args.n_gpu} GPUs, fp16 {training_args.fp16}, bf16 {training_args.bf16}",
     )
+    for flag in ("bf16", "bf16_full_eval"):
+        if getattr(training_args, flag) and not has_fast_bf16(training_args.device):
+            logger.warning(f"--{flag}: this processor has no instructions for bfloat16; fp32 is many times as fast")
     if concise:
         logger.info("--log_level info prints all arguments, configurations and files")
     else:

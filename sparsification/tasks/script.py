@@ -215,6 +215,7 @@ class TaskRun:
             data = self.task.dataset_name, self.task.dataset_config_name
             write_model_card(trainer, task, self.task.model_name_or_path, *data)
             trainer.forget_end()
+            trainer.accelerator.end_training()  # ends the threads between processes, or one can abort at exit
         return results
 
     def _train(self, trainer: TaskTrainer, lock: RunLock | None) -> dict[str, float]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import ROOT
 
@@ -107,6 +108,18 @@ def test_filter_of_one_run_is_gone_in_the_next_that_names_a_level():
     for level, shown in (("passive", False), ("info", True)):
         set_up_logging(TrainingArguments("unused", log_level=level, use_cpu=True, report_to="none"))
         assert bool(library.filter(record)) == shown
+
+
+@pytest.mark.parametrize(("fast", "warnings"), [(True, 0), (False, 1)])
+def test_bf16_that_the_processor_does_not_compute_is_warned_of(fast, warnings, monkeypatch, caplog):
+    from transformers import TrainingArguments
+
+    from sparsification.tasks import logs
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    caplog.set_level(logging.WARNING)
+    logs.set_up_logging(TrainingArguments("unused", bf16=True, use_cpu=True, report_to="none"))
+    assert caplog.text.count("no instructions for bfloat16") == warnings
 
 
 def test_help_imports_no_optional_package():
