@@ -57,9 +57,9 @@ RUNS: dict[str, Run] = {
     "reconstruct70": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.7"),
     "reconstruct80": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.8"),
     "reconstruct50_int8": Run("one-shot_reconstruct50_int8"),
-    "prune80": _both("minilm-embedding_prune80", "num_epochs=6", one_shot=False),
-    "prune90": _both("minilm-embedding_prune80", "num_epochs=6,sparsity=0.9", one_shot=False),
-    "prune80_block4": _both("minilm-embedding_prune80", '{"num_epochs": 6, "mask_type": [1, 4]}', one_shot=False),
+    "prune80": _both("minilm-embedding_prune80", "num_epochs=3", one_shot=False),
+    "prune90": _both("minilm-embedding_prune80", "num_epochs=3,sparsity=0.9", one_shot=False),
+    "prune80_block4": _both("minilm-embedding_prune80", '{"num_epochs": 3, "mask_type": [1, 4]}', one_shot=False),
     "prune80_block4_int8": Run("quantize", start="prune80_block4", flags=SPARSE_FILE, texts="paragraphs_and_questions"),
 }
 ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start]

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, PreTrainedModel
 
 from benchmarks.onnx_engines_report import FP32, INT8, INT8_1X4, INT8_4X1, INT8_UNSTRUCTURED, report
-from sparsification.export.cpu import has_vnni
+from sparsification.cpu import has_vnni
 from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.model_io import position_limit

@@ -41,7 +41,7 @@ from benchmarks.onnx_engines import (
     measure,
 )
 from benchmarks.sparse_runtime_report import DENSE, FP32, best, report, variant_name
-from sparsification.export.cpu import has_vnni
+from sparsification.cpu import has_vnni
 from sparsification.export.onnx import export_onnx
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.environment import cpu_name

@@ -28,7 +28,8 @@ import transformers
 from safetensors.torch import load_file
 
 from sparsification.atomic_io import atomic_write_text
-from sparsification.report.environment import cpu_name, has_fast_bf16
+from sparsification.cpu import has_fast_bf16
+from sparsification.report.environment import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARSE_FILE = ("--onnx_target", "onnxruntime-sparse")  # also writes model.sparse.onnx

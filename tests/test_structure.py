@@ -14,7 +14,7 @@ from helpers.processes import run
 PACKAGE = ROOT / "sparsification"
 # From the bottom to the top. A module has the place of the longest name here that it begins with.
 ORDER = [
-    *("errors", "atomic_io", "quiet", "model_io", "model_outputs", "logits", "saved_weights", "encoder"),
+    *("errors", "cpu", "atomic_io", "quiet", "model_io", "model_outputs", "logits", "saved_weights", "encoder"),
     *("targets", "samplers"),
     *("recipe.expressions", "recipe.types"),
     *("pruning.masks", "pruning.sparsity", "pruning.fisher", "pruning.reconstruction", "pruning.allocation"),

@@ -50,9 +50,9 @@ class _IntegerQuantizer(nn.Module):
         self.register_buffer("scale", quantizer.scale.clone())
         zero_point = (quantizer.zero_point + self.shift).to(torch.int8 if signed else torch.uint8)
         self.register_buffer("zero_point", zero_point)
-        # QuantizeLinear clamps to 8 bits only.
+        # QuantizeLinear clamps to 8 bits only. What has a scale for each channel is a weight, and stored as integers.
         self.ends: list[float] | None = None
-        if qargs.bits < 8:
+        if qargs.bits < 8 and not qargs.per_channel:
             ends = qargs.quant_min, qargs.quant_max
             self.ends = [float((end - quantizer.zero_point) * quantizer.scale) for end in ends]
 

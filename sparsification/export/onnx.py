@@ -155,7 +155,7 @@ def export_onnx(
         exporter=exporter,
         target=target,
         quantized=quantized,
-        cpu_note=cpu_note(twin).strip() if quantized else "",
+        cpu_note=cpu_note(twin) if quantized else "",
     )
     _log(report)
     return report

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sparsification import runtime
+from sparsification.cpu import has_vnni
 from sparsification.errors import SparsificationError
-from sparsification.export.cpu import has_vnni
 from sparsification.quantization.modules import quantizers
 
 # How far the outputs of an int8 graph may be from the fake-quantized model's, measured on MiniLM-L6 (6 models, 2
@@ -129,7 +129,7 @@ def compare(
     if not means[worst] <= mean_limit:
         raise ExportError(
             f"ONNX Runtime's {worst} differ from the fake-quantized model's by {means[worst]:.2f} of their standard "
-            f"deviation in the mean; allowed is {mean_limit:.2f}. The ONNX model was not kept.{cpu_note(model)}"
+            f"deviation in the mean; allowed is {mean_limit:.2f}. The ONNX model was not kept."
         )
     return largest, means[worst], num_features
 
@@ -141,8 +141,8 @@ def cpu_note(model: PreTrainedModel) -> str:
     if has_vnni() is not False or all(qargs.bits < 8 for qargs in qargs):
         return ""
     return (
-        " This CPU has no VNNI: sums of 8-bit products overflow on it, outputs can be wrong. Run the model on another, "
-        "or train it with reduce_range: True in the recipe's QuantizationModifier."
+        "This CPU has no VNNI: sums of 8-bit products overflow on it in ONNX Runtime, outputs can be wrong. Run the "
+        "model on another, or quantize it with reduce_range: true in the recipe's QuantizationModifier."
     )
 
 

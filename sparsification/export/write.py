@@ -18,7 +18,7 @@ from sparsification.export.graph import deduplicate
 from sparsification.export.int8 import to_int8
 from sparsification.export.recorder import ActivationRecorder, module_differences, recorded_modules
 from sparsification.export.targets import DYNAMO, TORCHSCRIPT
-from sparsification.export.verify import ExportError, NamedOutputs, OnnxModel, cpu_note
+from sparsification.export.verify import ExportError, NamedOutputs, OnnxModel
 from sparsification.quantization.modules import fake_quantized_modules
 
 # How far a module of an int8 graph may be from the fake-quantized one, relative to its output's mean, measured on
@@ -136,7 +136,7 @@ def write_int8(
         if not difference <= MODULE_LIMIT:
             raise ExportError(
                 f"ONNX Runtime's {name} differs from the fake-quantized one by {difference:.2e} of its output's mean; "
-                f"allowed is {MODULE_LIMIT:.0e}. The ONNX model was not kept.{cpu_note(model)}"
+                f"allowed is {MODULE_LIMIT:.0e}. The ONNX model was not kept."
             )
     del proto.graph.output[len(output_names) :]
     deduplicate(proto.graph)  # again: Identity may have stood before what was recorded

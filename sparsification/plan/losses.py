@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sparsification.cpu import weight_bits
 from sparsification.plan.kept import digest
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
@@ -63,7 +64,7 @@ def measure_losses(
     parameters = dict(model.named_parameters())
     weights = {name: parameters[name] for unit in units for name in unit.weights}
     tensors = [*weights.values(), *(t for b in batches for t in b.values())]
-    settings = SPARSITIES, sorted(MASK_TYPES), DAMPENING, PROBE, PROBED_BATCHES
+    settings = SPARSITIES, sorted(MASK_TYPES), DAMPENING, PROBE, PROBED_BATCHES, weight_bits()
     path = folder / f"losses-{digest(tensors, *settings)}.jsonl"
     rows = _read(path)
     missing = {name: weight for name, weight in weights.items() if name not in rows}
@@ -86,14 +87,14 @@ def measure_losses(
     return Losses(rows)
 
 
-def int8_error(problem: Problem) -> float:
-    """Relative error of a dense layer in int8.
+def int8_error(problem: Problem, bits: int) -> float:
+    """Relative error of a dense layer in int8, with weights of so many bits.
 
     Weights are rounded with a symmetric scale for each output. The error of the inputs' rounding, with one scale of 255
     steps over their range, is that of independent uniform noise: a twelfth of the square of a step for each input.
     """
     weight = problem.weight.double()
-    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / 127
+    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / (2 ** (bits - 1) - 1)
     noise = (problem.input_range / 255) ** 2 / 12 * float(weight.square().sum())
     rounded = problem.relative_error((weight / scale).round() * scale)
     return rounded + noise / max(problem.power, TINY)
@@ -106,7 +107,7 @@ def _errors(problem: Problem) -> tuple[dict, Tensor]:
         pattern: {f"{sparsity:g}": problem.relative_error(weight) for sparsity, weight in weights.items()}
         for pattern, weights in solved.items()
     }
-    return {"int8": int8_error(problem), **errors}, solved[UNSTRUCTURED][PROBE]
+    return {"int8": int8_error(problem, weight_bits()), **errors}, solved[UNSTRUCTURED][PROBE]
 
 
 def _read(path: Path) -> dict[str, dict]:

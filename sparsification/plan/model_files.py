@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.cpu import weight_bits
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.engines import OPERATORS, served
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option, Unit
@@ -28,14 +29,15 @@ MODEL_PATTERNS = {"fp32": UNSTRUCTURED, "int8": BLOCKS}  # of the sparse models 
 _MARK = 0.3
 _MARKED_DENSITY = 0.8  # rounding to int8 makes fewer zeros
 RUN = "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
-QUANTIZATION = """\
+_QUANTIZATION = """\
   - !QuantizationModifier
-    start_epoch: 0.0
-    disable_quantization_observer_epoch: 0.5
+    start_epoch: {start:g}
+    disable_quantization_observer_epoch: {frozen:g}
     num_calibration_steps: 64
+    reduce_range: {reduce_range}
     scheme:
-      input_activations: {num_bits: 8, symmetric: false}
-      weights: {num_bits: 8, symmetric: true, strategy: channel}
+      input_activations: {{num_bits: 8, symmetric: false}}
+      weights: {{num_bits: 8, symmetric: true, strategy: channel}}
 """
 _PRUNING = f"""\
   - !GMPruningModifier
@@ -45,6 +47,16 @@ _PRUNING = f"""\
     start_epoch: 0.0
     end_epoch: 0.0
 """
+
+
+def quantization(start: float = 0.0, frozen: float = 0.5) -> str:
+    """The modifier of a recipe that quantizes for this machine.
+
+    Args:
+        start: epoch from which modules are fake-quantized.
+        frozen: epoch from which their ranges do not change.
+    """
+    return _QUANTIZATION.format(start=start, frozen=frozen, reduce_range=str(weight_bits() < 8).lower())
 
 
 class ModelFiles:
@@ -80,7 +92,7 @@ class ModelFiles:
         """
         (precision,) = {option.precision for option in chosen}
         if precision not in self._dense:
-            recipe = RUN + _PRUNING + (QUANTIZATION if precision == "int8" else "")
+            recipe = RUN + _PRUNING + (quantization() if precision == "int8" else "")
             folder = self._folder / precision
             self._dense[precision] = apply_recipe(
                 self._model, self._tokenizer, recipe, self._rows, folder, sparse=False

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparsification.plan.model_files import QUANTIZATION
+from sparsification.plan.model_files import quantization
 from sparsification.plan.planner import Plan
 from sparsification.plan.units import DENSE, MASK_TYPES
 
@@ -95,8 +95,7 @@ class Frame:
         parts += ["\npruning_modifiers:\n", *pruning] if pruning else []
         if self.int8:
             frozen = self.epochs * 7 / 8 if self.epochs else 0.5
-            text = QUANTIZATION.replace("start_epoch: 0.0", f"start_epoch: {self.trained:g}")
-            parts.append("\nquantization_modifiers:\n" + text.replace("epoch: 0.5", f"epoch: {frozen:g}"))
+            parts.append(f"\nquantization_modifiers:\n{quantization(self.trained, frozen)}")
         return "".join([*parts, _DISTILLATION.format(layers=", ".join(layers)) if self.epochs else ""])
 
 

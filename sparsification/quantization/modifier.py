@@ -33,7 +33,6 @@ _LEGACY_KEYS = (
     "quantize_conv_activations",
     "exclude_batchnorm",
     "exclude_module_types",
-    "reduce_range",
     "activation_bits",
     "weight_bits",
     "tensorrt",
@@ -60,6 +59,7 @@ class QuantizationModifier(Modifier):
     model_fuse_fn_name: str | None = "conv_bn_relus"  # no effect: BERT-like models have no layers to fuse
     model_fuse_fn_kwargs: dict[str, object] | None = None  # no effect: BERT-like models have no layers to fuse
     quantize_outputs: bool = False  # also quantize outputs, LayerNorm's too, as SparseML does
+    reduce_range: bool = False  # 7 bits instead of 8 for weights, whose int8 sums cannot overflow on a CPU without VNNI
     # Legacy keys
     submodules: list[str] | None = None  # modules to quantize, e.g. __ENCODER__; None: the whole model
     quantize_embeddings: bool = True  # tables of embeddings
@@ -68,7 +68,6 @@ class QuantizationModifier(Modifier):
     quantize_conv_activations: bool = True  # no effect: BERT-like models have no convolutions
     exclude_batchnorm: bool = True  # no effect: the model must have no batch normalization
     exclude_module_types: list[str] | None = None  # class names of modules that are not quantized
-    reduce_range: bool = False  # 7-bit weights, whose int8 sums cannot overflow on a CPU without VNNI
     activation_bits: int = 8  # must be 8
     weight_bits: int = 8  # 2 to 8
     tensorrt: bool = False  # symmetric activations; outputs of Linear layers and embeddings are not quantized
@@ -109,7 +108,8 @@ class QuantizationModifier(Modifier):
                 )
         check_bits("activation_bits", self.activation_bits, (8,))
         check_bits("weight_bits", self.weight_bits, range(2, 9))
-        self._resolver = self._scheme_rules() if self._uses_schemes else self._legacy_rules()
+        resolver = self._scheme_rules() if self._uses_schemes else self._legacy_rules()
+        self._resolver = resolver.with_reduced_range() if self.reduce_range else resolver
 
     def _check_no_legacy_keys(self) -> None:
         defaults = {key: type(self).__dataclass_fields__[key].default for key in _LEGACY_KEYS}
@@ -130,10 +130,9 @@ class QuantizationModifier(Modifier):
         def outputs(value: bool | None) -> bool:
             return not self.tensorrt and (self.quantize_outputs if value is None else value)
 
-        weight_bits = 7 if self.reduce_range and self.weight_bits == 8 else self.weight_bits
         activations = replace(ACTIVATIONS, symmetric=self.tensorrt)
         return SchemeResolver(
-            scheme=Scheme(activations, replace(WEIGHTS, bits=weight_bits)),
+            scheme=Scheme(activations, replace(WEIGHTS, bits=self.weight_bits)),
             submodules=self.submodules,
             exclude_types=self.exclude_module_types or (),
             custom_types=self.custom_quantizable_module_types or (),
@@ -142,7 +141,6 @@ class QuantizationModifier(Modifier):
             linear_outputs=outputs(self.quantize_linear_activations),
             embedding_outputs=outputs(self.quantize_embedding_activations),
             matmul_outputs=self.quantize_outputs,
-            factor_bits=7 if self.reduce_range else 8,
         )
 
     @property

@@ -50,6 +50,16 @@ class SchemeResolver:
             overrides={name: scheme for word, scheme in self.overrides.items() for name in targets.expand(word)},
         )
 
+    def with_reduced_range(self) -> SchemeResolver:
+        """The same rules with 7 bits for weights that have 8, and for the second factor of a matrix product."""
+
+        def reduced(scheme: Scheme) -> Scheme:
+            weights = scheme.weights
+            return replace(scheme, weights=replace(weights, bits=7)) if weights and weights.bits == 8 else scheme
+
+        overrides = {name: reduced(scheme) for name, scheme in self.overrides.items()}
+        return replace(self, scheme=reduced(self.scheme), overrides=overrides, factor_bits=7)
+
     def resolve(self, model: PreTrainedModel) -> tuple[dict[str, Scheme], list[str]]:
         """Assign schemes.
 

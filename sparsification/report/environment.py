@@ -5,8 +5,6 @@ import os
 import platform
 from pathlib import Path
 
-import torch
-
 # The instruction sets that the speed of fp32 and int8 depends on.
 _FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "onnx", "onnxruntime")
@@ -22,12 +20,6 @@ def cpu_flags() -> list[str]:
     """The instruction sets of the processor that the speed of fp32 and int8 depends on."""
     lines = _cpuinfo("flags") or _cpuinfo("Features")
     return [flag for flag in _FLAGS if lines and flag in lines[0].split()]
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is not slower than fp32: a processor without AVX-512 is many times slower, says oneDNN."""
-    known = device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return not known or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def machine_text() -> str:

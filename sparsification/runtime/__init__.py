@@ -6,6 +6,7 @@ session for either. The operators are a small library, compiled once on the mach
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from sparsification.runtime.overflow import EXACT_OPTION, in_fp32, overflows
 from sparsification.runtime.provider import provider_options
 from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 
@@ -29,6 +31,15 @@ ENGINE_ERRORS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
+
+
+@cache
+def _warn_of_overflow() -> None:
+    """Log once."""
+    logger.warning(
+        "This CPU has no VNNI: sums of 8-bit products would overflow, and are computed in fp32, which is slower. For "
+        "int8 on such CPUs, quantize with reduce_range: true in the recipe's QuantizationModifier."
+    )
 
 
 def load_session(
@@ -64,6 +75,13 @@ def load_session(
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+    source: str | bytes = os.fspath(path)
+    if overflows(model, path.parent):
+        _warn_of_overflow()
+        options.add_session_config_entry(EXACT_OPTION, "1")
+        if not provided:  # it computes the products that it takes by itself, and knows them by their operators
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+            source = in_fp32(model).SerializeToString()
     if has_operators:
         options.register_custom_ops_library(os.fspath(build()))
     if sparse_provider:
@@ -71,4 +89,4 @@ def load_session(
         logger.info(f"{path} runs on {used}{' with sparse operators' if has_operators else ''}.")
     # Options with devices of a provider and a list of providers exclude each other.
     providers = None if provided else ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+    return onnxruntime.InferenceSession(source, options, providers=providers)

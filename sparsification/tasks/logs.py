@@ -13,7 +13,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from sparsification.report.environment import has_fast_bf16
+from sparsification.cpu import has_fast_bf16
 from sparsification.report.progress import is_interactive
 
 logger = logging.getLogger(__package__)  # what all steps of the script log to

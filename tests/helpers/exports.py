@@ -47,7 +47,14 @@ CASES = {
     "per tensor": {},
     "per channel": {"scheme": {"input_activations": ACTIVATION, "weights": TENSOR | {"strategy": "channel"}}},
     "reduce_range": {"reduce_range": True},
+    "reduce_range, per channel": {
+        "reduce_range": True,
+        "scheme": {"input_activations": ACTIVATION, "weights": TENSOR | {"strategy": "channel"}},
+    },
     "4-bit weights": {"weight_bits": 4},
+    "4-bit weights, per channel": {
+        "scheme": {"input_activations": ACTIVATION, "weights": {"num_bits": 4, "strategy": "channel"}}
+    },
     "outputs": {"quantize_outputs": True},
     "symmetric activations": {"tensorrt": True},
     "weights only": {"scheme": {"weights": TENSOR}},

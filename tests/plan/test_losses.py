@@ -21,17 +21,18 @@ def case():
     return model, find_units(model, batches[0]), batches
 
 
-def test_error_of_rounding_is_that_of_a_rounded_layer():
+@pytest.mark.parametrize("bits", [7, 8])
+def test_error_of_rounding_is_that_of_a_rounded_layer(bits):
     torch.manual_seed(0)
     layer, inputs = nn.Linear(64, 48, bias=False), torch.randn(4000, 64)
     weight = layer.weight.detach()
     moments = Moments(64, [48])
     moments.add(inputs, [inputs @ weight.T])
-    scale = weight.abs().amax(1, keepdim=True) / 127
+    scale = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
     step = (inputs.max() - inputs.min()) / 255
     rounded = ((inputs / step).round() * step) @ ((weight / scale).round() * scale).T
     expected = (rounded - inputs @ weight.T).square().mean() / (inputs @ weight.T).square().mean()
-    assert int8_error(moments.problem(0, weight, 0.01)) == pytest.approx(float(expected), rel=0.05)
+    assert int8_error(moments.problem(0, weight, 0.01), bits) == pytest.approx(float(expected), rel=0.05)
 
 
 def test_error_of_a_weight_is_that_of_its_outputs_on_the_tokens(case, tmp_path):

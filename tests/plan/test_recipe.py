@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.plans import UNITS, make_costs, make_losses
+from sparsification import cpu
 from sparsification.manager import ScheduledModifierManager
 from sparsification.plan.planner import MILLISECONDS, Choice, Plan, Target, make_plan
 from sparsification.plan.recipe import write_recipe
@@ -40,6 +41,13 @@ def test_two_patterns_are_two_modifiers_that_both_fit_the_dense_model():
     assert (blocks.mask_type, single.mask_type) == ([1, 4], "unstructured")
     assert blocks.reference == single.reference == "teacher"
     assert [blocks.groups(), single.groups()] == [[(0.8, ["encoder.0.weight"])], [(0.9, ["encoder.1.weight"])]]
+
+
+@pytest.mark.parametrize("vnni", [True, False, None])
+def test_weights_have_seven_bits_on_a_processor_whose_sums_of_eight_overflow(vnni, monkeypatch):
+    monkeypatch.setattr(cpu, "has_vnni", lambda: vnni)
+    (quantizing,) = modifiers(write_recipe(plan_of(Option("int8"), Option("int8"))))["QuantizationModifier"]
+    assert quantizing.reduce_range is (vnni is False)
 
 
 def test_dense_plan_only_quantizes():

@@ -56,6 +56,23 @@ def test_outputs_of_embeddings_are_quantized_without_their_tables_as_in_sparseml
     assert kinds == {"output_quantizer"}
 
 
+def test_reduced_range_takes_a_bit_of_all_8_bit_weights_and_second_factors_in_both_forms_of_a_recipe():
+    def bits(keys: str) -> dict[str, int]:
+        model = load_model("model_student")
+        text = f"modifiers:\n  - !QuantizationModifier {{reduce_range: true, {keys}}}\n"
+        ScheduledModifierManager.from_yaml(text).initialize(model)
+        return {name: quantizer.qargs.bits for name, quantizer in quantizers(model).items()}
+
+    for keys in ("weight_bits: 8", "scheme: default", "scheme: {input_activations: {num_bits: 8}, weights: {}}"):
+        found = bits(keys)
+        seven = {name for name in found if name.endswith(("weight_quantizer", "quantizers.key", "quantizers.value"))}
+        assert {name for name, number in found.items() if number == 7} == seven and set(found.values()) == {7, 8}, keys
+    assert bits("weight_bits: 4")["qa_outputs.weight_quantizer"] == 4
+    overridden = bits('scheme_overrides: {qa_outputs: {weights: {}}, "re:.*query": {weights: {num_bits: 4}}}')
+    assert overridden["qa_outputs.weight_quantizer"] == 7
+    assert {number for name, number in overridden.items() if name.endswith("query.weight_quantizer")} == {4}
+
+
 def test_before_its_start_the_model_is_the_plain_one_bit_by_bit():
     plain, model = load_model("model_student"), load_model("model_student")
     manager = ScheduledModifierManager.from_yaml(RECIPE.format(start=1, frozen=2))
