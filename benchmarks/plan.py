@@ -20,6 +20,7 @@ from benchmarks.sparse_runtime import SHAPES, make_model
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.calibration import as_batches
 from sparsification.plan.costs import Setting, measure_costs, time_files
+from sparsification.plan.drops import NONE, layer_names
 from sparsification.plan.losses import Losses
 from sparsification.plan.model_files import ModelFiles
 from sparsification.plan.planner import MILLISECONDS, Target, make_plan
@@ -55,8 +56,9 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
     words = random.Random(0)
     ids = [[words.randrange(1000, 30000) for _ in range(SETTING.length)] for _ in range(4)]
     rows = [{"input_ids": row, "attention_mask": [1] * len(row), "token_type_ids": [0] * len(row)} for row in ids]
-    units = find_units(model, as_batches(rows, tokenizer)[0])
-    costs = measure_costs(model, tokenizer, rows, units, SETTING, folder, print)
+    units, layers = find_units(model, as_batches(rows, tokenizer)[0]), layer_names(model)
+    costs = measure_costs(model, tokenizer, rows, units, layers, SETTING, folder, print)
+    third = tuple(range(0, len(layers), 3))
     files = ModelFiles(model, tokenizer, rows, folder)
     encoder = find_encoder(model)
     smaller_costs = measure_shape_costs(model, tokenizer, rows, encoder, "int8", SETTING, folder, print)
@@ -64,9 +66,11 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
     for speedup in speedups:
         target = Target(f"--speedup {speedup:g}", MILLISECONDS, costs.dense.milliseconds / speedup)
         try:
-            plan = make_plan(units, costs, random_losses(units), target, ["int8"])
-            path = files.write(units, [choice.option for choice in plan.choices])
-            found.append((f"sparse | {speedup:g}x", plan.total(MILLISECONDS), path))
+            for kind, drops in (("sparse", NONE), ("sparse, two thirds of the layers", {third: 0.0})):
+                plan = make_plan(units, costs, random_losses(units), target, ["int8"], layers, drops)
+                kept, options = zip(*((choice.unit, choice.option) for choice in plan.choices), strict=True)
+                path = files.write(kept, options, plan.dropped)
+                found.append((f"{kind} | {speedup:g}x", plan.total(MILLISECONDS), path))
             smaller = make_shape_plan(smaller_costs, random_shape_losses(encoder), target)
             recipe = write_recipe(encoder, smaller.shape, int8=True, modifier="GMPruningModifier")
             path = apply_recipe(model, tokenizer, recipe, rows, folder / f"smaller_{speedup:g}", sparse=False)

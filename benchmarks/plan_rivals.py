@@ -16,6 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from benchmarks.study import SPARSE_FILE, mean, when
 from sparsification.plan.calibration import as_batches, read_rows
 from sparsification.plan.costs import Costs, Setting, measure_costs
+from sparsification.plan.drops import layer_names
 from sparsification.plan.losses import Losses, measure_losses
 from sparsification.plan.planner import MILLISECONDS, Choice, Plan, Target, make_plan
 from sparsification.plan.recipe import write_recipe
@@ -63,6 +64,7 @@ class Measured:
     """What plans are made from."""
 
     units: Sequence[Unit]
+    layers: Sequence[str]
     costs: Costs
     losses: Losses
     shape_costs: shape_costs.ShapeCosts
@@ -83,10 +85,11 @@ def measure(
     """
     rows = read_rows(texts, model, tokenizer, SAMPLES, length)
     batches = as_batches(rows, tokenizer)
-    units, encoder = find_units(model, batches[0]), find_encoder(model)
+    units, encoder, layers = find_units(model, batches[0]), find_encoder(model), layer_names(model)
     return Measured(
         units,
-        measure_costs(model, tokenizer, rows, units, SETTING, folder, print),
+        layers,
+        measure_costs(model, tokenizer, rows, units, layers, SETTING, folder, print),
         measure_losses(model, units, batches, folder, print),
         shape_costs.measure_costs(model, tokenizer, rows, encoder, "int8", SETTING, folder, print),
         shape_losses.measure_losses(model, encoder, batches, folder, print),
@@ -107,7 +110,8 @@ def recipe_for(found: Measured, kind: str, speedup: float, epochs: float = 0.0) 
         shape = shape_planner.make_plan(found.shape_costs, found.shape_losses, target).shape
         return shape_recipe.write_recipe(found.shape_costs.encoder, shape, int8=True, epochs=epochs)
     if kind == PLANNED:
-        plan = make_plan(found.units, found.costs, found.losses, target, ["int8"])
+        drops = found.shape_losses.drops
+        plan = make_plan(found.units, found.costs, found.losses, target, ["int8"], found.layers, drops)
     else:
         option = Option("int8", kind, uniform_sparsity(found.costs, found.units, kind, target.limit))
         plan = Plan(target, "int8", [Choice(unit, option, 0.0, 0.0, 0.0) for unit in found.units], {}, {}, {})

@@ -56,6 +56,7 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "int8"), default="auto", help="number format (default: what loses less)"
     )
+    parser.add_argument("--keep_layers", action="store_true", help="drop no encoder layers")
     parser.add_argument(
         "--num_train_epochs",
         type=float,
@@ -152,6 +153,7 @@ class _Found:
 def _sparse(inputs: _Inputs) -> _Found:
     """Plan the sparsities of a model's layers."""
     from sparsification.plan.costs import measure_costs
+    from sparsification.plan.drops import NONE, layer_names, measure_drops
     from sparsification.plan.engines import OPERATORS
     from sparsification.plan.losses import measure_losses
     from sparsification.plan.planner import make_plan
@@ -161,10 +163,12 @@ def _sparse(inputs: _Inputs) -> _Found:
 
     args, model = inputs.args, inputs.model
     units = find_units(model, inputs.batches[0])
-    costs = measure_costs(model, inputs.tokenizer, inputs.rows, units, inputs.setting, inputs.folder, _say)
+    layers = [] if args.keep_layers else layer_names(model)
+    costs = measure_costs(model, inputs.tokenizer, inputs.rows, units, layers, inputs.setting, inputs.folder, _say)
+    drops = measure_drops(model, layers, inputs.batches, inputs.folder, _say) if layers else NONE
     losses = measure_losses(model, units, inputs.batches, inputs.folder, _say)
     precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
-    plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions)
+    plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions, layers, drops)
     sparse_file = plan.is_sparse and args.engine == OPERATORS
     return _Found(plan, table(plan), reasons(plan), partial(write_recipe, plan), sparse_file)
 

@@ -46,8 +46,17 @@ def frontier(
     """
     most = sum(map(max, costs))
     best, _ = _tables(costs, losses, most, steps)
-    falls = np.isfinite(best) & (best < np.concatenate([[np.inf], best[:-1]]))
-    return [(float(most * index / steps), float(best[index])) for index in np.flatnonzero(falls)]
+    finite = np.flatnonzero(np.isfinite(best))
+    return lower_envelope([(float(most * index / steps), float(best[index])) for index in finite])
+
+
+def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points (cost, loss) that no other one beats in both, ascending in the cost."""
+    found: list[tuple[float, float]] = []
+    for cost, loss in sorted(points):
+        if not found or loss < found[-1][1]:
+            found.append((cost, loss))
+    return found
 
 
 def _tables(

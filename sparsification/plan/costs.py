@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.plan.drops import every_other
 from sparsification.plan.engines import OPERATORS, identity, served, session
 from sparsification.plan.kept import kept_timings, timings_file
 from sparsification.plan.layer_files import write_float_layer, write_layer
@@ -26,7 +27,7 @@ from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.runtime.rewrite import SparseGraphError
 
-FORMAT = 2  # of the file
+FORMAT = 3  # of the file
 ROUNDS = 5
 LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
 LOWEST = (
@@ -57,12 +58,13 @@ class Costs:
     """What was measured: of layers by shape and option, of models by option of all units.
 
     Of models with the sparsest of these options in all units but those of one shape, which are dense, by number format
-    and shape.
+    and shape; and of such a model without some of its layers, by number format.
     """
 
     layers: Mapping[tuple[int, int], Mapping[Option, Cost]]
     models: Mapping[Option, Cost]
     mixed: Mapping[str, Mapping[tuple[int, int], Cost]]
+    shorter: Mapping[str, Cost] = field(default_factory=dict)  # without ``every_other`` layer
 
     @property
     def dense(self) -> Cost:
@@ -84,8 +86,7 @@ class Costs:
         def of_layers(option: Option) -> float:
             return sum(getattr(self.layers[unit.shape][option], kind) for unit in units)
 
-        dense = Option(precision)
-        line = [option for option in self.models if option.precision == precision and option != dense]
+        dense, line = Option(precision), self._line(precision)
         if len(line) < 2:
             return getattr(self.models[dense], kind) - of_layers(dense), [
                 {dense: getattr(self.layers[u.shape][dense], kind)} for u in units
@@ -105,12 +106,35 @@ class Costs:
             found.append(table | {dense: table[high] + added})
         return more - factor * of_layers(high), found
 
+    def of_layer(self, units: Sequence[Unit], layers: Sequence[str], precision: str, kind: str) -> float:
+        """Cost of an encoder layer besides its units, in a number format in which a shorter model was timed.
+
+        Args:
+            units: of the whole model.
+            layers: of its encoder.
+            precision: number format of the model.
+            kind: "milliseconds" or "bytes".
+        """
+        sparsest = self._line(precision)[-1]
+        _, tables = self.of_units(units, precision, kind)
+        gone = [layers[index] for index in every_other(layers)]
+        saved = getattr(self.models[sparsest], kind) - getattr(self.shorter[precision], kind)
+        of_units = sum(
+            table[sparsest] for unit, table in zip(units, tables, strict=True) if any(map(unit.is_inside, gone))
+        )
+        return (saved - of_units) / len(gone)
+
+    def _line(self, precision: str) -> list[Option]:
+        """The options of the sparse models."""
+        return [option for option in self.models if option.precision == precision and option.pattern != DENSE]
+
 
 def measure_costs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Mapping[str, list[int]]],
     units: Sequence[Unit],
+    layers: Sequence[str],
     setting: Setting,
     folder: Path,
     say: Callable[[str], None],
@@ -122,6 +146,7 @@ def measure_costs(
         tokenizer: of the model.
         rows: features for the ranges of int8.
         units: of the model.
+        layers: of its encoder that may be dropped; none: no layer is.
         setting: what to time.
         folder: of the files with results.
         say: is told what is being done.
@@ -135,12 +160,12 @@ def measure_costs(
     def measure() -> str:
         say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
         with tempfile.TemporaryDirectory() as scratch:
-            layers = _time_layers(model, units, setting, Path(scratch))
+            times = _time_layers(model, units, setting, Path(scratch))
             files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
-            models = _time_models(files, units, _models_to_time(layers), setting, model.config.vocab_size)
-        return _to_json(Costs(layers, *models))
+            models = _time_models(files, units, layers, _models_to_time(times), setting, model.config.vocab_size)
+        return _to_json(Costs(times, *models))
 
-    path = timings_file(folder, "costs", model, FORMAT, identity(setting.engine), setting)
+    path = timings_file(folder, "costs", model, FORMAT, identity(setting.engine), setting, list(layers))
     return _from_json(kept_timings(path, measure, say))
 
 
@@ -219,21 +244,31 @@ def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Cost]]) -> 
 
 
 def _time_models(
-    files: ModelFiles, units: Sequence[Unit], chosen: Sequence[Option], setting: Setting, vocabulary: int
-) -> tuple[dict[Option, Cost], dict[str, dict[tuple[int, int], Cost]]]:
-    """Time models with an option in all units, and mixed ones; see ``Costs``."""
+    files: ModelFiles,
+    units: Sequence[Unit],
+    layers: Sequence[str],
+    chosen: Sequence[Option],
+    setting: Setting,
+    vocabulary: int,
+) -> tuple[dict[Option, Cost], dict[str, dict[tuple[int, int], Cost]], dict[str, Cost]]:
+    """Time models with an option in all units, mixed ones, and shorter ones; see ``Costs``."""
     sparsest = {option.precision: option for option in chosen if option.pattern != DENSE}
     mixed = [(option, shape) for option in sparsest.values() for shape in dict.fromkeys(unit.shape for unit in units)]
     paths = [files.write(units, [option] * len(units)) for option in chosen]
     for option, shape in mixed:
         dense = Option(option.precision)
         paths.append(files.write(units, [dense if unit.shape == shape else option for unit in units]))
+    dropped = [layers[index] for index in every_other(layers)]
+    if dropped:
+        kept = [unit for unit in units if not any(map(unit.is_inside, dropped))]
+        paths += [files.write(kept, [option] * len(kept), dropped) for option in sparsest.values()]
     times = time_files(paths, setting, vocabulary)
     costs = [Cost(time, path.stat().st_size) for time, path in zip(times, paths, strict=True)]
     by_shape: dict[str, dict[tuple[int, int], Cost]] = {precision: {} for precision in sparsest}
-    for (option, shape), cost in zip(mixed, costs[len(chosen) :], strict=True):
-        by_shape[option.precision][shape] = cost
-    return dict(zip(chosen, costs, strict=False)), by_shape
+    rest = iter(costs[len(chosen) :])
+    for option, shape in mixed:
+        by_shape[option.precision][shape] = next(rest)
+    return dict(zip(chosen, costs, strict=False)), by_shape, dict(zip(sparsest, rest, strict=False))
 
 
 def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list[float]:
@@ -254,7 +289,9 @@ def _to_json(costs: Costs) -> str:
         precision: [[shape, asdict(cost)] for shape, cost in models.items()]
         for precision, models in costs.mixed.items()
     }
-    return json.dumps({"layers": layers, "models": table(costs.models), "mixed": mixed}, indent=1) + "\n"
+    shorter = {precision: asdict(cost) for precision, cost in costs.shorter.items()}
+    data = {"layers": layers, "models": table(costs.models), "mixed": mixed, "shorter": shorter}
+    return json.dumps(data, indent=1) + "\n"
 
 
 def _from_json(text: str) -> Costs:
@@ -267,4 +304,5 @@ def _from_json(text: str) -> Costs:
         precision: {(shape[0], shape[1]): Cost(**cost) for shape, cost in pairs}
         for precision, pairs in data["mixed"].items()
     }
-    return Costs(layers, table(data["models"]), mixed)
+    shorter = {precision: Cost(**cost) for precision, cost in data["shorter"].items()}
+    return Costs(layers, table(data["models"]), mixed, shorter)

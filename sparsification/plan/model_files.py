@@ -39,6 +39,10 @@ _QUANTIZATION = """\
       input_activations: {{num_bits: 8, symmetric: false}}
       weights: {{num_bits: 8, symmetric: true, strategy: channel}}
 """
+_DROPPING = """\
+  - !LayerPruningModifier
+    layers: [{}]
+"""
 _PRUNING = f"""\
   - !GMPruningModifier
     params: __ENCODER__
@@ -57,6 +61,11 @@ def quantization(start: float = 0.0, frozen: float = 0.5) -> str:
         frozen: epoch from which their ranges do not change.
     """
     return _QUANTIZATION.format(start=start, frozen=frozen, reduce_range=str(weight_bits() < 8).lower())
+
+
+def dropping(layers: Sequence[str]) -> str:
+    """The modifier of a recipe that drops encoder layers; empty for none."""
+    return _DROPPING.format(", ".join(layers)) if layers else ""
 
 
 class ModelFiles:
@@ -80,24 +89,28 @@ class ModelFiles:
     ):
         self._model, self._tokenizer, self._rows, self._folder = model, tokenizer, rows, folder
         self._engine = engine
-        self._dense: dict[str, Path] = {}  # by number format
+        self._dense: dict[tuple, Path] = {}  # by number format and the layers that are dropped
         self._written = 0
 
-    def write(self, units: Sequence[Unit], chosen: Sequence[Option]) -> Path:
+    def write(self, units: Sequence[Unit], chosen: Sequence[Option], dropped: Sequence[str] = ()) -> Path:
         """Write the file of a model with an option for each unit, all of one number format.
+
+        Args:
+            units: of the layers that are not dropped.
+            chosen: their options.
+            dropped: names of the encoder layers that are dropped.
 
         Raises:
             ExportError: the model cannot be exported.
             SparseGraphError: no layer is sparse enough.
         """
         (precision,) = {option.precision for option in chosen}
-        if precision not in self._dense:
-            recipe = RUN + _PRUNING + (quantization() if precision == "int8" else "")
-            folder = self._folder / precision
-            self._dense[precision] = apply_recipe(
-                self._model, self._tokenizer, recipe, self._rows, folder, sparse=False
-            )
-        dense = self._dense[precision]
+        key = precision, *dropped
+        if key not in self._dense:
+            recipe = RUN + dropping(dropped) + _PRUNING + (quantization() if precision == "int8" else "")
+            folder = self._folder / f"dense {len(self._dense)}"
+            self._dense[key] = apply_recipe(self._model, self._tokenizer, recipe, self._rows, folder, sparse=False)
+        dense = self._dense[key]
         if all(option.pattern == DENSE for option in chosen):
             return dense
         model = onnx.load(dense)

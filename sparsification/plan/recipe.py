@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sparsification.plan.model_files import quantization
+from sparsification.plan.model_files import dropping, quantization
 from sparsification.plan.planner import Plan
 from sparsification.plan.units import DENSE, MASK_TYPES
 
@@ -58,8 +58,9 @@ def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0) 
             be applied in one shot.
     """
     frame = Frame(plan.precision == "int8", epochs)
-    pruning = _pruning(plan, frame.pruning_end) if plan.is_sparse else []
-    return frame.text(comments, pruning, ["__ENCODER__"])
+    pruning = [dropping(plan.dropped)] if plan.dropped else []
+    pruning += _pruning(plan, frame.pruning_end) if plan.is_sparse else []
+    return frame.text(comments, pruning, plan.kept if plan.dropped else ["__ENCODER__"])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ def table(plan: Plan) -> list[str]:
             f"{choice.unit.label:<{width}}  {shape:>16}  {choice.option!s:<22} {choice.milliseconds:>7.3f} "
             f"{choice.bytes / 1e6:>7.3f} {choice.loss:>7.3f}"
         )
+    if plan.dropped:
+        lines.append(f"{'without':<{width}}  {', '.join(plan.dropped)}: loss {plan.drop_loss:.3f}")
     rest = f"{plan.rest[MILLISECONDS]:>7.3f} {plan.rest[BYTES] / 1e6:>7.3f}"
     return [*lines, f"{'everything else':<{width}}  {'':>16}  {'':<22} {rest}"]
 
@@ -73,9 +75,10 @@ def draw(plan: AnyPlan, path: Path) -> None:
 def reasons(plan: Plan) -> list[str]:
     """Sentences about a plan."""
     dense = sum(choice.option.pattern == DENSE for choice in plan.choices)
+    dropped = f"{len(plan.dropped)} of {len(plan.dropped) + len(plan.kept)} encoder layers are dropped. "
     return [
-        f"{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of {len(plan.choices)} groups of "
-        "layers stay dense.",
-        "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time; the sum "
-        "is the smallest one within the target.",
+        f"{dropped if plan.dropped else ''}{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of "
+        f"{len(plan.choices)} groups of layers stay dense.",
+        "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time, and the "
+        "dropped layers together; the sum is the smallest one within the target.",
     ]

@@ -51,6 +51,10 @@ class Unit:
         first, *others = (name.removesuffix(".weight") for name in self.weights)
         return ", ".join([first, *(name.rpartition(".")[2] for name in others)])
 
+    def is_inside(self, layer: str) -> bool:
+        """Whether the unit is part of an encoder layer."""
+        return self.weights[0].startswith(f"{layer}.")
+
     @property
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs."""

@@ -29,7 +29,7 @@ def _short_turns(monkeypatch):
 @needs_compiler
 def test_plan_is_a_recipe_that_is_applied_and_exported(measured, tmp_path, capsys):
     recipe, picture, out = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "out"
-    target = [*measured, "--size_mb", "0.24", "--precision", "fp32", "--output", str(recipe)]
+    target = [*measured, "--size_mb", "0.24", "--precision", "fp32", "--keep_layers", "--output", str(recipe)]
     assert main([*target, "--plot", str(picture), "--apply", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "Predicted: " in printed and f"Recipe: {recipe}" in printed and picture.is_file()
@@ -46,6 +46,18 @@ def test_plan_is_a_recipe_that_is_applied_and_exported(measured, tmp_path, capsy
     # Measured results are used again.
     assert main(target) == 0
     assert "Costs: from " in capsys.readouterr().err
+
+
+@needs_compiler
+def test_layers_are_dropped_where_no_sparsity_is_enough(measured, tmp_path, capsys):
+    recipe, out = tmp_path / "plan.yaml", tmp_path / "out"
+    flags = [*measured, "--precision", "fp32", "--output", str(recipe), "--apply", str(out), "--size_mb"]
+    assert main([*flags, "0.001", "--keep_layers"]) == 1
+    least = float(re.search(r"the least is (\S+) MB", capsys.readouterr().err)[1])
+    assert main([*flags, str(0.98 * least)]) == 0
+    assert "1 of 2 encoder layers are dropped. " in recipe.read_text()
+    assert AutoModelForQuestionAnswering.from_pretrained(out).config.num_hidden_layers == 1
+    assert (out / "onnx" / "model.sparse.onnx").stat().st_size <= 0.98e6 * least
 
 
 def test_plan_for_any_engine_is_a_smaller_model(measured, tmp_path, capsys):

@@ -5,6 +5,8 @@ from sparsification.plan.losses import Losses
 from sparsification.plan.units import BLOCKS, DENSE, SPARSITIES, UNSTRUCTURED, Option, Unit, options
 
 SHAPE = (100, 100)
+LAYERS = ["encoder.0", "encoder.1"]
+OF_LAYER = Cost(0.3, 1e5)  # besides its unit
 UNITS = [Unit(("encoder.0.weight",), *SHAPE), Unit(("encoder.1.weight",), *SHAPE)]
 _DENSE = {"fp32": Cost(10.0, 4e6), "int8": Cost(4.0, 1e6)}  # of a layer
 _REST = {"fp32": 2.0, "int8": 1.0}  # milliseconds of a model
@@ -38,7 +40,15 @@ def make_costs() -> Costs:
         precision: {SHAPE: Cost(_REST[precision] + 2 * cost.milliseconds, 2e6 + 2 * cost.bytes)}
         for precision, cost in _DENSE.items()
     }
-    return Costs(layers, models, mixed)
+    shorter = {
+        option.precision: Cost(
+            cost.milliseconds - _layer(option).milliseconds - OF_LAYER.milliseconds,
+            cost.bytes - _layer(option).bytes - OF_LAYER.bytes,
+        )
+        for option, cost in models.items()
+        if option.sparsity == 0.95
+    }
+    return Costs(layers, models, mixed, shorter)
 
 
 def make_losses() -> Losses:

@@ -1,11 +1,14 @@
 """Plans meet their targets, and bad targets are told with what is possible."""
 
+from dataclasses import replace
+
 import pytest
 
-from helpers.plans import SHAPE, UNITS, make_costs, make_losses
+from helpers.plans import LAYERS, OF_LAYER, SHAPE, UNITS, make_costs, make_losses
 from sparsification.plan.costs import Cost, Costs
+from sparsification.plan.drops import NONE
 from sparsification.plan.planner import BYTES, MILLISECONDS, Target, make_plan
-from sparsification.plan.units import DENSE, Option, PlanError
+from sparsification.plan.units import BLOCKS, DENSE, UNSTRUCTURED, Option, PlanError
 
 
 def plan_for(limit: float, precisions=("fp32", "int8"), kind=MILLISECONDS, flag="--latency_ms"):
@@ -55,6 +58,41 @@ def test_target_below_the_rest_of_the_model_is_told_with_the_best_that_is_possib
 def test_target_that_the_dense_model_meets_is_refused():
     with pytest.raises(PlanError, match="the dense model has 22 ms and meets it: nothing is to be pruned"):
         plan_for(30.0)
+
+
+def test_layer_goes_where_the_model_loses_less_without_it_than_by_more_zeros():
+    drops = {(): 0.0, (0,): 0.2}
+    target = Target("", MILLISECONDS, 1.5)
+    sparse, shorter = (
+        make_plan(UNITS, make_costs(), make_losses(), target, ["int8"], LAYERS, each) for each in (NONE, drops)
+    )
+    assert (sparse.dropped, shorter.dropped, shorter.kept) == ([], ["encoder.0"], ["encoder.1"])
+    assert shorter.total(MILLISECONDS) <= 1.5 and [choice.unit for choice in shorter.choices] == UNITS[1:]
+    assert shorter.loss == pytest.approx(0.2 + shorter.choices[0].loss) and shorter.loss < sparse.loss
+    best = min(loss for cost, loss in shorter.curves["int8"] if cost <= 1.5)
+    assert shorter.loss == pytest.approx(best, abs=0.02)
+    kept = make_plan(UNITS, make_costs(), make_losses(), target, ["int8"], LAYERS, {(): 0.0, (0,): 9.0})
+    assert kept.loss == sparse.loss
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", [MILLISECONDS, BYTES])
+def test_shorter_plan_costs_what_the_shorter_model_did(precision, kind):
+    costs = make_costs()
+    limit = getattr(costs.shorter[precision], kind) * 1.001
+    plan = make_plan(UNITS, costs, make_losses(), Target("", kind, limit), [precision], LAYERS, {(1,): 0.0})
+    (choice,) = plan.choices
+    assert choice.option.sparsity == 0.95
+    pattern = Option(precision, UNSTRUCTURED if precision == "fp32" else BLOCKS, 0.95)
+    assert costs.of_layer(UNITS, LAYERS, precision, kind) == pytest.approx(getattr(OF_LAYER, kind))
+    table = costs.of_units(UNITS, precision, kind)[1][0]
+    assert plan.rest[kind] + table[pattern] == pytest.approx(getattr(costs.shorter[precision], kind))
+
+
+def test_layers_stay_in_a_number_format_without_a_timed_shorter_model():
+    costs = replace(make_costs(), shorter={})
+    plan = make_plan(UNITS, costs, make_losses(), Target("", MILLISECONDS, 5.0), ["int8"], LAYERS, {(): 9.0, (0,): 0.0})
+    assert not plan.dropped
 
 
 def test_rest_and_choices_add_up_to_the_timed_models():

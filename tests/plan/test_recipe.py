@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.plans import UNITS, make_costs, make_losses
+from helpers.plans import LAYERS, UNITS, make_costs, make_losses
 from sparsification import cpu
 from sparsification.manager import ScheduledModifierManager
 from sparsification.plan.planner import MILLISECONDS, Choice, Plan, Target, make_plan
@@ -48,6 +48,17 @@ def test_weights_have_seven_bits_on_a_processor_whose_sums_of_eight_overflow(vnn
     monkeypatch.setattr(cpu, "has_vnni", lambda: vnni)
     (quantizing,) = modifiers(write_recipe(plan_of(Option("int8"), Option("int8"))))["QuantizationModifier"]
     assert quantizing.reduce_range is (vnni is False)
+
+
+def test_dropped_layers_go_first_and_those_that_stay_are_distilled():
+    drops = {(0,): 0.0}
+    target = Target("", MILLISECONDS, 2.0)
+    plan = make_plan(UNITS, make_costs(), make_losses(), target, ["int8"], LAYERS, drops)
+    found = modifiers(write_recipe(plan, epochs=8.0))
+    (dropping,), (distilling,) = found["LayerPruningModifier"], found["PerLayerDistillationModifier"]
+    assert dropping.layers == ["encoder.0"] and distilling.student_layer_names == ["encoder.1"]
+    (pruning,) = found["ReconstructionPruningModifier"]
+    assert [names for _, names in pruning.groups()] == [["encoder.1.weight"]]
 
 
 def test_dense_plan_only_quantizes():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.plans import UNITS, make_costs, make_losses
+from helpers.plans import LAYERS, UNITS, make_costs, make_losses
 from sparsification.plan.planner import MILLISECONDS, Target, make_plan
 from sparsification.plan.report import draw, mean_sparsity, reasons, summary, table
 from sparsification.plan.units import PlanError
@@ -26,6 +26,13 @@ def test_reasons_say_the_mean_sparsity(plan):
     expected = sum(choice.option.sparsity for choice in plan.choices) / 2
     assert mean_sparsity(plan) == pytest.approx(expected)
     assert any(line.startswith(f"{expected:.1%} of the encoder's weights") for line in reasons(plan))
+
+
+def test_dropped_layers_are_named_with_their_loss():
+    target = Target("", MILLISECONDS, 2.0)
+    plan = make_plan(UNITS, make_costs(), make_losses(), target, ["int8"], LAYERS, {(0,): 0.25})
+    assert any(line.endswith("encoder.0: loss 0.250") for line in table(plan))
+    assert reasons(plan)[0].startswith("1 of 2 encoder layers are dropped. ")
 
 
 def test_picture_is_drawn(plan, tmp_path):

@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.costs import Cost, Setting, time_files
+from sparsification.plan.drops import every_other
 from sparsification.plan.kept import kept_timings, timings_file
 from sparsification.plan.shape.encoder import Encoder, Shape
 from sparsification.plan.shape.recipe import write_recipe
@@ -48,11 +49,11 @@ class ShapeCosts:
 
 def timed_shapes(encoder: Encoder) -> list[Shape]:
     """The dense shape, one with few neurons, and one without every other layer."""
-    layers = len(encoder.layers)
+    names = [layer.name for layer in encoder.layers]
     return [
         Shape((), encoder.width),
         Shape((), encoder.widths()[len(encoder.widths()) // 4]),
-        Shape(tuple(range(1, layers, 2)), encoder.width),
+        Shape(every_other(names), encoder.width),
     ]
 
 

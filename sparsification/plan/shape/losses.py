@@ -9,11 +9,10 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sparsification.manager import ManagerError, ScheduledModifierManager
+from sparsification.plan.drops import Drops, measure_drops
 from sparsification.plan.kept import digest, kept_text
 from sparsification.plan.losses import DAMPENING
 from sparsification.plan.shape.encoder import Encoder, Shape
-from sparsification.plan.shape.recipe import write_recipe
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, refit, wanda_mask
 from sparsification.pruning.sensitivity import PROBED_BATCHES, TINY, Probe
@@ -24,7 +23,7 @@ class ShapeLosses:
     """Losses by layer and width, and of the model without layers."""
 
     neurons: Sequence[Mapping[int, float]]  # of each layer, by width
-    drops: Mapping[tuple[int, ...], float]  # by the indices of the layers that are dropped; () has 0
+    drops: Drops
 
     def of(self, shape: Shape) -> float:
         """Sum of the losses of a shape whose layers are among ``drops``."""
@@ -50,17 +49,15 @@ def measure_losses(
     """
 
     def measure() -> str:
-        say("Losses: of fewer neurons and fewer layers")
+        say("Losses: of fewer neurons")
         copied = copy.deepcopy(model).eval()  # while layers are solved, the forward passes of their model are replaced
         probe = Probe(copied, batches)
-        neurons = _of_neurons(model, encoder, batches, copied, probe, say)
-        return json.dumps({"neurons": neurons, "drops": _of_drops(copied, encoder, probe, say)})
+        return json.dumps(_of_neurons(model, encoder, batches, copied, probe, say))
 
     tensors = [*model.parameters(), *(t for b in batches for t in b.values())]
-    path = folder / f"shape-losses-{digest(tensors, encoder.widths(), DAMPENING, PROBED_BATCHES)}.json"
-    found = json.loads(kept_text(path, measure))
-    drops: dict[tuple[int, ...], float] = {tuple(sorted(order)): loss for order, loss in found["drops"]}
-    return ShapeLosses([{int(width): loss for width, loss in table.items()} for table in found["neurons"]], drops)
+    path = folder / f"neurons-{digest(tensors, encoder.widths(), DAMPENING, PROBED_BATCHES)}.json"
+    neurons = [{int(width): loss for width, loss in table.items()} for table in json.loads(kept_text(path, measure))]
+    return ShapeLosses(neurons, measure_drops(model, [layer.name for layer in encoder.layers], batches, folder, say))
 
 
 def _of_neurons(
@@ -88,33 +85,3 @@ def _of_neurons(
 
 def _fitted(problem: Problem, density: float) -> Tensor:
     return refit(problem, wanda_mask(problem, 1 - density, "channel"))
-
-
-def _of_drops(
-    model: PreTrainedModel, encoder: Encoder, probe: Probe, say: Callable[[str], None]
-) -> list[tuple[list[int], float]]:
-    """Layers in the order in which they go, at most half of them, and the loss without them."""
-    steps: list[tuple[list[int], float]] = [([], 0.0)]
-    for _ in range(len(encoder.layers) // 2):
-        before = steps[-1][0]
-        changes = {}
-        for index in range(len(encoder.layers)):
-            if index not in before and (shorter := _without(model, encoder, [*before, index])) is not None:
-                changes[index] = probe.change_of(shorter)
-        if not changes:
-            break
-        index = min(changes, key=changes.__getitem__)
-        steps.append(([*before, index], changes[index]))
-        say(f"  layers: without {', '.join(map(str, sorted(steps[-1][0])))}")
-    return steps
-
-
-def _without(model: PreTrainedModel, encoder: Encoder, dropped: Sequence[int]) -> PreTrainedModel | None:
-    """A copy without some layers; None if the model's class could not load it."""
-    copied = copy.deepcopy(model).eval()
-    recipe = write_recipe(encoder, Shape(tuple(sorted(dropped)), encoder.width), int8=False)
-    try:
-        ScheduledModifierManager.from_yaml(recipe).initialize(copied)
-    except ManagerError:
-        return None
-    return copied

@@ -1,8 +1,9 @@
 """A plan of a smaller dense model for a target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sparsification.plan.allocation import lower_envelope
 from sparsification.plan.planner import BYTES, MILLISECONDS, Target
 from sparsification.plan.shape.costs import ShapeCosts
 from sparsification.plan.shape.encoder import Shape
@@ -70,13 +71,4 @@ def make_plan(costs: ShapeCosts, losses: ShapeLosses, target: Target) -> ShapePl
             f"with half of the layers and {widths[0]} of {widths[-1]} neurons; sparse layers may be faster"
         )
     shape = min(fitting, key=lambda shape: points[shape][::-1])
-    return ShapePlan(target, shape, costs, losses, {costs.precision: _frontier(sorted(points.values()))})
-
-
-def _frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points at which the loss falls, of points that ascend in the cost."""
-    found: list[tuple[float, float]] = []
-    for cost, loss in points:
-        if not found or loss < found[-1][1]:
-            found.append((cost, loss))
-    return found
+    return ShapePlan(target, shape, costs, losses, {costs.precision: lower_envelope(list(points.values()))})

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
+from sparsification.plan.model_files import dropping
 from sparsification.plan.recipe import Frame
 from sparsification.plan.shape.encoder import Encoder, Shape
 
-_DROPPING = """\
-  - !LayerPruningModifier
-    layers: [{layers}]
-"""
 _NEURONS = """\
   - !{modifier}  # {width} of {dense} neurons stay
     params:
@@ -45,9 +42,7 @@ def write_recipe(
         modifier: that prunes the neurons.
     """
     frame, kept = Frame(int8, epochs), list(encoder.kept(shape))
-    pruning: list[str] = []
-    if shape.dropped:
-        pruning.append(_DROPPING.format(layers=", ".join(encoder.layers[index].name for index in shape.dropped)))
+    pruning = [dropping([encoder.layers[index].name for index in shape.dropped])] if shape.dropped else []
     if shape.width < encoder.width:
         pruning.append(
             _NEURONS.format(

@@ -6,7 +6,6 @@ import torch
 from helpers.exports import make_batch, make_bert
 from sparsification.plan.shape.encoder import find_encoder
 from sparsification.plan.shape.losses import measure_losses
-from sparsification.pruning.sensitivity import Probe
 
 
 @pytest.fixture
@@ -23,18 +22,6 @@ def test_fewer_neurons_lose_more(case):
     for table in measure().neurons:
         assert list(table) == encoder.widths() and table[encoder.width] == 0
         assert list(table.values()) == sorted(table.values(), reverse=True)
-
-
-def test_layer_that_changes_the_outputs_least_goes_first(case):
-    model, encoder, batches, measure, _ = case
-    probe, changes, layers = Probe(model, batches), [], model.bert.encoder.layer
-    for index in range(3):
-        model.bert.encoder.layer = torch.nn.ModuleList(layer for i, layer in enumerate(layers) if i != index)
-        changes.append(probe.change_of(model))
-    model.bert.encoder.layer = layers
-    best = min(range(3), key=changes.__getitem__)
-    assert measure().drops == {(): 0.0, (best,): pytest.approx(changes[best])}
-    assert len(encoder.layers) == len(model.bert.encoder.layer) == model.config.num_hidden_layers
 
 
 def test_model_is_as_before_and_results_are_kept(case):
