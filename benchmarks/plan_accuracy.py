@@ -4,7 +4,7 @@
 
 The model, the texts and the questions are those of ``benchmarks/embedding.py``. For each speed-up over the dense model
 in fp32, ``sparsification plan`` makes a recipe from 512 texts; its rivals: ``benchmarks/plan_rivals.py``. All are
-pruned in one shot on 128 calibration texts, which the seed draws. Results are in ``plan_accuracy.json``.
+pruned in one shot on 512 calibration texts, which the seed draws. Results are in ``plan_accuracy.json``.
 """
 
 from collections.abc import Mapping

@@ -105,17 +105,18 @@ def recipe_for(found: Measured, kind: str, speedup: float, epochs: float = 0.0) 
         speedup: over the dense model in fp32.
         epochs: of training; 0: in one shot.
     """
+    options: dict = {"epochs": epochs} if epochs else {"num_samples": SAMPLES}
     target = Target(f"--speedup {speedup}", MILLISECONDS, found.costs.dense.milliseconds / speedup)
     if kind == SMALLER:
         shape = shape_planner.make_plan(found.shape_costs, found.shape_losses, target).shape
-        return shape_recipe.write_recipe(found.shape_costs.encoder, shape, int8=True, epochs=epochs)
+        return shape_recipe.write_recipe(found.shape_costs.encoder, shape, int8=True, **options)
     if kind == PLANNED:
         drops = found.shape_losses.drops
         plan = make_plan(found.units, found.costs, found.losses, target, ["int8"], found.layers, drops)
     else:
         option = Option("int8", kind, uniform_sparsity(found.costs, found.units, kind, target.limit))
         plan = Plan(target, "int8", [Choice(unit, option, 0.0, 0.0, 0.0) for unit in found.units], {}, {}, {})
-    return write_recipe(plan, epochs=epochs)
+    return write_recipe(plan, **options)
 
 
 def uniform_sparsity(costs: Costs, units: Sequence[Unit], pattern: str, limit: float) -> float:

@@ -115,13 +115,13 @@ def _run(args: argparse.Namespace) -> None:
         "",
         *found.table,
     ]
-    atomic_write_text(args.output, found.write(comments, args.num_train_epochs))
+    atomic_write_text(args.output, found.write(comments, epochs=args.num_train_epochs))
     print("\n".join([*found.table, "", summary(found.plan), f"Recipe: {args.output}"]))
     if args.plot:
         draw(found.plan, args.plot)
         print(f"Picture: {args.plot}")
     if args.apply:
-        path = apply_recipe(model, tokenizer, found.write((), 0.0), rows, args.apply, found.sparse_file)
+        path = apply_recipe(model, tokenizer, found.write(), rows, args.apply, found.sparse_file)
         (milliseconds,) = time_files([path], setting, model.config.vocab_size)
         print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
 
@@ -146,7 +146,7 @@ class _Found:
     plan: "AnyPlan"
     table: list[str]
     reasons: list[str]
-    write: Callable[[Sequence[str], float], str]  # (comments, epochs) -> recipe
+    write: Callable[..., str]  # the recipe; takes comments and epochs
     sparse_file: bool  # whether the sparse operators load a file of their own
 
 
@@ -170,7 +170,8 @@ def _sparse(inputs: _Inputs) -> _Found:
     precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
     plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions, layers, drops)
     sparse_file = plan.is_sparse and args.engine == OPERATORS
-    return _Found(plan, table(plan), reasons(plan), partial(write_recipe, plan), sparse_file)
+    write = partial(write_recipe, plan, num_samples=args.num_samples)
+    return _Found(plan, table(plan), reasons(plan), write, sparse_file)
 
 
 def _smaller(inputs: _Inputs) -> _Found:
@@ -187,7 +188,8 @@ def _smaller(inputs: _Inputs) -> _Found:
     costs = measure_costs(model, inputs.tokenizer, inputs.rows, encoder, precision, inputs.setting, inputs.folder, _say)
     losses = measure_losses(model, encoder, inputs.batches, inputs.folder, _say)
     plan = make_plan(costs, losses, _target(inputs.args, costs.dense.milliseconds))
-    write = partial(write_recipe, encoder, plan.shape, precision == "int8")
+    samples = inputs.args.num_samples
+    write = partial(write_recipe, encoder, plan.shape, precision == "int8", num_samples=samples)
     return _Found(plan, table(plan), reasons(plan), write, sparse_file=False)
 
 

@@ -16,11 +16,14 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    variance, over the relative error, when this weight alone has 80 % sparsity. Over the layers of a MiniLM it differs
    by a factor of 90, over the options of one layer by less than 2, so that one measurement is enough for all. int8 adds
    the error of rounding weights and inputs. A line of a file for each weight: a study that was interrupted goes on.
-4. ``allocation``: the options with the smallest sum of losses within the budget, by dynamic programming over
+4. ``drops``: what the outputs lose without some encoder layers. Each time that layer goes whose absence changes them
+   least. The time of a layer besides its units is that of a sparse model less one without every other layer.
+5. ``allocation``: the options with the smallest sum of losses within the budget, by dynamic programming over
    discretized costs, which is that of SPDY (Frantar & Alistarh 2022, arXiv:2201.13096). SPDY searches for the
    sensitivities; here they are measured.
-5. ``planner`` does this for fp32 and for int8 and takes the better one. ``recipe`` writes it as a recipe, ``report`` as
-   a table and a picture, and ``apply`` prunes the model by it without training, and exports it.
+6. ``planner`` does this for fp32 and for int8, with all layers and without some, and takes the best one. ``recipe``
+   writes it as a recipe, ``report`` as a table and a picture, and ``apply`` prunes the model by it without training, and
+   exports it.
 
 ``shape`` plans smaller dense models for engines without sparse operators, in the same steps.
 

@@ -25,6 +25,7 @@ _PRUNING = """\
     update_frequency: {frequency}
     mask_type: {mask_type}
     reference: {reference}
+    num_samples: {num_samples}
 """
 _RATE = """\
   - !LearningRateFunctionModifier
@@ -45,10 +46,11 @@ distillation_modifiers:
     student_layer_names: [{layers}]
     ignore_padding: true
 """
+SAMPLES = 128  # calibration examples
 START = 0.5  # sparsity of the first mask of a training
 
 
-def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0) -> str:
+def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0, num_samples: int = SAMPLES) -> str:
     """Write a plan as a recipe.
 
     Args:
@@ -56,10 +58,11 @@ def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0) 
         comments: lines at its start.
         epochs: of training with distillation, by the schedule of ``recipes/minilm-6layers_prune_quant80.md``; 0: to
             be applied in one shot.
+        num_samples: calibration examples for each mask.
     """
     frame = Frame(plan.precision == "int8", epochs)
     pruning = [dropping(plan.dropped)] if plan.dropped else []
-    pruning += _pruning(plan, frame.pruning_end) if plan.is_sparse else []
+    pruning += _pruning(plan, frame.pruning_end, num_samples) if plan.is_sparse else []
     return frame.text(comments, pruning, plan.kept if plan.dropped else ["__ENCODER__"])
 
 
@@ -100,12 +103,14 @@ class Frame:
         return "".join([*parts, _DISTILLATION.format(layers=", ".join(layers)) if self.epochs else ""])
 
 
-def _pruning(plan: Plan, end: float) -> list[str]:
+def _pruning(plan: Plan, end: float, num_samples: int) -> list[str]:
     """One modifier for each pattern, with a group for each sparsity.
 
-    In one shot the second modifier meets a model that the first one has pruned: both fit the layers to the dense model.
+    In one shot the second modifier meets a model that the first one has pruned: both fit the layers to the dense model,
+    unless layers are dropped, without which the outputs of the dense model cannot be reached.
     """
     patterns = {choice.option.pattern for choice in plan.choices} - {DENSE}
+    from_teacher = len(patterns) > 1 and not end and not plan.dropped
     texts = []
     for pattern in sorted(patterns):
         groups: dict[float, list[str]] = {}
@@ -125,7 +130,8 @@ def _pruning(plan: Plan, end: float) -> list[str]:
                 end=f"{end:g}",
                 frequency=f"{end / 4 or 1.0:g}",
                 mask_type=json.dumps(MASK_TYPES[pattern]),
-                reference="teacher" if len(patterns) > 1 and not end else "self",
+                reference="teacher" if from_teacher else "self",
+                num_samples=num_samples,
             )
         )
     return texts

@@ -7,7 +7,6 @@ cannot go, and all blocks have the same width. So a plan is a list of layers and
 2. ``costs``: three models are timed in ONNX Runtime: the whole one, one with few neurons, one with half of the layers.
    The time of a model is ``rest + layers x (layer + width x neuron)``, which is exact for these three.
 3. ``losses``: of a block the relative error of its outputs for each width, fitted to the dense one, times a sensitivity
-   as in ``plan.losses``. Of layers the change of the model's outputs without them: each time that layer is dropped
-   whose absence changes the outputs least, with those dropped that were dropped before.
+   as in ``plan.losses``; of layers that of ``plan.drops``.
 4. ``planner``: the layers and the width with the smallest sum of losses within the budget. ``recipe`` writes them.
 """
