@@ -22,8 +22,8 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    discretized costs, which is that of SPDY (Frantar & Alistarh 2022, arXiv:2201.13096). SPDY searches for the
    sensitivities; here they are measured.
 6. ``planner`` does this for fp32 and for int8, with all layers and without some, and takes the best one. ``recipe``
-   writes it as a recipe, ``report`` as a table and a picture, and ``apply`` prunes the model by it without training, and
-   exports it.
+   writes it as a recipe, ``report`` as a table and a picture, and ``apply`` prunes the model by it without training,
+   and exports it.
 
 ``shape`` plans smaller dense models for engines without sparse operators, in the same steps.
 

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.cpu import weight_bits
 from sparsification.plan.drops import every_other
 from sparsification.plan.engines import OPERATORS, identity, served, session
 from sparsification.plan.kept import kept_timings, timings_file
@@ -27,7 +28,7 @@ from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.runtime.rewrite import SparseGraphError
 
-FORMAT = 3  # of the file
+FORMAT = 4  # of the file
 ROUNDS = 5
 LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
 LOWEST = (
@@ -206,7 +207,7 @@ def _write_option(weight: torch.Tensor, option: Option, folder: Path, engine: st
         weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
     path = folder / f"{option}.onnx"
     if option.precision == "int8":
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (weight_bits() - 1) - 1)
         write_layer((weight / scale).round().to(torch.int8).numpy(), path)
     else:
         write_float_layer(weight.numpy(), path)
