@@ -163,9 +163,9 @@ def _sparse(inputs: _Inputs) -> _Found:
 
     args, model = inputs.args, inputs.model
     units = find_units(model, inputs.batches[0])
-    layers = [] if args.keep_layers else layer_names(model)
+    layers = layer_names(model)
     costs = measure_costs(model, inputs.tokenizer, inputs.rows, units, layers, inputs.setting, inputs.folder, _say)
-    drops = measure_drops(model, layers, inputs.batches, inputs.folder, _say) if layers else NONE
+    drops = measure_drops(model, layers, inputs.batches, inputs.folder, _say) if not args.keep_layers else NONE
     losses = measure_losses(model, units, inputs.batches, inputs.folder, _say)
     precisions = list(PATTERNS) if args.precision == "auto" else [args.precision]
     plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions, layers, drops)
