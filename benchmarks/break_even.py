@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from sparsification.cpu import weight_bits
 from sparsification.plan.layer_files import write_float_layer, write_layer
 from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
@@ -79,7 +80,7 @@ def make_layers(
 ) -> tuple[list[onnxruntime.InferenceSession], dict[str, list[int]]]:
     """A dense int8 layer, and sparse ones for each form and share; and the work of each sparse one, by form."""
     generator = np.random.default_rng(0)
-    weight = generator.integers(1, 128, (outputs, inputs)).astype(np.int8)
+    weight = generator.integers(1, 2 ** (weight_bits() - 1), (outputs, inputs)).astype(np.int8)
     sessions, work = [load_session(write_layer(weight, folder / "dense.onnx"), threads=1)], {}
     library = ctypes.CDLL(str(build()))
     for form, width in FORMS.items():

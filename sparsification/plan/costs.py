@@ -17,16 +17,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sparsification.cpu import weight_bits
 from sparsification.plan.drops import every_other
-from sparsification.plan.engines import OPERATORS, identity, served, session
+from sparsification.plan.engines import OPERATORS, identity, session
 from sparsification.plan.kept import kept_timings, timings_file
-from sparsification.plan.layer_files import write_float_layer, write_layer
+from sparsification.plan.layer_files import write_option
 from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_inputs
 from sparsification.plan.timing import take_turns
-from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
-from sparsification.pruning import masks
-from sparsification.runtime.rewrite import SparseGraphError
+from sparsification.plan.units import DENSE, Option, Unit, options
 
 FORMAT = 4  # of the file
 ROUNDS = 5
@@ -186,7 +183,7 @@ def _time_layers(
         weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
         paths = {}
         for option in [one for precision in ("fp32", "int8") for one in options(precision)]:
-            if path := _write_option(weight, option, folder, setting.engine):
+            if path := write_option(weight, option, folder, setting.engine):
                 paths[option] = path
         runs = [
             partial(session(path, setting.engine, setting.threads).run, None, {"x": _inputs(option, shape[0], setting)})
@@ -196,27 +193,6 @@ def _time_layers(
         sizes = [path.stat().st_size for path in paths.values()]
         layers[shape] = {option: Cost(time, size) for option, time, size in zip(paths, times, sizes, strict=True)}
     return layers
-
-
-def _write_option(weight: torch.Tensor, option: Option, folder: Path, engine: str) -> Path | None:
-    """Write the file of a layer; None if the sparse operators are not faster than the dense one.
-
-    The execution provider runs such a layer dense, and the times say so.
-    """
-    if option.pattern != DENSE:
-        weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
-    path = folder / f"{option}.onnx"
-    if option.precision == "int8":
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (weight_bits() - 1) - 1)
-        write_layer((weight / scale).round().to(torch.int8).numpy(), path)
-    else:
-        write_float_layer(weight.numpy(), path)
-    if option.pattern == DENSE:
-        return path
-    try:
-        return served(path, engine)
-    except SparseGraphError:
-        return None
 
 
 def _inputs(option: Option, width: int, setting: Setting) -> np.ndarray:

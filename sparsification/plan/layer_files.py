@@ -4,7 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+
+from sparsification.cpu import weight_bits
+from sparsification.plan.engines import served
+from sparsification.plan.units import DENSE, MASK_TYPES, Option
+from sparsification.pruning import masks
+from sparsification.runtime.rewrite import SparseGraphError
 
 
 def write_layer(weight: np.ndarray, path: Path) -> Path:
@@ -51,3 +58,24 @@ def _save(nodes: list[onnx.NodeProto], x_type: int, arrays: dict[str, np.ndarray
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
     return path
+
+
+def write_option(weight: torch.Tensor, option: Option, folder: Path, engine: str) -> Path | None:
+    """Write the file of a layer; None if the sparse operators are not faster than the dense one.
+
+    The execution provider runs such a layer dense, and the times say so.
+    """
+    if option.pattern != DENSE:
+        weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
+    path = folder / f"{option}.onnx"
+    if option.precision == "int8":
+        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (weight_bits() - 1) - 1)
+        write_layer((weight / scale).round().to(torch.int8).numpy(), path)
+    else:
+        write_float_layer(weight.numpy(), path)
+    if option.pattern == DENSE:
+        return path
+    try:
+        return served(path, engine)
+    except SparseGraphError:
+        return None

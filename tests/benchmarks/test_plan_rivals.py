@@ -8,6 +8,8 @@ from helpers.plans import UNITS, make_costs
 from sparsification.manager import ScheduledModifierManager
 from sparsification.plan.units import BLOCKS, MASK_TYPES
 
+NAMES = [f"encoder.{index}" for index in range(len(shapes.ENCODER.layers))]
+
 
 def test_uniform_sparsity_takes_the_time_that_is_asked_for():
     # 1 ms and two layers of 4 ms x (1 - sparsity)
@@ -18,7 +20,7 @@ def test_uniform_sparsity_takes_the_time_that_is_asked_for():
 @pytest.mark.parametrize("epochs", [0.0, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_recipe_of_each_kind_loads(kind, epochs):
-    found = Measured(UNITS, plans.make_costs(), plans.make_losses(), shapes.make_costs(), shapes.make_losses())
+    found = Measured(UNITS, NAMES, plans.make_costs(), plans.make_losses(), shapes.make_costs(), shapes.make_losses())
     manager = ScheduledModifierManager.from_yaml(recipe_for(found, kind, speedup=4.0, epochs=epochs))
     assert manager.quantizes and manager.distills == (epochs > 0)
     pruning = [modifier for modifier in manager.modifiers if "final_sparsity" in vars(modifier)]

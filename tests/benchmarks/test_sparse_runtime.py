@@ -29,7 +29,7 @@ def test_layers_give_the_numbers_of_the_dense_one_where_no_weight_is_missing(tmp
     x = np.random.default_rng(0).integers(0, 256, (1, 5, 64)).astype(np.uint8)
     expected = dense.run(None, {"x": x})[0]
     for session in sparse[1::2]:
-        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_break_even_lies_between_two_measured_shares():

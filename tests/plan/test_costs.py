@@ -6,6 +6,7 @@ import torch
 from helpers.exports import needs_compiler
 from helpers.plans import SHAPE, UNITS, make_costs
 from sparsification.plan import costs as module
+from sparsification.plan import layer_files
 from sparsification.plan.costs import Cost, Costs, Setting
 from sparsification.plan.engines import OPERATORS
 from sparsification.plan.units import BLOCKS, DENSE, UNSTRUCTURED, Option, Unit
@@ -66,6 +67,6 @@ def test_models_to_time_have_sparsities_that_pay_in_each_shape():
 @needs_compiler
 def test_layer_that_the_operators_do_not_make_faster_has_no_file(tmp_path):
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
-    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.2), tmp_path, OPERATORS) is None
-    assert module._write_option(weight, Option("fp32", UNSTRUCTURED, 0.8), tmp_path, OPERATORS) is not None
+    assert layer_files.write_option(weight, Option("fp32", UNSTRUCTURED, 0.2), tmp_path, OPERATORS) is None
+    assert layer_files.write_option(weight, Option("fp32", UNSTRUCTURED, 0.8), tmp_path, OPERATORS) is not None
     assert module._inputs(Option("int8"), 64, Setting(2, 3)).shape == (2, 3, 64)
