@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from sparsification.encoder import encoder_layer_lists
 from sparsification.manager import ManagerError, ScheduledModifierManager
-from sparsification.plan.kept import digest, kept_text
+from sparsification.plan.kept import kept_text, losses_file
 from sparsification.plan.model_files import RUN, dropping
 from sparsification.pruning.sensitivity import PROBED_BATCHES, Probe
 
@@ -54,8 +54,7 @@ def measure_drops(
         say("Losses: of fewer layers")
         return json.dumps(_in_turn(model, layers, Probe(model, batches), say))
 
-    tensors = [*model.parameters(), *(t for b in batches for t in b.values())]
-    path = folder / f"drops-{digest(tensors, PROBED_BATCHES)}.json"
+    path = losses_file(folder, "drops", model, batches, PROBED_BATCHES)
     return {tuple(sorted(order)): loss for order, loss in json.loads(kept_text(path, measure))}
 
 

@@ -1,7 +1,7 @@
 """Results of measurements, kept in files that are named by what they depend on."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -34,6 +34,22 @@ def timings_file(folder: Path, kind: str, model: PreTrainedModel, *settings: obj
     """
     machine = cpu_name(), cpu_flags(), onnxruntime.__version__
     return folder / f"{kind}-{digest(list(model.parameters()), machine, *settings)}.json"
+
+
+def losses_file(
+    folder: Path, kind: str, model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], *settings: object
+) -> Path:
+    """File of what a model loses on calibration data.
+
+    Args:
+        folder: of all files.
+        kind: first part of the file's name.
+        model: that was measured.
+        batches: calibration data, arguments of ``forward``.
+        settings: what else the losses depend on.
+    """
+    tensors = [*model.parameters(), *(tensor for batch in batches for tensor in batch.values())]
+    return folder / f"{kind}-{digest(tensors, *settings)}.json"
 
 
 def kept_timings(path: Path, measure: Callable[[], str], say: Callable[[str], None]) -> str:

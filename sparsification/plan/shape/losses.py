@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sparsification.plan.drops import Drops, measure_drops
-from sparsification.plan.kept import digest, kept_text
+from sparsification.plan.kept import kept_text, losses_file
 from sparsification.plan.losses import DAMPENING
 from sparsification.plan.shape.encoder import Encoder, Shape
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
@@ -54,8 +54,7 @@ def measure_losses(
         probe = Probe(copied, batches)
         return json.dumps(_of_neurons(model, encoder, batches, copied, probe, say))
 
-    tensors = [*model.parameters(), *(t for b in batches for t in b.values())]
-    path = folder / f"neurons-{digest(tensors, encoder.widths(), DAMPENING, PROBED_BATCHES)}.json"
+    path = losses_file(folder, "neurons", model, batches, encoder.widths(), DAMPENING, PROBED_BATCHES)
     neurons = [{int(width): loss for width, loss in table.items()} for table in json.loads(kept_text(path, measure))]
     return ShapeLosses(neurons, measure_drops(model, [layer.name for layer in encoder.layers], batches, folder, say))
 
