@@ -117,9 +117,7 @@ class Costs:
         _, tables = self.of_units(units, precision, kind)
         gone = [layers[index] for index in every_other(layers)]
         saved = getattr(self.models[sparsest], kind) - getattr(self.shorter[precision], kind)
-        of_units = sum(
-            table[sparsest] for unit, table in zip(units, tables, strict=True) if any(map(unit.is_inside, gone))
-        )
+        of_units = sum(table[sparsest] for unit, table in zip(units, tables, strict=True) if unit.is_inside(gone))
         return (saved - of_units) / len(gone)
 
     def _line(self, precision: str) -> list[Option]:
@@ -237,7 +235,7 @@ def _time_models(
         paths.append(files.write(units, [dense if unit.shape == shape else option for unit in units]))
     dropped = [layers[index] for index in every_other(layers)]
     if dropped:
-        kept = [unit for unit in units if not any(map(unit.is_inside, dropped))]
+        kept = [unit for unit in units if not unit.is_inside(dropped)]
         paths += [files.write(kept, [option] * len(kept), dropped) for option in sparsest.values()]
     times = time_files(paths, setting, vocabulary)
     costs = [Cost(time, path.stat().st_size) for time, path in zip(times, paths, strict=True)]

@@ -22,10 +22,15 @@ NONE: Drops = {(): 0.0}
 
 
 def layer_names(model: PreTrainedModel) -> list[str]:
-    """The layers of a model's encoder in their order; none if it has several lists of layers."""
+    """The layers of a model's encoder in their order.
+
+    None if it has several lists of layers, or if its class could not load it without every other one.
+    """
     lists = encoder_layer_lists(model)
+    if len(lists) != 1:
+        return []
     names = [f"{path}.{index}" for path, layers in lists.items() for index in range(len(layers))]
-    return names if len(lists) == 1 else []
+    return names if _without(model, [names[index] for index in every_other(names)]) is not None else []
 
 
 def every_other(layers: Sequence[str]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sparsification.cpu import weight_bits
 from sparsification.plan.engines import served
+from sparsification.plan.rounding import round_weight
 from sparsification.plan.units import DENSE, MASK_TYPES, Option
 from sparsification.pruning import masks
 from sparsification.runtime.rewrite import SparseGraphError
@@ -69,8 +70,8 @@ def write_option(weight: torch.Tensor, option: Option, folder: Path, engine: str
         weight = weight * masks.compute_mask(weight.abs(), option.sparsity, MASK_TYPES[option.pattern])
     path = folder / f"{option}.onnx"
     if option.precision == "int8":
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / (2 ** (weight_bits() - 1) - 1)
-        write_layer((weight / scale).round().to(torch.int8).numpy(), path)
+        integers, _ = round_weight(weight, weight_bits())
+        write_layer(integers.to(torch.int8).numpy(), path)
     else:
         write_float_layer(weight.numpy(), path)
     if option.pattern == DENSE:

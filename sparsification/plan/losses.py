@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sparsification.cpu import weight_bits
 from sparsification.plan.kept import digest
+from sparsification.plan.rounding import round_weight
 from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, SPARSITIES, UNSTRUCTURED, Option, Unit
 from sparsification.pruning.layer_reconstruction import LayerReconstruction
 from sparsification.pruning.reconstruction import Problem, sparsegpt
@@ -90,14 +91,13 @@ def measure_losses(
 def int8_error(problem: Problem, bits: int) -> float:
     """Relative error of a dense layer in int8, with weights of so many bits.
 
-    Weights are rounded with a symmetric scale for each output. The error of the inputs' rounding, with one scale of 255
-    steps over their range, is that of independent uniform noise: a twelfth of the square of a step for each input.
+    The error of the inputs' rounding, with one scale of 255 steps over their range, is that of independent uniform
+    noise: a twelfth of the square of a step for each input.
     """
     weight = problem.weight.double()
-    scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / (2 ** (bits - 1) - 1)
+    integers, scale = round_weight(weight, bits)
     noise = (problem.input_range / 255) ** 2 / 12 * float(weight.square().sum())
-    rounded = problem.relative_error((weight / scale).round() * scale)
-    return rounded + noise / max(problem.power, TINY)
+    return problem.relative_error(integers * scale) + noise / max(problem.power, TINY)
 
 
 def _errors(problem: Problem) -> tuple[dict, Tensor]:

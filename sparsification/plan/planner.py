@@ -10,7 +10,7 @@ from sparsification.plan.drops import NONE, Drops
 from sparsification.plan.losses import Losses
 from sparsification.plan.units import DENSE, Option, PlanError, Unit
 
-MILLISECONDS, BYTES = "milliseconds", "bytes"
+KINDS = MILLISECONDS, BYTES = "milliseconds", "bytes"  # of costs
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,12 @@ def make_plan(
     if getattr(costs.dense, target.kind) <= target.limit and "fp32" in precisions:
         dense = target.text(getattr(costs.dense, target.kind))
         raise PlanError(f"{target.flag}: the dense model has {dense} and meets it: nothing is to be pruned")
+    models = [_Model(units, costs, losses, precision, layers) for precision in precisions]
     searches = [
-        _Search(units, costs, losses, target, precision, layers, dropped, loss)
-        for precision in precisions
+        _Search(model, target, dropped, loss)
+        for model in models
         for dropped, loss in drops.items()
-        if not dropped or precision in costs.shorter
+        if not dropped or model.of_layer
     ]
     plans = [plan for search in searches if (plan := search.plan()) is not None]
     if not plans:
@@ -142,38 +143,41 @@ def make_plan(
     )
 
 
-class _Search:
-    """The options of all units in one number format, without some of the layers."""
+class _Model:
+    """What the units and the layers of the whole model cost and lose in one number format."""
 
     def __init__(
-        self,
-        units: Sequence[Unit],
-        costs: Costs,
-        losses: Losses,
-        target: Target,
-        precision: str,
-        layers: Sequence[str],
-        dropped: tuple[int, ...],
-        drop_loss: float,
-    ):
-        self.precision = precision
-        self._costs, self._losses, self._target = costs, losses, target
-        self._drop_loss = drop_loss
-        self._kept = [layer for index, layer in enumerate(layers) if index not in dropped]
-        self._dropped = [layers[index] for index in dropped]
-        stays = [not any(map(unit.is_inside, self._dropped)) for unit in units]
-        self._units = [unit for unit, kept in zip(units, stays, strict=True) if kept]
-        self._rests, self._tables = {}, {}
-        for kind in (MILLISECONDS, BYTES):
-            rest, tables = costs.of_units(units, precision, kind)
-            of_layer = costs.of_layer(units, layers, precision, kind) if dropped else 0.0
-            self._rests[kind] = rest - len(dropped) * of_layer
-            self._tables[kind] = [table for table, kept in zip(tables, stays, strict=True) if kept]
-        self.rest, self._table = self._rests[target.kind], self._tables[target.kind]
-        self._values = [list(options.values()) for options in self._table]
-        self._errors = [
-            [losses.of(unit, o) for o in options] for unit, options in zip(self._units, self._table, strict=True)
+        self, units: Sequence[Unit], costs: Costs, losses: Losses, precision: str, layers: Sequence[str]
+    ) -> None:
+        self.units, self.layers, self.precision = units, layers, precision
+        self.float, self.dense = (
+            {kind: getattr(costs.models[option], kind) for kind in KINDS}
+            for option in (Option("fp32"), Option(precision))
+        )
+        found = {kind: costs.of_units(units, precision, kind) for kind in KINDS}
+        self.rests = {kind: rest for kind, (rest, _) in found.items()}
+        self.tables = {kind: tables for kind, (_, tables) in found.items()}  # of the units
+        self.errors = [
+            {option: losses.of(unit, option) for option in table}
+            for unit, table in zip(units, self.tables[MILLISECONDS], strict=True)
         ]
+        timed = layers and precision in costs.shorter
+        self.of_layer = {kind: costs.of_layer(units, layers, precision, kind) for kind in KINDS} if timed else {}
+
+
+class _Search:
+    """The options of a model's units, without some of the layers."""
+
+    def __init__(self, model: _Model, target: Target, dropped: Sequence[int], drop_loss: float) -> None:
+        self.precision = model.precision
+        self._model, self._target, self._drop_loss = model, target, drop_loss
+        self._kept = [layer for index, layer in enumerate(model.layers) if index not in dropped]
+        self._dropped = [model.layers[index] for index in dropped]
+        self._stay = [index for index, unit in enumerate(model.units) if not unit.is_inside(self._dropped)]
+        self._rests = {kind: rest - len(dropped) * model.of_layer.get(kind, 0.0) for kind, rest in model.rests.items()}
+        self.rest = self._rests[target.kind]
+        self._values = [list(model.tables[target.kind][index].values()) for index in self._stay]
+        self._errors = [list(model.errors[index].values()) for index in self._stay]
 
     @property
     def least(self) -> float:
@@ -189,31 +193,32 @@ class _Search:
         picks = allocate(self._values, self._errors, self._target.limit - self.rest)
         if picks is None:
             return None
-        chosen = [list(options)[pick] for options, pick in zip(self._table, picks, strict=True)]
-        whole = getattr(self._costs.models[Option(self.precision)], self._target.kind)
-        if self._dropped or whole > self._target.limit:
-            chosen = self._sparse_somewhere(chosen)
-        times, sizes = (self._tables[kind] for kind in (MILLISECONDS, BYTES))
+        model, tables = self._model, self._model.tables
+        chosen = {index: list(model.errors[index])[pick] for index, pick in zip(self._stay, picks, strict=True)}
+        if self._dropped or model.dense[self._target.kind] > self._target.limit:
+            self._prune_somewhere(chosen)
         choices = [
-            Choice(unit, option, times[i][option], sizes[i][option], self._losses.of(unit, option))
-            for i, (unit, option) in enumerate(zip(self._units, chosen, strict=True))
+            Choice(
+                model.units[i],
+                option,
+                tables[MILLISECONDS][i][option],
+                tables[BYTES][i][option],
+                model.errors[i][option],
+            )
+            for i, option in chosen.items()
         ]
         rests = self._rests
-        if all(option.pattern == DENSE for option in chosen):
-            model = self._costs.models[Option(self.precision)]
-            rests = {kind: getattr(model, kind) - sum(getattr(c, kind) for c in choices) for kind in rests}
-        dense = {kind: getattr(self._costs.dense, kind) for kind in (MILLISECONDS, BYTES)}
-        return Plan(self._target, self.precision, choices, rests, dense, {}, self._kept, self._dropped, self._drop_loss)
+        if all(choice.option.pattern == DENSE for choice in choices):
+            rests = {kind: model.dense[kind] - sum(getattr(c, kind) for c in choices) for kind in KINDS}
+        return Plan(
+            self._target, self.precision, choices, rests, model.float, {}, self._kept, self._dropped, self._drop_loss
+        )
 
-    def _sparse_somewhere(self, chosen: Sequence[Option]) -> list[Option]:
+    def _prune_somewhere(self, chosen: dict[int, Option]) -> None:
         """If all units are dense, prune the one that loses least: only files with sparse layers have fused blocks."""
-        if any(option.pattern != DENSE for option in chosen):
-            return list(chosen)
-        sparse = [
-            (index, option)
-            for index, options in enumerate(self._table)
-            for option in options
-            if option.pattern != DENSE
-        ]
-        index, option = min(sparse, key=lambda pair: self._losses.of(self._units[pair[0]], pair[1]))
-        return [option if index == other else dense for other, dense in enumerate(chosen)]
+        if any(option.pattern != DENSE for option in chosen.values()):
+            return
+        errors = self._model.errors
+        sparse = [(index, option) for index in chosen for option in errors[index] if option.pattern != DENSE]
+        index, option = min(sparse, key=lambda pair: errors[pair[0]][pair[1]])
+        chosen[index] = option

@@ -1,6 +1,6 @@
 """What a plan chooses: units of linear layers that share their inputs, and options for each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -51,9 +51,9 @@ class Unit:
         first, *others = (name.removesuffix(".weight") for name in self.weights)
         return ", ".join([first, *(name.rpartition(".")[2] for name in others)])
 
-    def is_inside(self, layer: str) -> bool:
-        """Whether the unit is part of an encoder layer."""
-        return self.weights[0].startswith(f"{layer}.")
+    def is_inside(self, layers: Iterable[str]) -> bool:
+        """Whether the unit is part of one of these encoder layers."""
+        return self.weights[0].startswith(tuple(f"{layer}." for layer in layers))
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -51,6 +51,14 @@ def test_model_whose_class_cannot_load_fewer_layers_keeps_them(case, monkeypatch
     assert measure() == drops.NONE
 
 
+def test_layers_of_a_class_that_cannot_load_fewer_are_not_dropped(monkeypatch):
+    def refuse(*_):
+        raise drops.ManagerError("")
+
+    monkeypatch.setattr(drops.ScheduledModifierManager, "initialize", refuse)
+    assert drops.layer_names(make_bert(layers=4)) == []
+
+
 def test_half_of_the_layers_is_timed():
     assert [drops.every_other(names) for names in ([], ["a"], list("abcd"))] == [(), (), (1, 3)]
 
