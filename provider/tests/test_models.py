@@ -126,7 +126,7 @@ def test_lengths_and_batches_change_in_one_session(tmp_path):
         feed = {name: one.numpy() for name, one in make_batch(rows, length).items()}
         for actual, expected in zip(session.run(None, feed), run_exact(path, feed), strict=True):
             assert actual.shape == (rows, length)
-            assert np.abs(actual - expected).mean() <= 0.02 * expected.std()
+            assert np.abs(actual - expected).mean() <= 0.02 * np.abs(expected).mean()
 
 
 def test_model_without_zeros_is_left_to_the_cpu_provider(tmp_path, capfd):
@@ -135,7 +135,7 @@ def test_model_without_zeros_is_left_to_the_cpu_provider(tmp_path, capfd):
     lines = [line for line in capfd.readouterr().err.splitlines() if "SparseExecutionProvider" in line]
     assert len(lines) == 1
     assert "none of 13 Linear layers has enough zeros: the CPU provider runs the model" in lines[0]
-    for actual, expected in zip(session.run(None, feed), run_exact(path, feed), strict=True):
+    for actual, expected in zip(session.run(None, feed), run_cpu(path, feed), strict=True):
         np.testing.assert_array_equal(actual, expected)
 
 

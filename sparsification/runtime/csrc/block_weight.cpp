@@ -1,30 +1,41 @@
 #include "block_weight.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 namespace {
 
-struct Block {
-  int64_t group;  // of four inputs
-  int8_t values[4];
-};
+// The blocks of all outputs, without those that are 0, in order.
+struct Blocks {
+  std::vector<int32_t> groups;   // of four inputs
+  std::vector<uint32_t> values;  // four weights, the first in the lowest byte
+  std::vector<size_t> starts;    // of each output, and the end
+  std::vector<int32_t> sums;     // of each output's weights
 
-// A row's blocks without those that are 0, in order.
-std::vector<Block> blocks_of(const SparseRows& rows, const int8_t* values, int64_t row) {
-  std::vector<Block> blocks;
-  for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++)
-    for (int index = 0; index < rows.width; index++) {
-      int64_t input = (int64_t)rows.positions[entry] * rows.width + index;
-      int8_t value = values[entry * rows.width + index];
-      if (value == 0 || input >= rows.inputs) continue;
-      if (blocks.empty() || blocks.back().group != input / 4 || blocks.back().values[input % 4] != 0)
-        blocks.push_back({input / 4, {}});
-      blocks.back().values[input % 4] = value;
+  // An entry makes one block at most: its weights lie in one group.
+  Blocks(const SparseRows& rows, const int8_t* given)
+      : groups(rows.positions.size() + 1), values(groups.size()), starts{1}, sums((size_t)rows.outputs) {
+    int32_t* to_groups = groups.data();
+    uint32_t* to_values = values.data();
+    size_t at = 0;  // the block at hand; the first is none
+    for (int64_t row = 0; row < rows.outputs; row++) {
+      int32_t last = -1, sum = 0;
+      uint32_t block = 0;
+      each_weight(rows, given, row, [&](int32_t input, int8_t value) {
+        int32_t group = input / 4, shift = input % 4 * 8;
+        // A second weight of one input begins a block, too. Without branches, which cannot be foreseen.
+        uint32_t begins = (group != last) | ((block >> shift & 0xff) != 0);
+        at += begins;
+        block = (block & (begins - 1)) | (uint32_t)(uint8_t)value << shift;
+        to_groups[at] = last = group;
+        to_values[at] = block;
+        sum += value;
+      });
+      sums[row] = sum;
+      starts.push_back(at + 1);
     }
-  return blocks;
-}
+  }
+};
 
 }  // namespace
 
@@ -37,28 +48,26 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
   view.slice_groups = (view.groups + view.slices - 1) / view.slices;
   view.parts = (rows.outputs + kPartRows - 1) / kPartRows;
   check_slices(rows, view.slices);
-  row_sums_.assign(padded_outputs(), 0);
   int64_t cells = view.slices * padded_outputs();
   order_.resize(cells);
   steps_.resize(cells / 2);
 
-  std::vector<std::vector<Block>> blocks(padded_outputs());
-  for (int64_t row = 0; row < rows.outputs; row++) {
-    blocks[row] = blocks_of(rows, values, row);
-    for (const Block& block : blocks[row])
-      for (int8_t value : block.values) row_sums_[row] += value;
-  }
-  std::vector<size_t> next(padded_outputs(), 0);  // of a row's blocks, the first in the slice at hand
+  Blocks blocks(rows, values);
+  row_sums_ = std::move(blocks.sums);
+  row_sums_.resize(padded_outputs(), 0);
+  blocks.starts.resize(padded_outputs() + 1, blocks.starts.back());
+  std::vector<size_t> next(blocks.starts);  // of a row's blocks, the first in the slice at hand
+  offsets_.reserve(blocks.groups.size() + blocks.groups.size() / 8);
+  values_.reserve(offsets_.capacity());
   for (int64_t slice = 0; slice < view.slices; slice++) {
-    int64_t first_group = slice * view.slice_groups, end_group = first_group + view.slice_groups;
+    int32_t first_group = (int32_t)(slice * view.slice_groups), end_group = first_group + (int32_t)view.slice_groups;
     for (int64_t part = 0; part < view.parts; part++) {
       first_.push_back((uint32_t)offsets_.size());
-      size_t counts[kPartRows];
+      const size_t* ends = &blocks.starts[part * kPartRows + 1];
+      size_t *begins = &next[part * kPartRows], counts[kPartRows];
       for (int row = 0; row < kPartRows; row++) {
-        const std::vector<Block>& mine = blocks[part * kPartRows + row];
-        size_t first = next[part * kPartRows + row], end = first;
-        while (end < mine.size() && mine[end].group < end_group) end++;
-        counts[row] = end - first;
+        auto first = blocks.groups.begin() + begins[row], end = blocks.groups.begin() + ends[row];
+        counts[row] = std::lower_bound(first, end, end_group) - first;
       }
       int order[kPartRows];
       std::iota(order, order + kPartRows, 0);
@@ -67,17 +76,21 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
       std::copy(order, order + kPartRows, order_.begin() + cell);
       for (int pair = 0; pair < kPartRows; pair += 2) {
         constexpr size_t kEach = kStep / 2;  // blocks of a row in a step
-        size_t steps = (counts[order[pair]] + kEach - 1) / kEach;
+        size_t steps = (counts[order[pair]] + kEach - 1) / kEach, place = offsets_.size();
         steps_[(cell + pair) / 2] = (uint16_t)steps;
-        for (size_t index = 0; index < steps * kEach; index++)
-          for (int row : {order[pair], order[pair + 1]}) {
-            Block block{first_group, {}};
-            if (index < counts[row]) block = blocks[part * kPartRows + row][next[part * kPartRows + row]++];
-            int32_t value;
-            std::memcpy(&value, block.values, 4);
-            offsets_.push_back((uint16_t)((block.group - first_group) * kOffsetUnit));
-            values_.push_back(value);
+        offsets_.resize(place + steps * kStep);
+        values_.resize(place + steps * kStep);
+        for (int row : {order[pair], order[pair + 1]}) {
+          const int32_t* groups = &blocks.groups[begins[row]];
+          const uint32_t* from = &blocks.values[begins[row]];
+          uint16_t* offsets = &offsets_[place];
+          int32_t* to = &values_[place++];
+          for (size_t index = 0; index < counts[row]; index++) {
+            offsets[2 * index] = (uint16_t)((groups[index] - first_group) * kOffsetUnit);
+            to[2 * index] = (int32_t)from[index];
           }
+          begins[row] += counts[row];
+        }
       }
     }
   }
@@ -92,14 +105,11 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
 int64_t count_blocks(const SparseRows& rows, const int8_t* values) {
   int64_t count = 0;
   for (int64_t row = 0; row < rows.outputs; row++) {
-    int64_t last = -1;  // group of four inputs
-    for (int64_t entry = rows.starts[row]; entry < rows.starts[row + 1]; entry++)
-      for (int index = 0; index < rows.width; index++) {
-        int64_t input = (int64_t)rows.positions[entry] * rows.width + index;
-        if (values[entry * rows.width + index] == 0 || input >= rows.inputs || input / 4 == last) continue;
-        last = input / 4;
-        count++;
-      }
+    int32_t last = -1;  // group of four inputs
+    each_weight(rows, values, row, [&](int32_t input, int8_t) {
+      count += input / 4 != last;
+      last = input / 4;
+    });
   }
   return count;
 }

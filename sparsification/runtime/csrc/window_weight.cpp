@@ -18,29 +18,25 @@ constexpr int kEach = kWindowBytes / kWindowLanes;  // weights that a step takes
 // whoever reads kEach weights needs no test for the last one.
 struct Weights {
   static constexpr int32_t kBeyond = INT32_MAX;
-  std::vector<int32_t> inputs;
-  std::vector<int8_t> values;
+  size_t room;
+  std::unique_ptr<int32_t[]> inputs;
+  std::unique_ptr<int8_t[]> values;
   std::vector<size_t> starts;
 
-  Weights(const SparseRows& rows, const int8_t* given, int64_t padded_outputs) {
-    size_t most = (size_t)rows.starts.back() * rows.width + (size_t)padded_outputs * kEach, at = 0;
-    inputs.resize(most);
-    values.resize(most);
-    // Bytes may alias anything: without pointers of its own the loop reads all addresses anew.
-    int32_t* to_inputs = inputs.data();
-    int8_t* to_values = values.data();
-    const uint16_t* positions = rows.positions.data();
-    const int32_t width = rows.width, end_input = (int32_t)rows.inputs;
+  Weights(const SparseRows& rows, const int8_t* given, int64_t padded_outputs)
+      : room((size_t)rows.starts.back() * rows.width + (size_t)padded_outputs * kEach),
+        inputs(new int32_t[room]),
+        values(new int8_t[room]()) {
+    size_t at = 0;
+    int32_t* to_inputs = inputs.get();
+    int8_t* to_values = values.get();
     for (int64_t row = 0; row < padded_outputs; row++) {
       starts.push_back(at);
-      int64_t entry = row < rows.outputs ? rows.starts[row] : 0, end = row < rows.outputs ? rows.starts[row + 1] : 0;
-      for (; entry < end; entry++)
-        for (int32_t index = 0, input = positions[entry] * width; index < width; index++, input++) {
-          int8_t value = given[entry * width + index];
+      if (row < rows.outputs)
+        each_weight(rows, given, row, [&](int32_t input, int8_t value) {
           to_inputs[at] = input;
-          to_values[at] = value;
-          at += (value != 0) & (input < end_input);
-        }
+          to_values[at++] = value;
+        });
       for (int index = 0; index < kEach; index++) to_inputs[at++] = kBeyond;
     }
     starts.push_back(at);
@@ -71,8 +67,8 @@ PackedWindows::PackedWindows(const SparseRows& rows, const int8_t* values) : byt
   }
 
   std::vector<uint8_t> picks, factors;
-  picks.reserve(2 * weights.values.size());  // usually more than are needed
-  factors.reserve(2 * weights.values.size());
+  picks.reserve(2 * weights.room);  // usually more than are needed
+  factors.reserve(2 * weights.room);
   std::vector<size_t> next = weights.starts;  // of an output's weights, the first that no step has taken
   for (int64_t slice = 0; slice < view.slices; slice++) {
     int64_t begin = slice * view.slice_inputs, end = std::min(begin + view.slice_inputs, rows.inputs);
@@ -85,8 +81,8 @@ PackedWindows::PackedWindows(const SparseRows& rows, const int8_t* values) : byt
         int32_t inputs[kWindowBytes];
         int8_t values[kWindowBytes];
         for (int lane = 0; lane < kWindowLanes; lane++) {
-          std::copy_n(weights.inputs.data() + next[lanes[lane]], kEach, inputs + lane * kEach);
-          std::copy_n(weights.values.data() + next[lanes[lane]], kEach, values + lane * kEach);
+          std::copy_n(weights.inputs.get() + next[lanes[lane]], kEach, inputs + lane * kEach);
+          std::copy_n(weights.values.get() + next[lanes[lane]], kEach, values + lane * kEach);
         }
         auto taken = [&](int32_t limit) {
           int slots = 0;

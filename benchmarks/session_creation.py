@@ -1,0 +1,93 @@
+"""How much longer does it take to create a session with the execution provider than with the CPU provider?
+
+    make bench-creation, or python -m benchmarks.session_creation --work_dir DIR
+
+Models are exported with random zeros, in int8 with 7-bit weights on CPUs without VNNI. Sessions on one thread are
+created in turns, and medians of the processor time are compared. The aim is a ratio of at most 2.
+"""
+
+import argparse
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from transformers import BertTokenizerFast
+
+import onnxruntime_ep_sparse as sparse
+from benchmarks.sparse_runtime import SHAPES, make_model
+from sparsification.plan.calibration import as_batches
+from sparsification.plan.model_files import ModelFiles, marked_layers, zero
+from sparsification.plan.timing import take_turns
+from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, find_units
+from sparsification.report.environment import cpu_name
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = [
+    *(Option("int8", pattern, sparsity) for pattern in (UNSTRUCTURED, BLOCKS) for sparsity in (0.8, 0.9)),
+    Option("fp32", UNSTRUCTURED, 0.9),
+]
+ROUNDS = 15
+TOKENS = 16  # of the text that ranges are found with
+
+
+def main() -> None:
+    """Create the sessions, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work_dir", type=Path, required=True, help="for the models")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "session_creation.md")
+    args = parser.parse_args()
+    sparse.register()
+    (device,) = [one for one in onnxruntime.get_ep_devices() if one.ep_name == sparse.get_ep_name()]
+    lines = [line for shape in args.shapes for line in study(shape, args.work_dir / shape)]
+    args.output.write_text(report(lines, device.ep_metadata["instruction_set"]), encoding="utf-8")
+    print(args.output.read_text(encoding="utf-8"))
+
+
+def study(shape: str, folder: Path) -> list[str]:
+    """Rows of the table of one model."""
+    model, tokenizer = make_model(shape), BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
+    rows = [{"input_ids": [1] * TOKENS, "attention_mask": [1] * TOKENS, "token_type_ids": [0] * TOKENS}] * 4
+    units, files, lines = (
+        find_units(model, as_batches(rows, tokenizer)[0]),
+        ModelFiles(model, tokenizer, rows, folder),
+        [],
+    )
+    for option in OPTIONS:
+        exported = onnx.load(files.write(units, [Option(option.precision)] * len(units)))
+        layers = marked_layers(exported)
+        zero(exported, layers, [option] * len(layers))
+        path = folder / f"{option}.onnx"
+        onnx.save(exported, path)
+        cpu, provider = take_turns([partial(create, path, use) for use in (False, True)], ROUNDS, 0.0)
+        lines.append(f"| {shape} | {option} | {cpu:.0f} | {provider:.0f} | {provider / cpu:.2f}x |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def create(path: Path, with_provider: bool) -> None:
+    """Create a session on one thread."""
+    options = sparse.session_options() if with_provider else onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    onnxruntime.InferenceSession(path, options, **({} if with_provider else {"providers": ["CPUExecutionProvider"]}))
+
+
+def report(lines: list[str], instruction_set: str) -> str:
+    """The page."""
+    head = [
+        "# Creation of a session with the execution provider",
+        "",
+        f"{date.today()}, one thread on {cpu_name()}, kernels of {instruction_set}; ONNX Runtime "
+        f"{onnxruntime.__version__}; processor time, medians of {ROUNDS}. The aim is a ratio of at most 2. Made by "
+        "`make bench-creation`.",
+        "",
+        "| model | linear layers | CPU provider, ms | with the execution provider, ms | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
