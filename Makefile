@@ -28,8 +28,8 @@ quickstart: $(VENV)/installed  ## a teacher, a pruned and distilled student, its
 	@echo 'Go on with the commands of docs/quickstart.md, after: source $(VENV)/bin/activate'
 
 # Two halves side by side, each on one thread: this takes about half of the time on two cores.
-RUNS := $(addprefix tests/,trainer distillation pruning parity test_crash.py test_int8_run.py test_quickstart.py \
-	test_resume.py test_run_qa.py test_tutorial.py)
+RUNS := $(addprefix tests/,trainer distillation pruning parity plan cli test_crash.py test_encoders.py test_examples.py \
+	test_int8_run.py test_quickstart.py test_resume.py test_run_qa.py test_tutorial.py)
 
 test: $(VENV)/tests-installed lint  ## all tests
 	$(MAKE) --jobs=2 --keep-going test-runs test-parts
