@@ -37,10 +37,10 @@ class Run(study.Run):
     texts: str = "paragraphs"  # or "paragraphs_and_questions"
 
 
-def _both(recipe: str, variables: str = "", one_shot: bool = True, start: str = "") -> Run:
+def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
     """A run on texts of both kinds that are embedded later."""
     flags = () if one_shot else ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
-    return Run(recipe, variables, start, flags, one_shot, "paragraphs_and_questions")
+    return Run(recipe, variables, flags=flags, one_shot=one_shot, texts="paragraphs_and_questions")
 
 
 RUNS: dict[str, Run] = {
@@ -61,14 +61,11 @@ RUNS: dict[str, Run] = {
     "prune90": _both("minilm-embedding_prune80", "num_epochs=3,sparsity=0.9", one_shot=False),
     "prune80_block4": _both("minilm-embedding_prune80", '{"num_epochs": 3, "mask_type": [1, 4]}', one_shot=False),
     "prune80_block4_int8": Run("quantize", start="prune80_block4", flags=SPARSE_FILE, texts="paragraphs_and_questions"),
-    "prune80_block4_6epochs": _both(
-        "minilm-embedding_prune80",
-        '{"num_epochs": 3, "mask_type": [1, 4], "start_sparsity": 0.8}',
-        one_shot=False,
-        start="prune80_block4",
+    "prune80_block4_10epochs": _both(
+        "minilm-embedding_prune80", '{"num_epochs": 10, "mask_type": [1, 4]}', one_shot=False
     ),
-    "prune80_block4_6epochs_int8": Run(
-        "quantize", start="prune80_block4_6epochs", flags=SPARSE_FILE, texts="paragraphs_and_questions"
+    "prune80_block4_10epochs_int8": Run(
+        "quantize", start="prune80_block4_10epochs", flags=SPARSE_FILE, texts="paragraphs_and_questions"
     ),
 }
 ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start]

@@ -42,7 +42,10 @@ class Finder {
     for (int node : block->nodes)
       if (taken_nodes_.count(node)) return false;
     taken_nodes_.insert(block->nodes.begin(), block->nodes.end());
-    for (const Layer* layer : layers) taken_[layer] = how;
+    for (const Layer* layer : layers) {
+      taken_[layer] = how;
+      layers_[layer - layers_.data()].forget_weight();  // it is packed: not all weights are there twice
+    }
     claims_.blocks.push_back(std::move(*block));
     return true;
   }

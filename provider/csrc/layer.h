@@ -40,6 +40,11 @@ struct Layer {
   double sparse_cost() const { return cost.blocks < cost.windows ? cost.blocks : cost.windows; }
   bool can_be_taken() const { return refusal.empty(); }
   bool pays() const;
+  void forget_weight() {
+    rows = SparseRows();
+    values = std::vector<int8_t>();
+    float_values = std::vector<float>();
+  }
 };
 
 // All Linear layers, in the order of the graph.

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "claims.h"
 #include "cpu.h"
@@ -26,6 +29,7 @@ const void* ep_api;
 // The node that a block has become.
 struct Kernel : Compute {
   std::unique_ptr<Plan> plan;
+  bool is_first = false;  // of its session
 };
 
 struct Sparse : Provider {
@@ -34,7 +38,11 @@ struct Sparse : Provider {
   std::vector<std::unique_ptr<Plan>> plans;  // between get_capability and compile
 };
 
+// ONNX Runtime calls it when it has dropped the dense weights; without the trim, glibc would keep their memory.
 Status* ORT_CALL create_state(Compute* self, ComputeContext*, void** state) {
+#ifdef __GLIBC__
+  if (static_cast<Kernel*>(self)->is_first) malloc_trim(0);
+#endif
   *state = self;
   return nullptr;
 }
@@ -106,6 +114,7 @@ Status* ORT_CALL compile(Provider* self, const Graph**, const GraphNode** fused,
       kernel->compute = compute;
       kernel->release_state = release_state;
       kernel->plan = std::move(*place);
+      kernel->is_first = i == 0;
       provider.plans.erase(place);
       kernel->plan->connect(names(fused[i], false), outputs);
       made.push_back(std::move(kernel));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace {
 
@@ -57,8 +58,9 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
   row_sums_.resize(padded_outputs(), 0);
   blocks.starts.resize(padded_outputs() + 1, blocks.starts.back());
   std::vector<size_t> next(blocks.starts);  // of a row's blocks, the first in the slice at hand
-  offsets_.reserve(blocks.groups.size() + blocks.groups.size() / 8);
-  values_.reserve(offsets_.capacity());
+  size_t about = blocks.starts.back() + blocks.starts.back() / 8;  // with those of zeros that fill rows up
+  offsets_.reserve(about);
+  values_.reserve(about);
   for (int64_t slice = 0; slice < view.slices; slice++) {
     int32_t first_group = (int32_t)(slice * view.slice_groups), end_group = first_group + (int32_t)view.slice_groups;
     for (int64_t part = 0; part < view.parts; part++) {
@@ -81,10 +83,10 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
         offsets_.resize(place + steps * kStep);
         values_.resize(place + steps * kStep);
         for (int row : {order[pair], order[pair + 1]}) {
-          const int32_t* groups = &blocks.groups[begins[row]];
-          const uint32_t* from = &blocks.values[begins[row]];
-          uint16_t* offsets = &offsets_[place];
-          int32_t* to = &values_[place++];
+          const int32_t* groups = blocks.groups.data() + begins[row];
+          const uint32_t* from = blocks.values.data() + begins[row];
+          uint16_t* offsets = offsets_.data() + place;
+          int32_t* to = values_.data() + place++;
           for (size_t index = 0; index < counts[row]; index++) {
             offsets[2 * index] = (uint16_t)((groups[index] - first_group) * kOffsetUnit);
             to[2 * index] = (int32_t)from[index];
