@@ -2,29 +2,26 @@
 
     make bench-creation, or python -m benchmarks.session_creation --work_dir DIR
 
-Models are pruned by magnitude, in int8 with 7-bit weights on CPUs without VNNI. Sessions on one thread are created in
-turns, and medians of the processor time are compared. Memory is that by which a process of its own grows while it
-creates a session, at its peak and afterwards (Linux).
+Models are pruned by magnitude, in int8 with 7-bit weights on CPUs without VNNI. Each session is created on one thread
+by a process of its own, the two kinds in turns. Medians of the processor time are compared, and of the memory by which
+the process grows, at its peak and afterwards (Linux).
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from datetime import date
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 from transformers import BertTokenizerFast
 
 import onnxruntime_ep_sparse as sparse
-from benchmarks.session_worker import create
 from benchmarks.sparse_runtime import SHAPES, make_model
 from sparsification.plan.calibration import as_batches
 from sparsification.plan.model_files import ModelFiles, marked_layers, zero
-from sparsification.plan.timing import take_turns
 from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, find_units
 from sparsification.report.environment import cpu_name
 
@@ -33,7 +30,7 @@ OPTIONS = [
     *(Option("int8", pattern, sparsity) for pattern in (UNSTRUCTURED, BLOCKS) for sparsity in (0.8, 0.9)),
     Option("fp32", UNSTRUCTURED, 0.9),
 ]
-ROUNDS = 15
+ROUNDS = 7
 TOKENS = 16  # of the text that ranges are found with
 
 
@@ -63,20 +60,20 @@ def study(shape: str, folder: Path) -> list[str]:
         zero(exported, layers, [option] * len(layers))
         path = folder / f"{option}.onnx"
         onnx.save(exported, path)
-        cpu, provider = take_turns([partial(create, path, use) for use in (False, True)], ROUNDS, 0.0)
-        cells = [f"{cpu:.0f} | {provider:.0f} | {provider / cpu:.2f}x"]
-        for dense, own in zip(growth(path, "cpu"), growth(path, "provider"), strict=True):
-            cells.append(f"{dense:.0f} | {own:.0f} | {own / dense:.2f}x")
+        rounds = [[create(path, provider) for provider in ("cpu", "provider")] for _ in range(ROUNDS)]
+        cpu, own = np.median(rounds, axis=0)
+        cells = [f"{one:.0f} | {other:.0f} | {other / one:.2f}x" for one, other in zip(cpu, own, strict=True)]
         lines.append(f"| {shape} | {option} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
 
 
-def growth(path: Path, provider: str) -> tuple[float, float]:
-    """Megabytes by which a process grows, at its peak and afterwards; arguments are those of ``session_worker``."""
+def create(path: Path, provider: str) -> tuple[float, float, float]:
+    """Milliseconds, and megabytes at the peak and afterwards; arguments are those of ``session_worker``."""
     command = [sys.executable, str(ROOT / "benchmarks" / "session_worker.py"), str(path), provider]
-    peak, after = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
-    return int(peak) / 1e3, int(after) / 1e3
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    time, peak, after = map(float, printed.split())
+    return time, peak / 1e3, after / 1e3
 
 
 def report(lines: list[str], instruction_set: str) -> str:
@@ -85,8 +82,8 @@ def report(lines: list[str], instruction_set: str) -> str:
         "# Creation of a session with the execution provider",
         "",
         f"{date.today()}, one thread on {cpu_name()}, kernels of {instruction_set}; ONNX Runtime "
-        f"{onnxruntime.__version__}. Time: processor time, medians of {ROUNDS}. Memory: by how much the process grows, "
-        "at its peak and afterwards. In each: the CPU provider alone, the execution provider, the ratio. The aims are "
+        f"{onnxruntime.__version__}. Medians of {ROUNDS} processes. ms: processor time. MB: by how much the process "
+        "grows, at its peak and afterwards. In each: the CPU provider alone, the execution provider, the ratio. Aims: "
         "at most 2 in time, 1.5 at the peak, and 1 afterwards. Made by `make bench-creation`.",
         "",
         "| model | linear layers | ms | | | MB, peak | | | MB, afterwards | | |",
