@@ -6,20 +6,18 @@ The models are those of ``benchmarks/session_creation.py``. The CPU provider, th
 ``model.sparse.onnx`` with the library of sparse operators take turns, batch 1 on one thread, processor time.
 """
 
-import argparse
 from datetime import date
 from functools import partial
 from pathlib import Path
 
 import onnxruntime
 
-import onnxruntime_ep_sparse as sparse
-from benchmarks.session_creation import ROOT, make_files
-from benchmarks.sparse_runtime import SHAPES, VOCABULARY, sparse_file
+from benchmarks.session_creation import make_files, run_study
+from benchmarks.sparse_runtime import VOCABULARY
+from sparsification.plan.engines import ANY, OPERATORS, PROVIDER, served, session
 from sparsification.plan.model_files import random_inputs
 from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
-from sparsification.runtime.build import build
 
 LENGTHS = (128, 384)
 ROUNDS, SECONDS = 5, 0.5  # of a model in a round
@@ -27,29 +25,15 @@ ROUNDS, SECONDS = 5, 0.5  # of a model in a round
 
 def main() -> None:
     """Time the sessions, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work_dir", type=Path, required=True, help="for the models")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "provider_speed.md")
-    args = parser.parse_args()
-    lines = [line for shape in args.shapes for line in study(shape, args.work_dir / shape)]
-    args.output.write_text(report(lines), encoding="utf-8")
-    print(args.output.read_text(encoding="utf-8"))
+    run_study(__doc__, "provider_speed.md", study, report)
 
 
 def study(shape: str, folder: Path) -> list[str]:
     """Rows of the table of one model."""
     lines = []
     for option, path in make_files(shape, folder):
-        own = folder / str(option)
-        own.mkdir(exist_ok=True)
-        if not (own / "model.onnx").exists():
-            (own / "model.onnx").symlink_to(path.resolve())
-        sessions = [
-            session(path, onnxruntime.SessionOptions()),
-            session(path, sparse.session_options()),
-            session(sparse_file(own / "model.onnx"), with_operators()),
-        ]
+        files = {ANY: path, PROVIDER: path, OPERATORS: served(path, OPERATORS)}
+        sessions = [session(file, engine, threads=1) for engine, file in files.items()]
         for length in LENGTHS:
             runs = [partial(one.run, None, random_inputs(one, 1, length, VOCABULARY)) for one in sessions]
             dense, provider, operators = take_turns(runs, ROUNDS, SECONDS)
@@ -59,19 +43,6 @@ def study(shape: str, folder: Path) -> list[str]:
             )
             print(lines[-1], flush=True)
     return lines
-
-
-def with_operators() -> onnxruntime.SessionOptions:
-    """Options of a session that loads the sparse operators."""
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(build()))
-    return options
-
-
-def session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on one thread; ONNX Runtime ignores the list of providers where the options name one."""
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(path, options)
 
 
 def report(lines: list[str]) -> str:

@@ -10,7 +10,7 @@ the process grows, at its peak and afterwards (Linux).
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -37,15 +37,25 @@ TOKENS = 16  # of the text that ranges are found with
 
 def main() -> None:
     """Create the sessions, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    run_study(__doc__, "session_creation.md", study, report)
+
+
+def run_study(doc: str, page: str, study: Callable[[str, Path], list[str]], report: Callable[[list[str]], str]) -> None:
+    """Study the models that the command line names, and write the page.
+
+    Args:
+        doc: docstring of the study.
+        page: its file, beside this one.
+        study: makes the rows of a shape; takes the shape, and a folder for its models.
+        report: makes the page of all rows.
+    """
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
     parser.add_argument("--work_dir", type=Path, required=True, help="for the models")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "session_creation.md")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / page)
     args = parser.parse_args()
-    sparse.register()
-    (device,) = [one for one in onnxruntime.get_ep_devices() if one.ep_name == sparse.get_ep_name()]
     lines = [line for shape in args.shapes for line in study(shape, args.work_dir / shape)]
-    args.output.write_text(report(lines, device.ep_metadata["instruction_set"]), encoding="utf-8")
+    args.output.write_text(report(lines), encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 
 
@@ -89,8 +99,11 @@ def create(path: Path, provider: str) -> tuple[float, float, float]:
     return time, peak / 1e3, after / 1e3
 
 
-def report(lines: list[str], instruction_set: str) -> str:
+def report(lines: list[str]) -> str:
     """The page."""
+    sparse.register()
+    (device,) = [one for one in onnxruntime.get_ep_devices() if one.ep_name == sparse.get_ep_name()]
+    instruction_set = device.ep_metadata["instruction_set"]
     head = [
         "# Creation of a session with the execution provider",
         "",
