@@ -5,15 +5,16 @@
 One Linear layer at a time, integers in and numbers out, as in an exported model; ``rewrite_sparse`` makes it sparse.
 The dense layer and the sparse ones of all shares, in 1x4 blocks and in single weights, take turns in one process on one
 thread, and medians of its processor time are compared. Blocks are timed by the kernels without byte permutation, which
-know no other form. From all cells come the constants of ``runtime/csrc/cost.cpp``, by least squares. In fp32 the same
-layers of unstructured zeros are compared with the dense one in fp32; ``FLOAT_BREAK_EVEN`` is what that says. Minutes.
+know no other form; windows where the CPU has them. From all cells come the constants of ``runtime/csrc/cost.cpp``, by
+least squares. In fp32 the same layers of unstructured zeros are compared with the dense one in fp32;
+``FLOAT_BREAK_EVEN`` is what that says. Minutes.
 """
 
 import argparse
 import ctypes
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ LAYERS = ((768, 3072), (3072, 768), (768, 768), (384, 1536), (1536, 384), (384, 
 TOKENS = (128, 384)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 FORMS = {"blocks": BLOCK, "windows": 1}  # adjacent weights that are kept or not together
-KERNELS = {"blocks": b"avx512_vnni", "windows": b"avx512_vbmi"}
+WINDOWS = "avx512_vbmi"  # the kernels with windows
 
 
 def main() -> None:
@@ -46,23 +47,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="of one layer in one round")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "break_even.md")
     args = parser.parse_args()
+    kernels = find_kernels()
     results = {
         "date": str(date.today()),
         "cpu": cpu_name(),
+        "kernels": kernels,
         "onnxruntime": onnxruntime.__version__,
         "rounds": args.rounds,
         "cells": [],
     }
     for inputs, outputs in LAYERS:
         with tempfile.TemporaryDirectory() as scratch:
-            sessions, work = make_layers(inputs, outputs, Path(scratch))
+            sessions, work = make_layers(inputs, outputs, kernels, Path(scratch))
             float_sessions = make_float_layers(inputs, outputs, Path(scratch))
         for tokens in TOKENS:
             generator = np.random.default_rng(1)
             x = generator.integers(0, 256, (1, tokens, inputs)).astype(np.uint8)
             dense, *sparse = measure(sessions, x, args.rounds, args.seconds)
             cell = {"inputs": inputs, "outputs": outputs, "tokens": tokens, "dense": dense}
-            for index, form in enumerate(FORMS):
+            for index, form in enumerate(kernels):
                 times = sparse[index * len(SHARES) : (index + 1) * len(SHARES)]
                 cell[form] = {"times": times, "work": work[form], "break_even": break_even(dense, times)}
             x = generator.normal(size=(1, tokens, inputs)).astype(np.float32)
@@ -75,17 +78,26 @@ def main() -> None:
     print(args.output.read_text(encoding="utf-8"))
 
 
+def find_kernels() -> dict[str, str]:
+    """The kernels that time each form: the fastest of this CPU that have it."""
+    library = ctypes.CDLL(str(build()))
+    library.sparsification_available_kernels.restype = ctypes.c_char_p
+    names = library.sparsification_available_kernels().decode().split()
+    blocks = next(name for name in names if name != WINDOWS)
+    return {"blocks": blocks} | ({"windows": WINDOWS} if WINDOWS in names else {})
+
+
 def make_layers(
-    inputs: int, outputs: int, folder: Path
+    inputs: int, outputs: int, kernels: Mapping[str, str], folder: Path
 ) -> tuple[list[onnxruntime.InferenceSession], dict[str, list[int]]]:
     """A dense int8 layer, and sparse ones for each form and share; and the work of each sparse one, by form."""
     generator = np.random.default_rng(0)
     weight = generator.integers(1, 2 ** (weight_bits() - 1), (outputs, inputs)).astype(np.int8)
     sessions, work = [load_session(write_layer(weight, folder / "dense.onnx"), threads=1)], {}
     library = ctypes.CDLL(str(build()))
-    for form, width in FORMS.items():
-        if not library.sparsification_select_kernels(KERNELS[form]):
-            raise SystemExit(f"benchmarks/break_even.py: this CPU does not run {KERNELS[form].decode()}")
+    for form, name in kernels.items():
+        library.sparsification_select_kernels(name.encode())
+        width = FORMS[form]
         rank = generator.random((outputs, inputs // width)).argsort(axis=None).argsort().reshape(outputs, -1)
         work[form] = []
         for share in SHARES:
@@ -118,7 +130,7 @@ def fit(cells: Sequence[dict]) -> dict[str, dict[str, float]]:
             (cell["inputs"] * cell["outputs"], cell["outputs"], 1e6 * cell["dense"] / cell["tokens"]) for cell in cells
         ]
     }
-    for form in FORMS:
+    for form in [form for form in FORMS if form in cells[0]]:
         rows[form] = [
             (work, cell["outputs"], 1e6 * milliseconds / cell["tokens"])
             for cell in cells
@@ -157,9 +169,9 @@ def report(results: dict) -> str:
     lines = [
         "# From how many zeros on a sparse layer is faster",
         "",
-        f"{results['date']}, one thread on {results['cpu']}; ONNX Runtime {results['onnxruntime']}. Processor time of "
-        f"one Linear layer in ms, medians over {results['rounds']} rounds in which all take turns. Made by "
-        "`make bench-break-even`.",
+        f"{results['date']}, one thread on {results['cpu']}, kernels of {' and '.join(results['kernels'].values())}; "
+        f"ONNX Runtime {results['onnxruntime']}. Processor time of one Linear layer in ms, medians over "
+        f"{results['rounds']} rounds in which all take turns. Made by `make bench-break-even`.",
         "",
         "The dense column is ONNX Runtime's product, the others are ours with so many of the 1x4 blocks, or of "
         "the single weights, not zero; the last one is where both take the same time.",
@@ -170,6 +182,8 @@ def report(results: dict) -> str:
         "fp32": f"fp32, unstructured: sparse up to {FLOAT_BREAK_EVEN:.0%}",
     }
     for form, title in titles.items():
+        if form not in results["cells"][0]:
+            continue
         lines += [
             "",
             f"## {title}",

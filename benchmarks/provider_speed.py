@@ -10,14 +10,11 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
-import onnxruntime
-
-from benchmarks.session_creation import make_files, run_study
+from benchmarks.session_creation import machine, make_files, run_study
 from benchmarks.sparse_runtime import VOCABULARY
 from sparsification.plan.engines import ANY, OPERATORS, PROVIDER, served, session
 from sparsification.plan.model_files import random_inputs
 from sparsification.plan.timing import take_turns
-from sparsification.report.environment import cpu_name
 
 LENGTHS = (128, 384)
 ROUNDS, SECONDS = 5, 0.5  # of a model in a round
@@ -50,9 +47,9 @@ def report(lines: list[str]) -> str:
     head = [
         "# Speed with the execution provider",
         "",
-        f"{date.today()}, batch 1, one thread on {cpu_name()}; ONNX Runtime {onnxruntime.__version__}. Milliseconds of "
-        f"processor time, medians of {ROUNDS} rounds in which the three sessions take turns. The aim is 0.9 of the "
-        "speed of `model.sparse.onnx`. Made by `make bench-provider`.",
+        f"{date.today()}, batch 1, {machine()}. Milliseconds of processor time, medians of {ROUNDS} rounds in which "
+        "the three sessions take turns. The aim is 0.9 of the speed of `model.sparse.onnx`. Made by "
+        "`make bench-provider`.",
         "",
         "| model | linear layers | tokens | CPU provider | execution provider | `model.sparse.onnx` | to the first "
         "| to `model.sparse.onnx` |",

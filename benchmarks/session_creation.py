@@ -101,14 +101,10 @@ def create(path: Path, provider: str) -> tuple[float, float, float]:
 
 def report(lines: list[str]) -> str:
     """The page."""
-    sparse.register()
-    (device,) = [one for one in onnxruntime.get_ep_devices() if one.ep_name == sparse.get_ep_name()]
-    instruction_set = device.ep_metadata["instruction_set"]
     head = [
         "# Creation of a session with the execution provider",
         "",
-        f"{date.today()}, one thread on {cpu_name()}, kernels of {instruction_set}; ONNX Runtime "
-        f"{onnxruntime.__version__}. Medians of {ROUNDS} processes. ms: processor time. MB: by how much the process "
+        f"{date.today()}, {machine()}. Medians of {ROUNDS} processes. ms: processor time. MB: by how much the process "
         "grows, at its peak and afterwards. In each: the CPU provider alone, the execution provider, the ratio. Aims: "
         "at most 2 in time, 1.5 at the peak, and 1 afterwards. Made by `make bench-creation`.",
         "",
@@ -116,6 +112,14 @@ def report(lines: list[str]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *lines]) + "\n"
+
+
+def machine() -> str:
+    """The processor, the kernels that the execution provider selects on it, and ONNX Runtime's version."""
+    sparse.register()
+    (device,) = [one for one in onnxruntime.get_ep_devices() if one.ep_name == sparse.get_ep_name()]
+    kernels = device.ep_metadata["instruction_set"]
+    return f"one thread on {cpu_name()}, kernels of {kernels}; ONNX Runtime {onnxruntime.__version__}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,17 @@
 #include "block_weight.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <utility>
 
+#include "cpu.h"
+
 namespace {
+
+// Two adjacent weights whose sum is not larger fit with the products of any two bytes in 16 bits. If one is negative and
+// the other is not, they always do.
+constexpr int kLargestPair = 128;
 
 // The blocks of all outputs, without those that are 0, in order.
 struct Blocks {
@@ -13,9 +20,12 @@ struct Blocks {
   std::vector<size_t> starts;    // of each output, and the end
   std::vector<int32_t> sums;     // of each output's weights
 
-  // An entry makes one block at most: its weights lie in one group.
-  Blocks(const SparseRows& rows, const int8_t* given)
-      : groups(rows.positions.size() + 1), values(groups.size()), starts{1}, sums((size_t)rows.outputs) {
+  // An entry makes one block at most, its weights lie in one group; with `apart`, each of its weights may make one.
+  Blocks(const SparseRows& rows, const int8_t* given, bool apart)
+      : groups(rows.positions.size() * (apart ? rows.width : 1) + 1),
+        values(groups.size()),
+        starts{1},
+        sums((size_t)rows.outputs) {
     int32_t* to_groups = groups.data();
     uint32_t* to_values = values.data();
     size_t at = 0;  // the block at hand; the first is none
@@ -26,6 +36,7 @@ struct Blocks {
         int32_t group = input / 4, shift = input % 4 * 8;
         // A second weight of one input begins a block, too. Without branches, which cannot be foreseen.
         uint32_t begins = (group != last) | ((block >> shift & 0xff) != 0);
+        begins |= apart & (std::abs((int8_t)(block >> (shift ^ 8)) + value) > kLargestPair);
         at += begins;
         block = (block & (begins - 1)) | (uint32_t)(uint8_t)value << shift;
         to_groups[at] = last = group;
@@ -53,7 +64,7 @@ PackedBlocks::PackedBlocks(const SparseRows& rows, const int8_t* values) {
   order_.resize(cells);
   steps_.resize(cells / 2);
 
-  Blocks blocks(rows, values);
+  Blocks blocks(rows, values, kernels().adds_pairs);
   row_sums_ = std::move(blocks.sums);
   row_sums_.resize(padded_outputs(), 0);
   blocks.starts.resize(padded_outputs() + 1, blocks.starts.back());

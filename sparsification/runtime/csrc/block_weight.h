@@ -6,6 +6,8 @@
 #include "kernels.h"
 #include "sparse_rows.h"
 
+// Where the kernels add pairs of products in 16 bits, a block whose pairs would overflow there becomes several, which
+// have each a part of its weights. Of weights with a scale for each output these are few.
 class PackedBlocks {
  public:
   // values: [entries][rows.width]. Throws std::invalid_argument if the table of rows would be much larger than the file.

@@ -120,6 +120,8 @@ struct AddNorm {
 // The kernels for one kind of CPU. `scratch` is 64-byte aligned and as large as the function beside each says.
 struct Kernels {
   const char* name;
+  // Whether the product of blocks adds those of two adjacent weights in 16 bits: blocks must not overflow there.
+  bool adds_pairs;
   // A tile's panel, of panel_size bytes, and its outputs of the parts from first_part on; sums: sums_size bytes.
   void (*linear_panel)(const SparseWeight&, const uint8_t* x, int64_t tokens, int64_t tile, uint8_t* panel);
   void (*linear)(const Linear&, const uint8_t* panel, int64_t tokens, int64_t tile, int64_t first_part,

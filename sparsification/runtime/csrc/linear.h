@@ -44,7 +44,7 @@ struct Tile {
   INLINE void add_block(Ints sums[kAtOnce], const uint8_t* panel, uint16_t offset, Ints weights) {
     const uint8_t* inputs = panel + (size_t)offset * (kBytes / kOffsetUnit);
 #pragma GCC unroll 8
-    for (int v = 0; v < kAtOnce; v++) sums[v] = dot(sums[v], load(inputs + v * 4 * kLanes), weights);
+    for (int v = 0; v < kAtOnce; v++) sums[v] = dot_of_fitting(sums[v], load(inputs + v * 4 * kLanes), weights);
   }
 
   // sums[row][token] of one part and slice, for kAtOnce vectors; in the first slice they start anew. Not inlined: the

@@ -73,6 +73,7 @@ INLINE uint64_t load_offsets(const uint16_t* from) {
 
 // dot(sums, x, w): to each lane's sum, add the products of its four bytes of x (uint8) and of w (int8). Exact.
 // Where only int8 can be multiplied, x is taken kShift lower: sums are then those of (x - kShift) * w.
+// dot_of_fitting: the same, where the sum of two products of adjacent weights fits in 16 bits (block_weight.h).
 #if defined(__AVX512VNNI__)
 constexpr int kShift = 0;
 INLINE Ints dot(Ints sums, Ints x, Ints w) { return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w); }
@@ -86,7 +87,12 @@ INLINE Ints dot(Ints sums, Ints x, Ints w) {
   return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)x, (__m256i)w);
 }
 #else
-// maddubs would add two products in 16 bits, where they overflow. Even and odd bytes, widened first, do not.
+#define ADDS_PAIRS
+INLINE Ints dot_of_fitting(Ints sums, Ints x, Ints w) {
+  __m256i pairs = _mm256_maddubs_epi16((__m256i)x, (__m256i)w);
+  return sums + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+// maddubs adds two products in 16 bits, where those of any weights overflow. Even and odd bytes, widened first, do not.
 INLINE Ints dot(Ints sums, Ints x, Ints w) {
   __m256i even = _mm256_and_si256((__m256i)x, _mm256_set1_epi16(255)), odd = _mm256_srli_epi16((__m256i)x, 8);
   __m256i even_w = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)w, 8), 8), odd_w = _mm256_srai_epi16((__m256i)w, 8);
@@ -121,6 +127,12 @@ INLINE Floats fma(Floats a, Floats b, Floats c) {
 }
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+#endif
+#ifdef ADDS_PAIRS
+constexpr bool kAddsPairs = true;
+#else
+constexpr bool kAddsPairs = false;
+INLINE Ints dot_of_fitting(Ints sums, Ints x, Ints w) { return dot(sums, x, w); }
 #endif
 
 // Of two rows of a matrix, exchange the upper halves of the first's and the lower halves of the second's 2 * step
