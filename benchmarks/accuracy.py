@@ -155,8 +155,26 @@ class Study(study.Study):
             **self.figures(name, folder),
             **{"em": own["eval_exact_match"], "f1": own["eval_f1"], "onnx": onnx, "aside_f1": own["test_f1"]},
             "aside_distillation_loss": self.distillation_loss(folder),
-            "f1_of_questions": f1_of_questions(self.validation, folder / "eval_predictions.json"),
+            "f1_of_questions": self.f1_of_questions(folder),
+            "trained_anew": self.trained_anew(name),
         }
+
+    def trained_anew(self, name: str) -> dict[str, dict]:
+        """Scores of the teacher and of a run's start, where they are no longer those of the results.
+
+        On another machine they are trained again, and numbers are rounded in another order.
+        """
+        found = {}
+        for each in sorted({"teacher", self.runs[name].start} & self.results.keys()):
+            folder = self.model(each)
+            own = {"f1": self.scores(folder)["eval_f1"], "f1_of_questions": self.f1_of_questions(folder)}
+            if own["f1_of_questions"] != self.results[each]["f1_of_questions"]:
+                found[each] = own
+        return found
+
+    def f1_of_questions(self, folder: Path) -> list[int]:
+        """F1 of each question of the table, in whole percent."""
+        return f1_of_questions(self.validation, folder / "eval_predictions.json")
 
     def write_page(self) -> None:
         """Write the page and its pictures."""

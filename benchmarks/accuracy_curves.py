@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from benchmarks.study import mean
 from sparsification.report.plots import DARK, style
 
 SIZE = (9.2, 3.4)  # inches
@@ -27,10 +28,16 @@ SPARSITY = {
 Results = Mapping[str, dict]
 
 
+def dense_scores(results: Results, name: str, dense: str) -> dict:
+    """Scores of the dense model that a run is compared with: of the one that it has seen."""
+    return results[name].get("trained_anew", {}).get(dense, results[dense])
+
+
 def share(results: Results, name: str) -> float:
     """Of the teacher's F1, in [0, 1]: the mean over the seeds."""
-    scores = [results[each]["f1"] for each in (name, name + SEED_ENDING) if each in results]
-    return sum(scores) / len(scores) / results["teacher"]["f1"]
+    names = [each for each in (name, name + SEED_ENDING) if each in results]
+    scores = [results[each]["f1"] for each in names]
+    return mean(scores) / mean([dense_scores(results, each, "teacher")["f1"] for each in names])
 
 
 def points(results: Results, names: Sequence[str], key: str) -> list[tuple[float, float]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.accuracy_curves import SEED_ENDING
+from benchmarks.accuracy_curves import SEED_ENDING, dense_scores
 from benchmarks.study import SAMPLES, how, interval, mean, when
 
 Results = Mapping[str, dict]
@@ -31,7 +31,8 @@ def page(results: Results) -> str:
             "articles, on which it has an F1 of "
             f"{teacher['aside_f1']:.1f}; the tables are of the 1,289. The interval has 95 % of {SAMPLES:,} paired "
             "bootstrap samples over questions. Two seeds: their figures, and the share of their mean. The distillation "
-            "loss is that of the teacher at temperature 2.",
+            "loss is that of the teacher at temperature 2. On another machine the models that runs start from were "
+            "trained anew; shares are of those.",
             "",
             "![Share of the teacher's F1 over the epochs and over the sparsity](accuracy_curves.svg)",
             "",
@@ -39,13 +40,13 @@ def page(results: Results) -> str:
             "",
             "The share is that of the model that was pruned or quantized.",
             "",
-            *table(one_shot, {name: results[run["start"]] for name, run in one_shot.items()}),
+            *table(one_shot, {name: dense_scores(results, name, run["start"]) for name, run in one_shot.items()}),
             "",
             "## With training",
             "",
             "The share is that of the teacher.",
             "",
-            *table(trained, dict.fromkeys(trained, teacher)),
+            *table(trained, {name: dense_scores(results, name, "teacher") for name in trained}),
             "",
             "## Sparsity of the encoder layers",
             "",
@@ -53,7 +54,7 @@ def page(results: Results) -> str:
             "",
             "## How each was run",
             "",
-            *(f"- {name}: {how(run)}" for name, run in results.items()),
+            *(f"- {name}: {how(run)}{anew(run)}" for name, run in results.items()),
             "",
         ]
     )
@@ -64,7 +65,7 @@ def table(runs: Results, dense: Results) -> list[str]:
 
     Args:
         runs: figures of runs by name.
-        dense: figures of the model that each is compared with.
+        dense: scores of the model that each is compared with.
     """
     lines = [
         "| run | epochs | sparsity | EM / F1, PyTorch | EM / F1, ONNX Runtime | share of the dense F1 | interval "
@@ -75,12 +76,14 @@ def table(runs: Results, dense: Results) -> list[str]:
     for name in sorted(names, key=lambda name: (round(mean(runs[name]["sparsity"]), 2), -runs[name]["f1"])):
         both = [runs[each] for each in (name, name + SEED_ENDING) if each in runs]
         questions = np.mean([run["f1_of_questions"] for run in both], axis=0)
-        low, high = interval(questions, np.array(dense[name]["f1_of_questions"]))
+        compared = [dense[each] for each in (name, name + SEED_ENDING) if each in runs]
+        low, high = interval(questions, np.mean([run["f1_of_questions"] for run in compared], axis=0))
         onnx = [run["onnx"] for run in both if "onnx_f1" in run["onnx"]]
         lines.append(
             f"| {name} | {both[0]['epochs']:g} | {mean(both[0]['sparsity']):.1%} "
             f"| {scores(both, 'em', 'f1')} | {'; '.join(map(engine_scores, onnx))} "
-            f"| {mean([run['f1'] for run in both]) / dense[name]['f1']:.1%} | {low:.1%} to {high:.1%} "
+            f"| {mean([run['f1'] for run in both]) / mean([run['f1'] for run in compared]):.1%} "
+            f"| {low:.1%} to {high:.1%} "
             f"| {mean([run['aside_f1'] for run in both]):.1f} "
             f"| {mean([run['aside_distillation_loss'] for run in both]):.3f} "
             f"| {both[0]['megabytes']:.1f} MB | {minutes(both)} |"
@@ -99,6 +102,12 @@ def engine_scores(onnx: Mapping[str, float]) -> str:
     if "onnx_sparse_f1" not in onnx:
         return dense
     return f"{dense}, sparse {scores([onnx], 'onnx_sparse_exact_match', 'onnx_sparse_f1')}"
+
+
+def anew(run: dict) -> str:
+    """F1 of the models that were trained again for a run."""
+    words = [f"{name} {scores['f1']:.1f}" for name, scores in run.get("trained_anew", {}).items()]
+    return f"; trained anew, F1: {', '.join(words)}" if words else ""
 
 
 def minutes(runs: Sequence[dict]) -> str:

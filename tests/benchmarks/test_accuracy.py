@@ -95,3 +95,20 @@ def test_scores_of_the_sparse_file_stand_beside_those_of_the_dense_one():
     assert accuracy_report.engine_scores(onnx) == "50.0 / 60.0"
     onnx |= {"onnx_sparse_exact_match": 49.0, "onnx_sparse_f1": 59.96}
     assert accuracy_report.engine_scores(onnx) == "50.0 / 60.0, sparse 49.0 / 60.0"
+
+
+def test_share_is_of_the_dense_models_that_a_run_has_seen():
+    results = {
+        "teacher": run(70.0, recipe="", sparsity=[0.0, 0.0], onnx={}),
+        "one_epoch": run(60.0, recipe="", sparsity=[0.0, 0.0], onnx={}),
+        "prune80": run(64.0, start="one_epoch", trained_anew={"teacher": run(80.0), "one_epoch": run(50.0)}),
+        "reconstruct50": run(45.0, one_shot=True, start="one_epoch", trained_anew={"one_epoch": run(50.0)}),
+    }
+    lines = accuracy_report.page(results).splitlines()
+    (trained,), (one_shot,) = (
+        [line for line in lines if line.startswith(f"| {name} ")] for name in ("prune80", "reconstruct50")
+    )
+    assert "| 80.0% | 80.0% to 80.0% |" in trained and "| 90.0% | 90.0% to 90.0% |" in one_shot
+    assert accuracy_curves.share(results, "prune80") == pytest.approx(0.8)
+    assert accuracy_curves.share(results, "reconstruct50") == pytest.approx(45 / 70)
+    assert sum(line.endswith("; trained anew, F1: teacher 80.0, one_epoch 50.0") for line in lines) == 1
