@@ -98,6 +98,7 @@ RUNS: dict[str, Run] = {
     "prune80_block4": _in_blocks(6),
     "prune80_block4_10epochs": _in_blocks(10),
     "prune50": _trained("minilm-6layers_prune80", "num_epochs=3,sparsity=0.5"),
+    "3layers_prune50": _trained("minilm-3layers_prune50", "num_epochs=3"),
     "quantize80": Run("quantize", "", "prune80", ("--learning_rate", "5e-5", *SPARSE_FILE)),
     "quantize80_one_shot": Run("quantize", "", "prune80", SPARSE_FILE, one_shot=True),
     "quantize80_block4_one_shot": Run("quantize", "", "prune80_block4", SPARSE_FILE, one_shot=True),

@@ -153,36 +153,44 @@ class Targets:
         return expanded
 
     def modules(self, patterns: str | Sequence[str]) -> dict[str, nn.Module]:
-        """Find the modules that a recipe names.
+        """Find the modules that a recipe names, with those of dropped layers.
 
         Args:
-            patterns: names such as ``bert.encoder.layer.1`` or ``__ENCODER__.1``, or ``re:`` patterns.
+            patterns: names such as ``bert.encoder.layer.1`` or ``__ENCODER__.1``, or ``re:`` patterns. A list of
+                layers, such as ``__ENCODER__``, stands for its members.
 
         Returns:
-            The modules by name, in the order of the patterns, those of one pattern in the order of the model. Modules
-            of dropped layers are left out.
+            The modules by name, in the order of the patterns, those of one pattern in the order of the model.
 
         Raises:
             TargetError: a pattern matches no module that is left; the message lists near matches.
         """
-        present = {id(module) for module in self.model.modules()}
-        names = [name for name, module in self._modules.items() if id(module) in present]
+        left = self.left()
         chosen: dict[str, nn.Module] = {}
         for pattern in self.expand(patterns):
-            matched = match_names(pattern, names)
-            if not matched:
-                raise TargetError(no_match("module", pattern, names))
-            chosen |= {name: self._modules[name] for name in matched}
+            matched: dict[str, nn.Module] = {}
+            for name in match_names(pattern, self._modules):
+                module = self._modules[name]
+                count = len(module) if isinstance(module, nn.ModuleList) else 0
+                names = [f"{name}.{index}" for index in range(count)] or [name]
+                matched |= {name: self._modules[name] for name in names}
+            if left.isdisjoint(matched.values()):
+                raise TargetError(no_match("module", pattern, [n for n, m in self._modules.items() if m in left]))
+            chosen |= matched
         return chosen
 
-    def modules_of(self, *kinds: type[_Kind]) -> dict[str, _Kind]:
-        """All modules of some classes by name, in the order of the model, without those of dropped layers."""
-        present = {id(module) for module in self.model.modules()}
+    def modules_of(self, *kinds: type[_Kind], dropped: bool = False) -> dict[str, _Kind]:
+        """All modules of some classes by name, in the order of the model; ``dropped``: with those of dropped layers."""
+        left = self.left()
         return {
             name: module
             for name, module in self._modules.items()
-            if isinstance(module, kinds) and id(module) in present
+            if isinstance(module, kinds) and (dropped or module in left)
         }
+
+    def left(self) -> set[nn.Module]:
+        """The modules that the model has, without those of dropped layers."""
+        return set(self.model.modules())
 
     def replace(self, swapped: Mapping[nn.Module, nn.Module]) -> None:
         """Let the names of modules refer to the modules that have replaced them."""

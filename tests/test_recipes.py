@@ -43,7 +43,8 @@ TUTORIAL = {
     *(f"bert-base-6layers_{kind}" for kind in ("prune_quant70", "prune_quant90")),
     *(f"bert-base-3layers_{kind}" for kind in ("prune70", "prune80", "prune90", "prune95")),
 }
-KEPT = {12: range(12), 6: (0, 2, 4, 6, 8, 11), 3: (0, 6, 11)}
+# Layers that stay, by how many there are and how many of them.
+KEPT = {12: {12: range(12), 6: (0, 2, 4, 6, 8, 11), 3: (0, 6, 11)}, 6: {6: range(6), 3: (2, 3, 5)}}
 STEPS_PER_EPOCH = 8  # of a run with 32 features in batches of 4
 
 
@@ -55,7 +56,7 @@ class Promise:
         size = re.search(r"(\d+)layers", path.stem)
         self.loaded = 6 if self.minilm else 12
         self.layers = 6 if path.stem == "drop_layers" else int(size[1]) if size else self.loaded
-        self.kept = range(6) if self.minilm else KEPT[self.layers]
+        self.kept = KEPT[self.loaded][self.layers]
         self.quantized = "quant" in path.stem
         percent = re.search(r"(\d+)(_block4)?$", path.stem)
         self.thinned = "_ffn" in path.stem  # pruned neurons are removed

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +30,16 @@ def feature_loss(student: Tensor, teacher: Tensor, normalize: bool = True, epsil
 
 
 def _layers(targets: Targets, names: list[str] | None) -> dict[str, nn.Module]:
-    """Modules by name: those that match ``names``, or all Linear layers; raises ValueError where there are none.
+    """Modules by name, dropped ones among them: those that match ``names``, or all Linear layers.
 
-    A list of layers, such as ``__ENCODER__``, has no output: it stands for its members.
+    Raises ValueError where there are none.
     """
-    if names is None:
-        found = targets.modules_of(nn.Linear, nn.Conv2d)
-        if not found:
-            raise ValueError("the model has no Linear layer to compare: set student_layer_names")
-        return found
-    layers: dict[str, nn.Module] = {}
-    for name, module in targets.modules(names).items():
-        members = module.named_children() if isinstance(module, nn.ModuleList) else ()
-        layers |= {f"{name}.{index}": member for index, member in members} or {name: module}
-    return layers
+    if names is not None:
+        return targets.modules(names)
+    found: dict[str, nn.Module] = targets.modules_of(nn.Linear, nn.Conv2d, dropped=True)
+    if not found:
+        raise ValueError("the model has no Linear layer to compare: set student_layer_names")
+    return found
 
 
 def _output_name(layer: str) -> str:
@@ -57,11 +54,11 @@ class PerLayerDistillationModifier(DistillationBase):
     Romero et al. 2015, arXiv:1412.6550; Jiao et al. 2020, arXiv:1909.10351. The loss of a layer is the mean squared
     error. If the widths differ, a matrix maps the student's output to the teacher's width; it is trained along with the
     student by an AdamW optimizer of its own and is not part of the saved model. Layer names are those of the model as
-    it was loaded. One list of names applies to both models; without any, all Linear layers are compared, as in
-    SparseML. As in SparseML, padded positions are part of the loss unless ``ignore_padding`` is set. The teacher runs
-    in every step unless ``cache_hidden_states`` is set: then ``SparseTrainer`` keeps the outputs of the layers on disk
-    beside the logits, in 16 bits, if they take at most half of the free space. Tokens x width x 2 bytes for each layer:
-    a million tokens of width 384 take 0.8 GB.
+    it was loaded. One list of names applies to both models, in both without the layers that the student has dropped;
+    without any, all Linear layers are compared, as in SparseML. As in SparseML, padded positions are part of the loss
+    unless ``ignore_padding`` is set. The teacher runs in every step unless ``cache_hidden_states`` is set: then
+    ``SparseTrainer`` keeps the outputs of the layers on disk beside the logits, in 16 bits, if they take at most half
+    of the free space. Tokens x width x 2 bytes for each layer: a million tokens of width 384 take 0.8 GB.
     """
 
     gain: float = 1.5  # weight of the sum over the layers
@@ -104,7 +101,10 @@ class PerLayerDistillationModifier(DistillationBase):
             yield "gain is 0: the loss of the layers has no effect, and the teacher does not run for it"
 
     def initialize(self, targets: Targets) -> None:
-        self._student = _layers(targets, self.student_layer_names or self.teacher_layer_names)
+        found = _layers(targets, self.student_layer_names or self.teacher_layer_names)
+        left = targets.left()
+        self._is_left = [module in left for module in found.values()]
+        self._student = dict(compress(found.items(), self._is_left))
         self._record("student", targets.model, list(self._student.values()))
 
     def attach_teacher(self, teacher: nn.Module) -> None:
@@ -117,6 +117,8 @@ class PerLayerDistillationModifier(DistillationBase):
             ValueError: no layer matches, or their number differs from the student's.
         """
         layers = _layers(Targets(teacher), self.teacher_layer_names or self.student_layer_names)
+        if len(layers) == len(self._is_left):
+            layers = dict(compress(layers.items(), self._is_left))
         if len(layers) != len(self._student):
             raise ValueError(
                 f"student and teacher must have the same number of layers to compare, got {len(self._student)} of the "

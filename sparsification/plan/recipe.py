@@ -43,7 +43,7 @@ distillation_modifiers:
     ignore_padding: true
   - !PerLayerDistillationModifier
     gain: 1.0
-    student_layer_names: [{layers}]
+    student_layer_names: [__ENCODER__]
     ignore_padding: true
 """
 SAMPLES = 128  # calibration examples
@@ -63,7 +63,7 @@ def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0, 
     frame = Frame(plan.precision == "int8", epochs)
     pruning = [dropping(plan.dropped)] if plan.dropped else []
     pruning += _pruning(plan, frame.pruning_end, num_samples) if plan.is_sparse else []
-    return frame.text(comments, pruning, plan.kept if plan.dropped else ["__ENCODER__"])
+    return frame.text(comments, pruning)
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,12 @@ class Frame:
         """Epoch of the last mask."""
         return 0.3 * self.trained
 
-    def text(self, comments: Sequence[str], pruning: Sequence[str], layers: Sequence[str]) -> str:
+    def text(self, comments: Sequence[str], pruning: Sequence[str]) -> str:
         """Write the recipe.
 
         Args:
             comments: lines at its start.
             pruning: modifiers.
-            layers: whose outputs are distilled.
         """
         parts = ["".join(f"# {line}".rstrip() + "\n" for line in comments), _RUN.format(end=self.epochs or 1.0)]
         if self.epochs:
@@ -100,7 +99,7 @@ class Frame:
         if self.int8:
             frozen = self.epochs * 7 / 8 if self.epochs else 0.5
             parts.append(f"\nquantization_modifiers:\n{quantization(self.trained, frozen)}")
-        return "".join([*parts, _DISTILLATION.format(layers=", ".join(layers)) if self.epochs else ""])
+        return "".join([*parts, _DISTILLATION if self.epochs else ""])
 
 
 def _pruning(plan: Plan, end: float, num_samples: int) -> list[str]:

@@ -222,6 +222,24 @@ def test_encoder_stands_for_each_of_its_layers(tmp_path):
     torch.testing.assert_close(*losses, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("names", "those_left"),
+    [
+        ("[__ENCODER__]", "[bert.encoder.layer.0, bert.encoder.layer.2]"),
+        (r"['re:.*attention\.output\.dense$']", r"['re:.*layer\.[02]\.attention\.output\.dense$']"),
+    ],
+)
+def test_dropped_layers_are_left_out_of_the_student_and_of_the_teacher(tmp_path, names, those_left):
+    losses = []
+    for chosen in (names, those_left):
+        recipe = f"{DROP}  - !PerLayerDistillationModifier {{student_layer_names: {chosen}}}\n"
+        losses.append(loss_and_outputs(trainer_of(tmp_path, recipe))[0])
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+    trainer = trainer_of(tmp_path, f"{DROP}  - !PerLayerDistillationModifier\n")
+    (modifier,) = [each for each in trainer.manager.modifiers if "PerLayer" in type(each).__name__]
+    assert list(modifier._teacher) == list(modifier._student) and len(modifier._student) == 13
+
+
 def test_without_names_all_linear_layers_are_compared_as_in_sparseml(tmp_path):
     manager = ScheduledModifierManager.from_yaml("modifiers:\n  - !PerLayerDistillationModifier\n")
     student = make_model()

@@ -62,7 +62,7 @@ def test_dropped_layers_go_first_and_those_that_stay_are_distilled():
     plan = make_plan(UNITS, make_costs(), make_losses(), target, ["int8"], LAYERS, drops)
     found = modifiers(write_recipe(plan, epochs=8.0))
     (dropping,), (distilling,) = found["LayerPruningModifier"], found["PerLayerDistillationModifier"]
-    assert dropping.layers == ["encoder.0"] and distilling.student_layer_names == ["encoder.1"]
+    assert dropping.layers == ["encoder.0"] and distilling.student_layer_names == ["__ENCODER__"]
     (pruning,) = found["ReconstructionPruningModifier"]
     assert [names for _, names in pruning.groups()] == [["encoder.1.weight"]]
 

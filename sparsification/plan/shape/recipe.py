@@ -61,4 +61,4 @@ def write_recipe(
                 ),
             )
         )
-    return frame.text(comments, pruning, [layer.name for layer in kept])
+    return frame.text(comments, pruning)
