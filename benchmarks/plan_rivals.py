@@ -157,8 +157,8 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
             "",
             f"{when(results)} {text}",
             "",
-            f"| aim | pruned | sparsity | measured speed-up |{head}",
-            f"|---|---|---|---|{'---|---|' * len(scores)}",
+            f"| aim | pruned | layers | sparsity | measured speed-up |{head}",
+            f"|---|---|---|---|---|{'---|---|' * len(scores)}",
             *_rows(results, list(scores.values())),
             "",
             *(f"- {machine}" for machine in machines),
@@ -177,7 +177,8 @@ def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]])
         for kind, found in runs.items():
             if not (found and runs[PLANNED]):
                 continue
-            cells = [f"{mean(found[0]['sparsity']):.1%}", "; ".join(f"{run['measured_speedup']:.2f}x" for run in found)]
+            cells = [str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
+            cells.append("; ".join(f"{run['measured_speedup']:.2f}x" for run in found))
             for key, best, form in scores:
                 own, planned = (best - mean([run[key] for run in each]) for each in (found, runs[PLANNED]))
                 cells += ["; ".join(f"{run[key]:{form}}" for run in found), f"{planned / own:.2f}"]

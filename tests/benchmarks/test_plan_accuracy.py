@@ -24,8 +24,8 @@ def test_page_compares_what_is_lost():
 
     results = {"dense": run("", 0.81, 0), "planned": run("planned", 0.79), "again": run("planned", 0.77)}
     text = plan_accuracy.page(results | {"blocks": run(BLOCKS, 0.75)})
-    assert "| 5x | planned | 80.0% | 4.90x; 4.90x | 0.890; 0.870 | 1.00 | 79.0%; 77.0% | 1.00 |" in text
-    assert "| 5x | uniform, 1x4 | 80.0% | 4.90x | 0.850 | 0.80 | 75.0% | 0.50 |" in text
+    assert "| 5x | planned | 2 | 80.0% | 4.90x; 4.90x | 0.890; 0.870 | 1.00 | 79.0%; 77.0% | 1.00 |" in text
+    assert "| 5x | uniform, 1x4 | 2 | 80.0% | 4.90x | 0.850 | 0.80 | 75.0% | 0.50 |" in text
 
 
 def test_page_of_distilled_models_compares_with_the_teacher():
@@ -34,5 +34,5 @@ def test_page_of_distilled_models_compares_with_the_teacher():
         return figures | {"date": "2026-11-29", "machine": "a CPU"}
 
     text = plan_distilled.page({"planned": run("planned", 66.0), "smaller": run("smaller", 65.0)})
-    assert "| 5x | planned | 80.0% | 5.10x | 66.0 | 1.00 |" in text
-    assert "| 5x | smaller, dense | 80.0% | 5.10x | 65.0 | 0.80 |" in text
+    assert "| 5x | planned | 1 | 80.0% | 5.10x | 66.0 | 1.00 |" in text
+    assert "| 5x | smaller, dense | 1 | 80.0% | 5.10x | 65.0 | 0.80 |" in text
