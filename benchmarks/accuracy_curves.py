@@ -19,7 +19,7 @@ LEARNING = {
 }
 SPARSITY = {
     "minilm-6layers_prune80, three epochs": ("prune50", "prune80", "prune90", "prune95"),
-    "reconstruction by error, no training": ("reconstruct50_by_error", "reconstruct80_by_error"),
+    "reconstruction by error, no training": tuple(f"reconstruct{percent}_by_error" for percent in (50, 70, 80, 90)),
     "reconstruction, no training": ("reconstruct50", "reconstruct70", "reconstruct80", "reconstruct90"),
     "the tutorial's recipe, three epochs": ("tutorial80", "tutorial90"),
     "oBERT's recipe, three epochs": ("obert80", "obert90"),
