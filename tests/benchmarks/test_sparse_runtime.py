@@ -1,6 +1,5 @@
 """The benchmarks of the sparse runtime compare what they say, and their tables leave nothing out."""
 
-import ctypes
 import itertools
 import json
 import math
@@ -11,20 +10,15 @@ import pytest
 from benchmarks import break_even, sparse_runtime, sparse_runtime_report
 from benchmarks.break_even import FORMS, SHARES
 from helpers.exports import needs_compiler
-from sparsification.runtime.build import build
 from sparsification.runtime.rewrite.cost import layer_cost
 
 
 @needs_compiler
 def test_layers_give_the_numbers_of_the_dense_one_where_no_weight_is_missing(tmp_path, monkeypatch):
-    kernels = ctypes.CDLL(str(build()))
-    kernels.sparsification_available_kernels.restype = ctypes.c_char_p
-    monkeypatch.setattr(
-        break_even, "KERNELS", dict.fromkeys(FORMS, kernels.sparsification_available_kernels().split()[0])
-    )
     monkeypatch.setattr(break_even, "SHARES", (0.25, 1.0))
-    (dense, *sparse), work = break_even.make_layers(64, 32, tmp_path)
-    assert len(sparse) == 2 * len(FORMS)
+    kernels = break_even.find_kernels()
+    (dense, *sparse), work = break_even.make_layers(64, 32, kernels, tmp_path)
+    assert list(work) == list(kernels) and len(sparse) == 2 * len(kernels)
     assert work["blocks"] == [32 * 16 / 4, 32 * 16]
     x = np.random.default_rng(0).integers(0, 256, (1, 5, 64)).astype(np.uint8)
     expected = dense.run(None, {"x": x})[0]
