@@ -65,9 +65,7 @@ class Targets:
         self.model = model
         self._parameters = {_WRAPPER_PREFIX.sub("", name): param for name, param in model.named_parameters()}
         self._modules = {_WRAPPER_PREFIX.sub("", name): module for name, module in model.named_modules() if name}
-        prunable = {
-            id(param) for module in model.modules() if isinstance(module, PRUNABLE_MODULES) for param in [module.weight]
-        }
+        prunable = {id(module.weight) for module in model.modules() if isinstance(module, PRUNABLE_MODULES)}
         self._prunable = [name for name, param in self._parameters.items() if id(param) in prunable]
         self._encoder_paths = [_WRAPPER_PREFIX.sub("", name) for name in encoder_layer_lists(model)]
         linear = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
@@ -168,12 +166,8 @@ class Targets:
         left = self.left()
         chosen: dict[str, nn.Module] = {}
         for pattern in self.expand(patterns):
-            matched: dict[str, nn.Module] = {}
-            for name in match_names(pattern, self._modules):
-                module = self._modules[name]
-                count = len(module) if isinstance(module, nn.ModuleList) else 0
-                names = [f"{name}.{index}" for index in range(count)] or [name]
-                matched |= {name: self._modules[name] for name in names}
+            names = match_names(pattern, self._modules)
+            matched = {part: self._modules[part] for name in names for part in self._members(name)}
             if left.isdisjoint(matched.values()):
                 raise TargetError(no_match("module", pattern, [n for n, m in self._modules.items() if m in left]))
             chosen |= matched
@@ -181,12 +175,13 @@ class Targets:
 
     def modules_of(self, *kinds: type[_Kind], dropped: bool = False) -> dict[str, _Kind]:
         """All modules of some classes by name, in the order of the model; ``dropped``: with those of dropped layers."""
-        left = self.left()
-        return {
-            name: module
-            for name, module in self._modules.items()
-            if isinstance(module, kinds) and (dropped or module in left)
-        }
+        kept = set(self._modules.values()) if dropped else self.left()
+        return {name: module for name, module in self._modules.items() if isinstance(module, kinds) and module in kept}
+
+    def _members(self, name: str) -> list[str]:
+        """Names of the members of a list of layers; of another module, its own."""
+        module = self._modules[name]
+        return [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
 
     def left(self) -> set[nn.Module]:
         """The modules that the model has, without those of dropped layers."""
@@ -219,10 +214,8 @@ class Targets:
             matched = match_names(pattern, members, "fullmatch")
             if not matched:
                 sizes = ", ".join(f"{name} has layers 0 to {len(layers) - 1}" for name, layers in layer_lists.items())
-                raise TargetError(
-                    f"{no_match('layer', pattern, members)} ({sizes}; is the recipe for a larger model, "
-                    "or has it been applied to this one before?)"
-                )
+                why = f"{sizes}; is the recipe for a larger model, or has it been applied to this one before?"
+                raise TargetError(f"{no_match('layer', pattern, members)} ({why})")
             for name in matched:
                 parent, index = name.rsplit(".", 1)
                 chosen.setdefault(parent, set()).add(int(index))
@@ -251,9 +244,8 @@ def match_names(
         # The timeout counts CPU time: a busy machine refuses no recipe.
         return [name for name in names if match(name, timeout=max(deadline - time.process_time(), 0.0))]
     except TimeoutError as error:
-        raise TargetError(
-            f"{_short(pattern)} takes too long to match; is there a repetition in a repetition?"
-        ) from error
+        message = f"{_short(pattern)} takes too long to match; is there a repetition in a repetition?"
+        raise TargetError(message) from error
 
 
 def no_match(kind: str, pattern: str, names: Sequence[str]) -> str:
