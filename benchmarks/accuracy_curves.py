@@ -33,9 +33,14 @@ def dense_scores(results: Results, name: str, dense: str) -> dict:
     return results[name].get("trained_anew", {}).get(dense, results[dense])
 
 
+def seeds(results: Results, name: str) -> list[str]:
+    """Names of a run and of the same one with another seed, as far as they have been done."""
+    return [each for each in (name, name + SEED_ENDING) if each in results]
+
+
 def share(results: Results, name: str) -> float:
     """Of the teacher's F1, in [0, 1]: the mean over the seeds."""
-    names = [each for each in (name, name + SEED_ENDING) if each in results]
+    names = seeds(results, name)
     scores = [results[each]["f1"] for each in names]
     return mean(scores) / mean([dense_scores(results, each, "teacher")["f1"] for each in names])
 

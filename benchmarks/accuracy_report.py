@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.accuracy_curves import SEED_ENDING, dense_scores
+from benchmarks.accuracy_curves import SEED_ENDING, dense_scores, seeds
 from benchmarks.study import SAMPLES, how, interval, mean, when
 
 Results = Mapping[str, dict]
@@ -74,9 +74,8 @@ def table(runs: Results, dense: Results) -> list[str]:
     ]
     names = [name for name in runs if not name.endswith(SEED_ENDING)]
     for name in sorted(names, key=lambda name: (round(mean(runs[name]["sparsity"]), 2), -runs[name]["f1"])):
-        both = [runs[each] for each in (name, name + SEED_ENDING) if each in runs]
+        both, compared = ([figures[each] for each in seeds(runs, name)] for figures in (runs, dense))
         questions = np.mean([run["f1_of_questions"] for run in both], axis=0)
-        compared = [dense[each] for each in (name, name + SEED_ENDING) if each in runs]
         low, high = interval(questions, np.mean([run["f1_of_questions"] for run in compared], axis=0))
         onnx = [run["onnx"] for run in both if "onnx_f1" in run["onnx"]]
         lines.append(

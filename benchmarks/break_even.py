@@ -27,7 +27,7 @@ from sparsification.plan.layer_files import write_float_layer, write_layer
 from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
 from sparsification.runtime import load_session
-from sparsification.runtime.build import build
+from sparsification.runtime.build import available_kernels, build
 from sparsification.runtime.rewrite import FLOAT_BREAK_EVEN, rewrite_sparse
 from sparsification.runtime.rewrite.cost import layer_cost
 from sparsification.runtime.rewrite.linear import BLOCK
@@ -80,9 +80,7 @@ def main() -> None:
 
 def find_kernels() -> dict[str, str]:
     """The kernels that time each form: the fastest of this CPU that have it."""
-    library = ctypes.CDLL(str(build()))
-    library.sparsification_available_kernels.restype = ctypes.c_char_p
-    names = library.sparsification_available_kernels().decode().split()
+    names = available_kernels()
     blocks = next(name for name in names if name != WINDOWS)
     return {"blocks": blocks} | ({"windows": WINDOWS} if WINDOWS in names else {})
 

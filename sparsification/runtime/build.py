@@ -7,6 +7,7 @@ compiler's version and target. It is stored in ``build/`` beside this file if th
 cache.
 """
 
+import ctypes
 import hashlib
 import os
 import shlex
@@ -114,6 +115,17 @@ def build(force: bool = False) -> Path:
         if old != path:
             old.unlink(missing_ok=True)
     return path
+
+
+def available_kernels() -> list[str]:
+    """Names of the kernels that run on this CPU, the fastest first.
+
+    Raises:
+        BuildError: there is no compiler for the operators, or it failed.
+    """
+    library = ctypes.CDLL(str(build()))
+    library.sparsification_available_kernels.restype = ctypes.c_char_p
+    return library.sparsification_available_kernels().decode().split()
 
 
 def compile_sources(

@@ -10,7 +10,7 @@ import onnxruntime
 from hypothesis import HealthCheck, settings
 from onnx import helper, numpy_helper
 
-from sparsification.runtime.build import build
+from sparsification.runtime.build import available_kernels, build
 from sparsification.runtime.rewrite.linear import DOMAIN
 
 property_test = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -19,11 +19,9 @@ property_test = settings(max_examples=25, deadline=None, suppress_health_check=l
 def each_instruction_set() -> Iterator[str]:
     """Select one after the other for the sessions that are made then; the fastest stays."""
     library = ctypes.CDLL(str(build()))
-    library.sparsification_available_kernels.restype = ctypes.c_char_p
-    names = library.sparsification_available_kernels().split()
-    for name in reversed(names):
-        assert library.sparsification_select_kernels(name)
-        yield name.decode()
+    for name in reversed(available_kernels()):
+        assert library.sparsification_select_kernels(name.encode())
+        yield name
 
 
 def make_model(op: str, feeds: dict, constants: dict, outputs: dict[str, int], attributes: dict) -> onnx.ModelProto:

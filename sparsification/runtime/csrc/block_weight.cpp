@@ -9,8 +9,8 @@
 
 namespace {
 
-// Two adjacent weights whose sum is not larger fit with the products of any two bytes in 16 bits. If one is negative and
-// the other is not, they always do.
+// The products of two adjacent weights whose sum is not larger fit in 16 bits, with any two bytes. If one is negative
+// and the other is not, they always do.
 constexpr int kLargestPair = 128;
 
 // The blocks of all outputs, without those that are 0, in order.

@@ -12,5 +12,6 @@
 #define TEXT(name) TEXT_(name)
 
 extern const Kernels NAME(kernels_, VARIANT);
-const Kernels NAME(kernels_, VARIANT) = {TEXT(VARIANT), kAddsPairs,  linear_panel, linear,       window_linear,  attention,
-                                         add_norm,      float_panel, float_linear, float_output, float_attention};
+const Kernels NAME(kernels_, VARIANT) = {
+    TEXT(VARIANT), kAddsPairs,  linear_panel, linear,       window_linear,  attention,
+    add_norm,      float_panel, float_linear, float_output, float_attention};

@@ -33,7 +33,8 @@ EXPORT ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::A
   });
 }
 
-// For tests: the kernels that run here, and a choice among them. Not while a session runs.
+// For tests: the kernels that run here, and a choice among them for sessions that are made then: weights are packed for
+// the kernels that are selected.
 EXPORT const char* sparsification_available_kernels() { return available_kernels(); }
 EXPORT int sparsification_select_kernels(const char* name) { return select_kernels(name); }
 
