@@ -57,12 +57,16 @@ RUNS: dict[str, Run] = {
     "reconstruct70": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.7"),
     "reconstruct80": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.8"),
     "reconstruct50_int8": Run("one-shot_reconstruct50_int8"),
-    "prune80": _both("minilm-embedding_prune80", "num_epochs=3", one_shot=False),
-    "prune90": _both("minilm-embedding_prune80", "num_epochs=3,sparsity=0.9", one_shot=False),
-    "prune80_block4": _both("minilm-embedding_prune80", '{"num_epochs": 3, "mask_type": [1, 4]}', one_shot=False),
+    "prune80": _both("minilm-embedding_prune80", "num_epochs=3,num_samples=128", one_shot=False),
+    "prune90": _both("minilm-embedding_prune80", "num_epochs=3,sparsity=0.9,cache_hidden_states=true", one_shot=False),
+    "prune80_block4": _both(
+        "minilm-embedding_prune80", '{"num_epochs": 3, "mask_type": [1, 4], "num_samples": 128}', one_shot=False
+    ),
     "prune80_block4_int8": Run("quantize", start="prune80_block4", flags=SPARSE_FILE, texts="paragraphs_and_questions"),
     "prune80_block4_10epochs": _both(
-        "minilm-embedding_prune80", '{"num_epochs": 10, "mask_type": [1, 4]}', one_shot=False
+        "minilm-embedding_prune80",
+        '{"num_epochs": 10, "mask_type": [1, 4], "cache_hidden_states": true}',
+        one_shot=False,
     ),
     "prune80_block4_10epochs_int8": Run(
         "quantize", start="prune80_block4_10epochs", flags=SPARSE_FILE, texts="paragraphs_and_questions"
