@@ -102,3 +102,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
         model.bert.encoder.layer[0].attention.self.query.weight[:8] = 0.0
     model.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def fast_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the TorchScript exporter write each file, for tests of other things: it takes a tenth of dynamo's time."""
+    from sparsification.export import onnx
+    from sparsification.export.targets import TORCHSCRIPT
+
+    monkeypatch.setattr(onnx, "choose_exporter", lambda *_: TORCHSCRIPT)

@@ -27,6 +27,7 @@ def _short_turns(monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.usefixtures("fast_export")
 def test_plan_is_a_recipe_that_is_applied_and_exported(measured, tmp_path, capsys):
     recipe, picture, out = tmp_path / "plan.yaml", tmp_path / "plan.png", tmp_path / "out"
     target = [*measured, "--size_mb", "0.24", "--precision", "fp32", "--keep_layers", "--output", str(recipe)]
@@ -60,6 +61,7 @@ def test_layers_are_dropped_where_no_sparsity_is_enough(measured, tmp_path, caps
     assert (out / "onnx" / "model.sparse.onnx").stat().st_size <= 0.98e6 * least
 
 
+@pytest.mark.usefixtures("fast_export")
 def test_plan_for_any_engine_is_a_smaller_model(measured, tmp_path, capsys):
     recipe, out = tmp_path / "plan.yaml", tmp_path / "out"
     flags = ["--engine", "any", "--size_mb", "0.09", "--output", str(recipe), "--apply", str(out)]

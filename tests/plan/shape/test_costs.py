@@ -16,6 +16,7 @@ def test_parts_are_those_of_the_formula():
     assert make_costs().of(Shape((0, 1), 30), MILLISECONDS) == pytest.approx(cost_of(Shape((0, 1), 30)).milliseconds)
 
 
+@pytest.mark.usefixtures("fast_export")
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_sizes_are_those_of_exported_models(precision, tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("sparsification.plan.costs.MODEL_SECONDS", 0.01)
