@@ -28,9 +28,8 @@ from sparsification.plan.units import DENSE, Option, Unit, options
 FORMAT = 4  # of the file
 ROUNDS = 5
 LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
-LOWEST = (
-    0.7  # the sparser of two models that give the line is the sparsest one, the other one has this sparsity or more
-)
+# Two models give the line of the costs: the sparsest one, and the least sparse one from this sparsity on.
+LOWEST = 0.7
 
 
 @dataclass(frozen=True)
