@@ -391,8 +391,11 @@ def test_run_embedding_prunes_in_one_shot_and_scores_retrieval_in_onnx_runtime(e
     assert "pipeline_tag: sentence-similarity" in (out / "README.md").read_text()
 
 
-def test_run_embedding_learns_pairs_and_layers_and_resumes_with_equal_weights(encoder, questions, recipe, tmp_path):
-    layers = "  - !PerLayerDistillationModifier {gain: 0.5, student_layer_names: [__ENCODER__], ignore_padding: true}\n"
+def test_run_embedding_learns_pairs_and_layers_and_resumes_with_equal_weights(
+    encoder, questions, recipe, tmp_path, caplog
+):
+    options = "student_layer_names: [__ENCODER__], ignore_padding: true, cache_hidden_states: true"
+    layers = f"  - !PerLayerDistillationModifier {{gain: 0.5, {options}}}\n"
     recipe.write_text(RECIPE + layers + QUANTIZE)
     out = tmp_path / "out"
     arguments = [*command(encoder, questions, recipe, out), *FAST_EXPORT, "--cache_dir", str(tmp_path / "cache")]
@@ -400,6 +403,7 @@ def test_run_embedding_learns_pairs_and_layers_and_resumes_with_equal_weights(en
     run_embedding = load_example("run_embedding")
     metrics = run_embedding.main(arguments)
     assert {"eval_cosine", "eval_onnx_cosine", "eval_teacher_cosine", "train_loss"} <= metrics.keys()
+    assert "hidden states are not kept, and the teacher runs for every batch: a row of" in caplog.text
     whole = AutoModel.from_pretrained(out).state_dict()
     assert dense_sparsities(out, AutoModel) == [0.5] * 6
     shutil.rmtree(max(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
+import pyarrow
 import torch
 from transformers import PreTrainedModel
 
@@ -122,6 +123,13 @@ class DistillationMixin(TrainerBase):
         if "input_ids" not in dataset.column_names:
             logger.warning("The training data have no input_ids: the teacher's logits are not cached.")
             return
+        ids = dataset.with_format("arrow")[:]["input_ids"]
+        if layers and pyarrow.types.is_nested(ids.type.value_type):
+            logger.warning(
+                "The teacher's hidden states are not kept, and the teacher runs for every batch: a row of the training "
+                "data has several texts"
+            )
+            return
         self._set_signature_columns_if_needed()
         columns = dict.fromkeys(dataset.column_names, torch.empty(0))  # chosen by name
         seen = self.manager.teacher_inputs(self._for_teacher(columns))
@@ -134,8 +142,7 @@ class DistillationMixin(TrainerBase):
             self.args.device.type,
             *sorted(layers),
         )
-        longest = max(len(ids) for ids in dataset.with_format("arrow")[:]["input_ids"])
-        width = math.ceil(longest / 8) * 8  # some collators pad to a multiple of 8
+        width = math.ceil(max(map(len, ids)) / 8) * 8  # some collators pad to a multiple of 8
         cache = TeacherCache(folder, key, len(dataset), width)
         if layers:
             row = {name: torch.as_tensor(dataset[0][name])[None].to(self.args.device) for name in seen}
