@@ -37,40 +37,41 @@ class Run(study.Run):
     texts: str = "paragraphs"  # or "paragraphs_and_questions"
 
 
-def _both(recipe: str, variables: str = "", one_shot: bool = True) -> Run:
-    """A run on texts of both kinds that are embedded later."""
-    flags = () if one_shot else ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
-    return Run(recipe, variables, flags=flags, one_shot=one_shot, texts="paragraphs_and_questions")
+BOTH = "paragraphs_and_questions"  # that are embedded later
+
+
+def _one_shot(variables: str) -> Run:
+    return Run("minilm-embedding_reconstruct50", variables, texts=BOTH)
+
+
+def _trained(variables: str) -> Run:
+    flags = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
+    return Run("minilm-embedding_prune80", variables, flags=flags, one_shot=False, texts=BOTH)
+
+
+def _in_int8(start: str) -> Run:
+    return Run("quantize", start=start, flags=SPARSE_FILE, texts=BOTH)
 
 
 RUNS: dict[str, Run] = {
     "dense": Run(),
     "reconstruct50": Run("minilm-embedding_reconstruct50", "num_samples=128,allocation=uniform"),
     "magnitude50": Run("prune80", "sparsity=0.5"),
-    "reconstruct50_questions": _both("minilm-embedding_reconstruct50", "num_samples=512,allocation=uniform"),
-    "reconstruct80_questions": _both(
-        "minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8,allocation=uniform"
-    ),
-    "reconstruct50_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,allocation=error"),
-    "reconstruct80_by_error": _both("minilm-embedding_reconstruct50", "num_samples=512,sparsity=0.8,allocation=error"),
+    "reconstruct50_questions": _one_shot("num_samples=512,allocation=uniform"),
+    "reconstruct80_questions": _one_shot("num_samples=512,sparsity=0.8,allocation=uniform"),
+    "reconstruct50_by_error": _one_shot("num_samples=512,allocation=error"),
+    "reconstruct80_by_error": _one_shot("num_samples=512,sparsity=0.8,allocation=error"),
     "reconstruct60": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.6"),
     "reconstruct70": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.7"),
     "reconstruct80": Run("minilm-embedding_reconstruct50", "num_samples=128,sparsity=0.8"),
     "reconstruct50_int8": Run("one-shot_reconstruct50_int8"),
-    "prune80": _both("minilm-embedding_prune80", "num_epochs=3,num_samples=128", one_shot=False),
-    "prune90": _both("minilm-embedding_prune80", "num_epochs=3,sparsity=0.9,cache_hidden_states=true", one_shot=False),
-    "prune80_block4": _both(
-        "minilm-embedding_prune80", '{"num_epochs": 3, "mask_type": [1, 4], "num_samples": 128}', one_shot=False
-    ),
-    "prune80_block4_int8": Run("quantize", start="prune80_block4", flags=SPARSE_FILE, texts="paragraphs_and_questions"),
-    "prune80_block4_10epochs": _both(
-        "minilm-embedding_prune80",
-        '{"num_epochs": 10, "mask_type": [1, 4], "cache_hidden_states": true}',
-        one_shot=False,
-    ),
-    "prune80_block4_10epochs_int8": Run(
-        "quantize", start="prune80_block4_10epochs", flags=SPARSE_FILE, texts="paragraphs_and_questions"
-    ),
+    "prune80": _trained("num_epochs=3,cache_hidden_states=true"),
+    "prune80_int8": _in_int8("prune80"),
+    "prune90": _trained("num_epochs=3,sparsity=0.9,cache_hidden_states=true"),
+    "prune80_block4": _trained('{"num_epochs": 3, "mask_type": [1, 4], "num_samples": 128}'),
+    "prune80_block4_int8": _in_int8("prune80_block4"),
+    "prune80_block4_10epochs": _trained('{"num_epochs": 10, "mask_type": [1, 4], "cache_hidden_states": true}'),
+    "prune80_block4_10epochs_int8": _in_int8("prune80_block4_10epochs"),
 }
 ONE_SHOT = [name for name, run in RUNS.items() if run.one_shot and not run.start]
 
