@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from benchmarks import study
 from benchmarks.accuracy_curves import draw
 from benchmarks.accuracy_report import page
-from benchmarks.study import ROOT, SPARSE_FILE, file_flags, run_study
+from benchmarks.study import RATE, ROOT, SPARSE_FILE, file_flags, run_study
 from sparsification.atomic_io import atomic_write_text
 from sparsification.logits import distillation_loss, distributions
 from sparsification.quantization.checkpoint import load_quantization
@@ -38,7 +38,6 @@ class Run(study.Run):
     seed: int = 42
 
 
-RATE = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
 TUTORIALS_RATE = ("--learning_rate", "5e-5")
 
 

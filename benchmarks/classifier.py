@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import study
-from benchmarks.study import ROOT, SPARSE_FILE, Run, file_flags, how, interval, mean, run_study, when
+from benchmarks.study import RATE, ROOT, SPARSE_FILE, Run, file_flags, how, interval, mean, run_study, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.tasks.predict import load_predictor
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("classifier.json", "classifier.md"))
 ASIDE = 10  # texts of each label
 BATCH = ("--per_device_train_batch_size", "32")
-RATE = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
 
 
 def _one_shot(recipe: str, variables: str = "", start: str = "teacher", flags: tuple[str, ...] = ()) -> Run:

@@ -20,10 +20,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks import study
 from benchmarks.accuracy import questions
-from benchmarks.plan_rivals import SETTING, VOCABULARY
-from benchmarks.study import ROOT, SPARSE_FILE, file_flags, how, interval, mean, run_study, start_model, when
+from benchmarks.plan_rivals import measured_speedup
+from benchmarks.study import RATE, ROOT, SPARSE_FILE, file_flags, how, interval, mean, run_study, start_model, when
 from sparsification.atomic_io import atomic_write_text
-from sparsification.plan.costs import time_files
 from sparsification.quantization.checkpoint import load_quantization
 from sparsification.tasks.embedding.metrics import normalized
 from sparsification.tasks.embedding.modules import load_modules
@@ -47,8 +46,7 @@ def _one_shot(variables: str) -> Run:
 
 
 def _trained(variables: str) -> Run:
-    flags = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")
-    return Run("minilm-embedding_prune80", variables, flags=flags, one_shot=False, texts=BOTH)
+    return Run("minilm-embedding_prune80", variables, flags=RATE, one_shot=False, texts=BOTH)
 
 
 def _in_int8(start: str) -> Run:
@@ -106,16 +104,8 @@ class Study(study.Study):
             **self.figures(name, folder),
             **{key: value for key, value in own.items() if key.endswith(("cosine", "mrr_at_10", "recall_at_10"))},
             "reciprocal_ranks": reciprocal_ranks(self.weights(name), self.pairs),
-            "speedup": self.speedup(name, folder),
+            "speedup": measured_speedup(self.model(start), folder) if (start := RUNS[name].start) else None,
         }
-
-    def speedup(self, name: str, folder: Path) -> float | None:
-        """Time of the fp32 file that a run started from over that of its own with sparse operators, if it has one."""
-        sparse = folder / "onnx" / "model.sparse.onnx"
-        if not sparse.exists():
-            return None
-        before, after = time_files([self.model(RUNS[name].start) / "onnx" / "model.onnx", sparse], SETTING, VOCABULARY)
-        return before / after
 
     def write_page(self) -> None:
         """Write the page."""

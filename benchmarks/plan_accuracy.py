@@ -18,17 +18,15 @@ from benchmarks import embedding, study
 from benchmarks.plan_rivals import (
     PLANNED,
     SETTING,
-    VOCABULARY,
     Measured,
     measure,
+    measured_speedup,
     page_of,
     recipe_for,
     rival_runs,
-    served_file,
 )
 from benchmarks.study import ROOT, file_flags, run_study, start_model
 from sparsification.atomic_io import atomic_write_text
-from sparsification.plan.costs import time_files
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("plan_accuracy.json", "plan_accuracy.md"))
 
@@ -84,12 +82,11 @@ class Study(study.Study):
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run, and time its file and the dense one in turns."""
         own = self.scores(folder)
-        times = time_files([served_file(self.model("dense")), served_file(folder)], SETTING, VOCABULARY)
         return {
             **self.figures(name, folder),
             "mrr": own.get("eval_onnx_sparse_mrr_at_10", own["eval_onnx_mrr_at_10"]),
             "cosine": own.get("eval_onnx_sparse_cosine", own["eval_onnx_cosine"]),
-            "measured_speedup": times[0] / times[1],
+            "measured_speedup": measured_speedup(self.model("dense"), folder),
         }
 
     def write_page(self) -> None:

@@ -37,6 +37,7 @@ EVALUATE = "--do_eval --per_device_train_batch_size 16 --per_device_eval_batch_s
 TRAIN = (
     "--do_train --train_sampling_strategy group_by_length --logging_steps 20 --save_strategy epoch --save_total_limit 1"
 ).split()
+RATE = ("--learning_rate", "5e-4", "--warmup_steps", "0.1")  # of the recipes that prune in training
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CPU = ["--use_cpu"] if DEVICE.type == "cpu" else []
 BF16 = ["--bf16"] if has_fast_bf16(DEVICE) else []

@@ -48,7 +48,7 @@ class HiddenStateCache:
             return True
         for name, value in example.items():
             if value.dim() != 3 or not value.is_floating_point():
-                return self._refuse(f"{name} must be (batch, tokens, width), got {tuple(value.shape)}")
+                return self.refuse(f"{name} must be (batch, tokens, width), got {tuple(value.shape)}")
         columns = {name: (_kind(value), value.shape[2]) for name, value in example.items()}
         sizes, free = self._store.sizes(columns), free_bytes(self._store.folder)
         needed = sum(size for path, size in sizes.items() if not path.exists())
@@ -57,12 +57,12 @@ class HiddenStateCache:
             f"{sum(sizes.values()) / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free in {self._store.folder}"
         )
         if needed > _SHARE * free:
-            return self._refuse(f"{text}, of which they may take {_SHARE:.0%}")
+            return self.refuse(f"{text}, of which they may take {_SHARE:.0%}")
         logger.info(f"The teacher's hidden states are cached: {text}.")
         try:
             self._store.create(columns)
         except OSError as error:
-            return self._refuse(str(error))
+            return self.refuse(str(error))
         return self._store.open()
 
     def get(self, rows: Tensor, mask: Tensor | None) -> dict[str, Tensor] | None:
@@ -101,7 +101,7 @@ class HiddenStateCache:
             return {}
         if mask is None or not self._fits(rows, mask) or any(x.shape[:2] != mask.shape for x in outputs.values()):
             self._is_off = True
-            self._refuse(
+            self.refuse(
                 "each batch must have an attention_mask with as many tokens as the data have, and the layers its shape"
             )
             return {}
@@ -115,7 +115,8 @@ class HiddenStateCache:
         return mask.sum(1).tolist() == self._num_tokens[rows.tolist()].tolist()
 
     @staticmethod
-    def _refuse(reason: str) -> bool:
+    def refuse(reason: str) -> bool:
+        """Log one warning that nothing is kept, and return False."""
         logger.warning(f"The teacher's hidden states are not kept, and the teacher runs for every batch: {reason}")
         return False
 

@@ -125,10 +125,7 @@ class DistillationMixin(TrainerBase):
             return
         ids = dataset.with_format("arrow")[:]["input_ids"]
         if layers and pyarrow.types.is_nested(ids.type.value_type):
-            logger.warning(
-                "The teacher's hidden states are not kept, and the teacher runs for every batch: a row of the training "
-                "data has several texts"
-            )
+            HiddenStateCache.refuse("a row of the training data has several texts")
             return
         self._set_signature_columns_if_needed()
         columns = dict.fromkeys(dataset.column_names, torch.empty(0))  # chosen by name
