@@ -6,7 +6,12 @@ import numpy as np
 
 from benchmarks.accuracy_curves import SEED_ENDING, dense_scores, seeds
 from benchmarks.study import SAMPLES, how, interval, mean, when
+from sparsification.report.tables import markdown
 
+HEADS = [
+    *("run", "epochs", "sparsity", "EM / F1, PyTorch", "EM / F1, ONNX Runtime", "share of the dense F1", "interval"),
+    *("F1 set aside", "distillation loss set aside", "file", "processor minutes"),
+]
 Results = Mapping[str, dict]
 
 
@@ -40,13 +45,13 @@ def page(results: Results) -> str:
             "",
             "The share is that of the model that was pruned or quantized.",
             "",
-            *table(one_shot, {name: dense_scores(results, name, run["start"]) for name, run in one_shot.items()}),
+            table(one_shot, {name: dense_scores(results, name, run["start"]) for name, run in one_shot.items()}),
             "",
             "## With training",
             "",
             "The share is that of the teacher.",
             "",
-            *table(trained, {name: dense_scores(results, name, "teacher") for name in trained}),
+            table(trained, {name: dense_scores(results, name, "teacher") for name in trained}),
             "",
             "## Sparsity of the encoder layers",
             "",
@@ -60,34 +65,31 @@ def page(results: Results) -> str:
     )
 
 
-def table(runs: Results, dense: Results) -> list[str]:
+def table(runs: Results, dense: Results) -> str:
     """Figures of runs, those of two seeds in one row, the best first within a sparsity.
 
     Args:
         runs: figures of runs by name.
         dense: scores of the model that each is compared with.
     """
-    lines = [
-        "| run | epochs | sparsity | EM / F1, PyTorch | EM / F1, ONNX Runtime | share of the dense F1 | interval "
-        "| F1 set aside | distillation loss set aside | file | processor minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     names = [name for name in runs if not name.endswith(SEED_ENDING)]
     for name in sorted(names, key=lambda name: (round(mean(runs[name]["sparsity"]), 2), -runs[name]["f1"])):
         both, compared = ([figures[each] for each in seeds(runs, name)] for figures in (runs, dense))
         questions = np.mean([run["f1_of_questions"] for run in both], axis=0)
         low, high = interval(questions, np.mean([run["f1_of_questions"] for run in compared], axis=0))
         onnx = [run["onnx"] for run in both if "onnx_f1" in run["onnx"]]
-        lines.append(
-            f"| {name} | {both[0]['epochs']:g} | {mean(both[0]['sparsity']):.1%} "
-            f"| {scores(both, 'em', 'f1')} | {'; '.join(map(engine_scores, onnx))} "
-            f"| {mean([run['f1'] for run in both]) / mean([run['f1'] for run in compared]):.1%} "
-            f"| {low:.1%} to {high:.1%} "
-            f"| {mean([run['aside_f1'] for run in both]):.1f} "
-            f"| {mean([run['aside_distillation_loss'] for run in both]):.3f} "
-            f"| {both[0]['megabytes']:.1f} MB | {minutes(both)} |"
+        rows.append(
+            [
+                *(name, f"{both[0]['epochs']:g}", f"{mean(both[0]['sparsity']):.1%}"),
+                *(scores(both, "em", "f1"), "; ".join(map(engine_scores, onnx))),
+                f"{mean([run['f1'] for run in both]) / mean([run['f1'] for run in compared]):.1%}",
+                *(f"{low:.1%} to {high:.1%}", f"{mean([run['aside_f1'] for run in both]):.1f}"),
+                f"{mean([run['aside_distillation_loss'] for run in both]):.3f}",
+                *(f"{both[0]['megabytes']:.1f} MB", minutes(both)),
+            ]
         )
-    return lines
+    return markdown((HEADS, rows))
 
 
 def scores(runs: Sequence[Mapping[str, float]], em: str, f1: str) -> str:

@@ -26,6 +26,7 @@ from sparsification.cpu import weight_bits
 from sparsification.plan.layer_files import write_float_layer, write_layer
 from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 from sparsification.runtime import load_session
 from sparsification.runtime.build import available_kernels, build
 from sparsification.runtime.rewrite import FLOAT_BREAK_EVEN, rewrite_sparse
@@ -182,35 +183,26 @@ def report(results: dict) -> str:
     for form, title in titles.items():
         if form not in results["cells"][0]:
             continue
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| tokens x inputs x outputs | dense | "
-            + " | ".join(f"{share:.0%}" for share in SHARES)
-            + " | break-even |",
-            "|" + "---|" * (len(SHARES) + 3),
-        ]
+        rows = []
         for cell in results["cells"]:
             dense = cell[form].get("dense", cell["dense"])
             numbers = [f"{value:.3f}" for value in (dense, *cell[form]["times"])]
             name = f"{cell['tokens']} x {cell['inputs']} x {cell['outputs']}"
             even = cell[form]["break_even"]
-            lines.append(
-                f"| {' | '.join([name, *numbers])} | {f'{even:.0%}' if even < 1 else f'above {SHARES[-1]:.0%}'} |"
-            )
+            rows.append([name, *numbers, f"{even:.0%}" if even < 1 else f"above {SHARES[-1]:.0%}"])
+        heads = ["tokens x inputs x outputs", "dense", *(f"{share:.0%}" for share in SHARES), "break-even"]
+        lines += ["", f"## {title}", "", markdown((heads, rows))]
+    constants = [
+        [form, f"{one['unit']:.5f}", f"{one['output']:.3f}", f"{one['median_error']:.0%}"]
+        for form, one in results["constants"].items()
+    ]
     lines += [
         "",
         "## Constants of the cost model",
         "",
         "Nanoseconds of a token; `runtime/csrc/cost.cpp` has them.",
         "",
-        "| form | each weight, block or step | each output | median error |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {form} | {one['unit']:.5f} | {one['output']:.3f} | {one['median_error']:.0%} |"
-        for form, one in results["constants"].items()
+        markdown((["form", "each weight, block or step", "each output", "median error"], constants)),
     ]
     return "\n".join(lines) + "\n"
 

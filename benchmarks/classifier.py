@@ -18,11 +18,16 @@ import numpy as np
 from benchmarks import study
 from benchmarks.study import RATE, ROOT, SPARSE_FILE, Run, file_flags, how, interval, mean, run_study, when
 from sparsification.atomic_io import atomic_write_text
+from sparsification.report.tables import markdown
 from sparsification.tasks.predict import load_predictor
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("classifier.json", "classifier.md"))
 ASIDE = 10  # texts of each label
 BATCH = ("--per_device_train_batch_size", "32")
+HEADS = [
+    *("run", "epochs", "sparsity", "accuracy, PyTorch", "accuracy, ONNX Runtime", "share of the dense accuracy"),
+    *("interval", "equal labels", "accuracy set aside", "file", "processor minutes"),
+]
 
 
 def _one_shot(recipe: str, variables: str = "", start: str = "teacher", flags: tuple[str, ...] = ()) -> Run:
@@ -134,20 +139,21 @@ def page(results: Mapping[str, dict]) -> str:
         "labels of the fastest ONNX file. Equal labels: the share of texts to which that file gives the same label as "
         "the teacher's, right or wrong. Processor minutes are those of the whole command.",
         "",
-        "| run | epochs | sparsity | accuracy, PyTorch | accuracy, ONNX Runtime | share of the dense accuracy "
-        "| interval | equal labels | accuracy set aside | file | processor minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, run in results.items():
         low, high = interval(np.array(run["right"]), np.array(teacher["right"]))
         sparse = f", sparse {run['eval_onnx_sparse_accuracy']:.1%}" if "eval_onnx_sparse_accuracy" in run else ""
-        lines.append(
-            f"| {name} | {run['epochs']:g} | {mean(run['sparsity']):.1%} | {run['eval_accuracy']:.1%} "
-            f"| {run['eval_onnx_accuracy']:.1%}{sparse} | {run['eval_accuracy'] / teacher['eval_accuracy']:.1%} "
-            f"| {low:.1%} to {high:.1%} | {run['agreement']:.1%} | {run['predict_accuracy']:.1%} "
-            f"| {run['megabytes']:.1f} MB | {run['cpu_minutes']:.0f} |"
+        rows.append(
+            [
+                *(name, f"{run['epochs']:g}", f"{mean(run['sparsity']):.1%}", f"{run['eval_accuracy']:.1%}"),
+                f"{run['eval_onnx_accuracy']:.1%}{sparse}",
+                f"{run['eval_accuracy'] / teacher['eval_accuracy']:.1%}",
+                *(f"{low:.1%} to {high:.1%}", f"{run['agreement']:.1%}", f"{run['predict_accuracy']:.1%}"),
+                *(f"{run['megabytes']:.1f} MB", f"{run['cpu_minutes']:.0f}"),
+            ]
         )
-    lines += ["", "## How each was run", ""]
+    lines += [markdown((HEADS, rows)), "", "## How each was run", ""]
     lines += [f"- {name}: {how(run)}" for name, run in results.items()]
     return "\n".join([*lines, ""])
 

@@ -24,10 +24,15 @@ from benchmarks.plan_rivals import measured_speedup
 from benchmarks.study import RATE, ROOT, SPARSE_FILE, file_flags, how, interval, mean, run_study, start_model, when
 from sparsification.atomic_io import atomic_write_text
 from sparsification.quantization.checkpoint import load_quantization
+from sparsification.report.tables import markdown
 from sparsification.tasks.embedding.metrics import normalized
 from sparsification.tasks.embedding.modules import load_modules
 
 RESULTS, PAGE = (ROOT / "benchmarks" / name for name in ("embedding.json", "embedding.md"))
+HEADS = [
+    *("run", "epochs", "sparsity", "MRR@10, PyTorch", "MRR@10, ONNX Runtime", "share of the dense MRR", "interval"),
+    *("recall@10", "cosine to the dense embeddings", "file", "times as fast as fp32", "minutes", "processor minutes"),
+]
 
 
 @dataclass(frozen=True)
@@ -167,22 +172,23 @@ def page(results: Mapping[str, dict]) -> str:
         "Times as fast: `model.sparse.onnx`, one text of 128 tokens, one thread. Minutes are those of the whole "
         "command, with features, evaluation and export; processor minutes are disturbed less by other work.",
         "",
-        "| run | epochs | sparsity | MRR@10, PyTorch | MRR@10, ONNX Runtime | share of the dense MRR | interval "
-        "| recall@10 | cosine to the dense embeddings | file | times as fast as fp32 | minutes | processor minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    rows = []
     ranks = np.array(dense["reciprocal_ranks"])
     for name, run in results.items():
         low, high = interval(np.array(run["reciprocal_ranks"]), ranks)
         speed = f"{run['speedup']:.1f}x" if run.get("speedup") else ""
         sparse = f", sparse {run['eval_onnx_sparse_mrr_at_10']:.1%}" if "eval_onnx_sparse_mrr_at_10" in run else ""
-        lines.append(
-            f"| {name} | {run['epochs']:g} | {mean(run['sparsity']):.1%} | {run['eval_mrr_at_10']:.1%} "
-            f"| {run['eval_onnx_mrr_at_10']:.1%}{sparse} | {run['eval_mrr_at_10'] / dense['eval_mrr_at_10']:.1%} "
-            f"| {low:.1%} to {high:.1%} | {run['eval_recall_at_10']:.1%} | {run['eval_cosine']:.3f} "
-            f"| {run['megabytes']:.1f} MB | {speed} | {run['minutes']:.1f} | {run['cpu_minutes']:.1f} |"
+        rows.append(
+            [
+                *(name, f"{run['epochs']:g}", f"{mean(run['sparsity']):.1%}", f"{run['eval_mrr_at_10']:.1%}"),
+                f"{run['eval_onnx_mrr_at_10']:.1%}{sparse}",
+                f"{run['eval_mrr_at_10'] / dense['eval_mrr_at_10']:.1%}",
+                *(f"{low:.1%} to {high:.1%}", f"{run['eval_recall_at_10']:.1%}", f"{run['eval_cosine']:.3f}"),
+                *(f"{run['megabytes']:.1f} MB", speed, f"{run['minutes']:.1f}", f"{run['cpu_minutes']:.1f}"),
+            ]
         )
-    lines += ["", "## How each was run", ""]
+    lines += [markdown((HEADS, rows)), "", "## How each was run", ""]
     lines += [f"- {name}: {how(run)}" for name, run in results.items()]
     return "\n".join([*lines, ""])
 

@@ -11,7 +11,7 @@ in --work_dir, and made only where they are missing. Minutes.
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sparsification.export.onnx import ONNX_FILE, export_onnx
 from sparsification.export.sparse import export_sparse
 from sparsification.plan.timing import take_turns
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 from sparsification.runtime import load_session
 from sparsification.runtime.rewrite import DOMAIN, SPARSE_FILE
 
@@ -106,7 +107,11 @@ def measure(family: str, folder: Path, rounds: int, seconds: float) -> dict:
 
 def report(results: Mapping) -> str:
     """The results as Markdown."""
-    heads: Sequence[str] = ("encoder", *KINDS, "ONNX Runtime int8", "sparse", "faster")
+    rows = []
+    for row in results["rows"]:
+        counts = [str(row["kinds"].get(kind, 0)) for kind in KINDS]
+        times = [f"{row['dense']:.2f}", f"{row['sparse']:.2f}", f"{row['dense'] / row['sparse']:.1f}x"]
+        rows.append([row["family"], *counts, *times])
     lines = [
         "# Families of encoders with sparse operators",
         "",
@@ -114,13 +119,8 @@ def report(results: Mapping) -> str:
         "`make bench-encoders`.",
         "",
         TEXT.format(**results),
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
+        markdown((["encoder", *KINDS, "ONNX Runtime int8", "sparse", "faster"], rows)),
     ]
-    for row in results["rows"]:
-        counts = [str(row["kinds"].get(kind, 0)) for kind in KINDS]
-        times = [f"{row['dense']:.2f}", f"{row['sparse']:.2f}", f"{row['dense'] / row['sparse']:.1f}x"]
-        lines.append("| " + " | ".join([row["family"], *counts, *times]) + " |")
     return "\n".join(lines) + "\n"
 
 

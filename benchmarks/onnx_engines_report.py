@@ -2,6 +2,8 @@
 
 import statistics
 
+from sparsification.report.tables import markdown
+
 FP32, INT8 = "fp32 dense", "int8 dense"
 INT8_UNSTRUCTURED, INT8_1X4, INT8_4X1 = "int8 90 % unstructured", "int8 90 % 1x4", "int8 90 % 4x1"
 BASELINE = FP32, "onnxruntime"
@@ -46,27 +48,23 @@ def report(results: dict) -> str:
     shapes = [(batch, length) for batch in results["batches"] for length in results["lengths"]]
     cells = {(c["model"], c["engine"], c["batch"], c["length"]): c for c in results["cells"]}
     heads = ["model", "engine", *(f"batch {batch}, length {length}" for batch, length in shapes), "file", "zstd"]
-    lines += [_row([*heads, "difference"]), "|" + "---|" * (len(heads) + 1)]
+    rows = []
     for model in results["models"]:
         for engine in results["engines"]:
             own = [cells.get((model, engine, *shape)) for shape in shapes]
             differences = [cell["difference"] for cell in own if cell and "difference" in cell]
             is_reference = engine == BASELINE[1] or not differences
-            lines.append(
-                _row(
-                    [
-                        *(model, ENGINES[engine]),
-                        *(_speed(results, cells, cell) for cell in own),
-                        *(_size(results["files"], model, engine, key) for key in ("bytes", "zstd")),
-                        "" if is_reference else f"{max(differences):.3f}",
-                    ]
-                )
+            rows.append(
+                [
+                    *(model, ENGINES[engine]),
+                    *(_speed(results, cells, cell) for cell in own),
+                    *(_size(results["files"], model, engine, key) for key in ("bytes", "zstd")),
+                    "" if is_reference else f"{max(differences):.3f}",
+                ]
             )
-    return "\n".join([*lines, "", *bars(results, cells)]) + "\n"
-
-
-def _row(texts: list[str]) -> str:
-    return f"| {' | '.join(texts)} |"
+    lines += [markdown(([*heads, "difference"], rows)), "", "## What we have promised", ""]
+    lines.append(markdown((["promise", "bar", "measured", "reached"], bars(results, cells))))
+    return "\n".join(lines) + "\n"
 
 
 def _latency(results: dict, cell: dict | None) -> float | None:
@@ -78,7 +76,7 @@ def _speed(results: dict, cells: dict, cell: dict | None) -> str:
     if cell is None:
         return "not measured"
     if "refused" in cell:
-        reason = " ".join(cell["refused"].split()).replace("|", "/")
+        reason = " ".join(cell["refused"].split())
         return f"refused: {reason[:120]}{'…' if len(reason) > 120 else ''}"
     latency = _latency(results, cell)
     text = f"{latency:.1f} ms, {1000 * cell['batch'] / latency:.1f}/s"
@@ -93,19 +91,19 @@ def _size(files: dict, model: str, engine: str, key: str) -> str:
     )
 
 
-def bars(results: dict, cells: dict) -> list[str]:
-    """What the project has promised itself, and whether it holds."""
-    lines = ["## What we have promised", "", _row(["promise", "bar", "measured", "reached"]), "|---|---|---|---|"]
+def bars(results: dict, cells: dict) -> list[list[str]]:
+    """What the project has promised itself, its bar, what was measured, and whether it holds."""
+    rows = []
     for model, engine, length, bar in SPEED_BARS:
         latency = _latency(results, cells.get((model, engine, 1, length)))
         baseline = _latency(results, cells.get((*BASELINE, 1, length)))
         promise = f"{model} in {ENGINES[engine]}, batch 1, length {length}, against fp32 dense in ONNX Runtime"
         ratio = baseline / latency if baseline and latency else None
         reached = "" if ratio is None else "yes" if ratio >= bar else "no"
-        lines.append(_row([promise, f"{bar}x", "not measured" if ratio is None else f"{ratio:.2f}x", reached]))
+        rows.append([promise, f"{bar}x", "not measured" if ratio is None else f"{ratio:.2f}x", reached])
     files = results["files"]
     for model, engine, bar in SIZE_BARS:
         ratio = files[model][engine]["bytes"] / files[BASELINE[0]][BASELINE[1]]["bytes"]
         promise = f"file of {model} for {ENGINES[engine]}, against fp32 dense"
-        lines.append(_row([promise, f"at most {bar}x", f"{ratio:.3f}x", "yes" if ratio <= bar else "no"]))
-    return lines
+        rows.append([promise, f"at most {bar}x", f"{ratio:.3f}x", "yes" if ratio <= bar else "no"])
+    return rows

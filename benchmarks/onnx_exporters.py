@@ -29,6 +29,7 @@ from sparsification.export.targets import DYNAMO, TORCHSCRIPT
 from sparsification.export.verify import ExportError, OnnxModel
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 from sparsification.runtime.rewrite import SparseGraphError, rewrite_sparse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,7 +217,7 @@ def time_ratio(paths: Mapping[str, Path], batch: Mapping[str, Tensor], rounds: i
     return medians[DYNAMO] / medians[TORCHSCRIPT]
 
 
-def row_of(row: Mapping) -> str:
+def row_of(row: Mapping) -> list[str]:
     """A row of the table; of an exporter that fails, its error in place of figures."""
     cells = [row["family"], row["form"]]
     for key, pattern in (("seconds", "{:.1f}"), ("megabytes", "{:.2f}"), ("nodes", "{}"), ("difference", "{:.1e}")):
@@ -228,7 +229,7 @@ def row_of(row: Mapping) -> str:
     cells.append(
         "" if pair == [None, None] else " / ".join("failed" if value is None else str(value) for value in pair)
     )
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def report(results: Mapping) -> str:
@@ -250,9 +251,7 @@ def report(results: Mapping) -> str:
                 "bench-exporters`.",
                 "",
                 TEXT.format(**results),
-                "| " + " | ".join(heads) + " |",
-                "|" + "---|" * len(heads),
-                *map(row_of, results["rows"]),
+                markdown((heads, [row_of(row) for row in results["rows"]])),
                 *(["", "What failed:", "", *errors] if errors else []),
             ]
         )

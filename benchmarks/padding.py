@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PADDED = "padded to 384 tokens (the default)"
@@ -57,18 +58,20 @@ def main() -> None:
         for name, flags in WAYS.items():
             seconds[name].append(train(args.model, args.data, args.questions, flags))
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
+    times = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {
+        name: statistics.median(one / other for one, other in zip(seconds[PADDED], values, strict=True))
+        for name, values in seconds.items()
+    }
+    rows = [[name, f"{times[name]:.1f}", f"{ratios[name]:.2f}"] for name in seconds]
     lines = [
         "# Padding",
         "",
         f"{date.today()}, one thread of {cpu_name()}; an epoch of {args.questions} questions of New Wikipedia, batches "
         f"of 16, {args.model.name}. Medians of {args.rounds} rounds. Made by `make bench-padding`.",
         "",
-        "| | seconds | times as fast |",
-        "|---|---|---|",
+        markdown((["", "seconds", "times as fast"], rows)),
     ]
-    for name, values in seconds.items():
-        ratio = statistics.median(one / other for one, other in zip(seconds[PADDED], values, strict=True))
-        lines.append(f"| {name} | {statistics.median(values):.1f} | {ratio:.2f} |")
     args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 

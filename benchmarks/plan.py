@@ -31,6 +31,7 @@ from sparsification.plan.shape.planner import make_plan as make_shape_plan
 from sparsification.plan.shape.recipe import write_recipe
 from sparsification.plan.units import BLOCKS, SPARSITIES, UNSTRUCTURED, Option, PlanError, Unit, find_units
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTING = Setting(batch=1, length=128, threads=1)
@@ -44,12 +45,12 @@ def main() -> None:
     parser.add_argument("--speedups", type=float, nargs="+", default=[3.0, 5.0, 8.0])
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "plan.md")
     args = parser.parse_args()
-    lines = [line for shape in args.shapes for line in study(shape, args.speedups, args.work_dir / shape)]
-    args.output.write_text(report(lines), encoding="utf-8")
+    rows = [row for shape in args.shapes for row in study(shape, args.speedups, args.work_dir / shape)]
+    args.output.write_text(report(rows), encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 
 
-def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
+def study(shape: str, speedups: list[float], folder: Path) -> list[list[str]]:
     """Rows of the table of one model."""
     folder.mkdir(parents=True, exist_ok=True)
     model, tokenizer = make_model(shape), BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3})
@@ -62,7 +63,7 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
     files = ModelFiles(model, tokenizer, rows, folder)
     encoder = find_encoder(model)
     smaller_costs = measure_shape_costs(model, tokenizer, rows, encoder, "int8", SETTING, folder, print)
-    found: list[tuple[str, float, Path]] = []  # what is planned, predicted milliseconds, file
+    found: list[tuple[str, float, float, Path]] = []  # what is planned, target, predicted milliseconds, file
     for speedup in speedups:
         target = Target(f"--speedup {speedup:g}", MILLISECONDS, costs.dense.milliseconds / speedup)
         try:
@@ -70,18 +71,21 @@ def study(shape: str, speedups: list[float], folder: Path) -> list[str]:
                 plan = make_plan(units, costs, random_losses(units), target, ["int8"], layers, drops)
                 kept, options = zip(*((choice.unit, choice.option) for choice in plan.choices), strict=True)
                 path = files.write(kept, options, plan.dropped)
-                found.append((f"{kind} | {speedup:g}x", plan.total(MILLISECONDS), path))
+                found.append((kind, speedup, plan.total(MILLISECONDS), path))
             smaller = make_shape_plan(smaller_costs, random_shape_losses(encoder), target)
             recipe = write_recipe(encoder, smaller.shape, int8=True, modifier="GMPruningModifier")
             path = apply_recipe(model, tokenizer, recipe, rows, folder / f"smaller_{speedup:g}", sparse=False)
-            found.append((f"smaller | {speedup:g}x", smaller.total(MILLISECONDS), path))
+            found.append(("smaller", speedup, smaller.total(MILLISECONDS), path))
         except PlanError as error:
             print(error)
     dense_file = files.write(units, [Option("fp32")] * len(units))
     dense, *measured = time_files([dense_file, *(path for *_, path in found)], SETTING, model.config.vocab_size)
     return [
-        f"| {shape} | {words} | {guess:.2f} | {time:.2f} | {guess / time - 1:+.0%} | {dense / time:.2f}x |"
-        for (words, guess, _), time in zip(found, measured, strict=True)
+        [
+            *(shape, kind, f"{speedup:g}x", f"{guess:.2f}", f"{time:.2f}"),
+            *(f"{guess / time - 1:+.0%}", f"{dense / time:.2f}x"),
+        ]
+        for (kind, speedup, guess, _), time in zip(found, measured, strict=True)
     ]
 
 
@@ -109,19 +113,19 @@ def random_shape_losses(encoder: Encoder) -> ShapeLosses:
     return ShapeLosses(neurons, drops)
 
 
-def report(lines: list[str]) -> str:
+def report(rows: list[list[str]]) -> str:
     """The page."""
-    head = [
+    heads = ["model", "planned", "target", "predicted, ms", "measured, ms", "difference", "measured speed-up"]
+    lines = [
         "# Predicted and measured latency of planned models",
         "",
         f"{date.today()}, one thread on {cpu_name()}; ONNX Runtime {onnxruntime.__version__}; batch {SETTING.batch}, "
         f"{SETTING.length} tokens, processor time, medians. Losses are random, so that plans mix forms and sparsities; "
         "models are pruned by magnitude. The aim is a difference of at most 10 %. Made by `make plan-study`.",
         "",
-        "| model | planned | target | predicted, ms | measured, ms | difference | measured speed-up |",
-        "|---|---|---|---|---|---|---|",
+        markdown((heads, rows)),
     ]
-    return "\n".join([*head, *lines]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from sparsification.plan.shape import planner as shape_planner
 from sparsification.plan.shape import recipe as shape_recipe
 from sparsification.plan.shape.encoder import find_encoder
 from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, Unit, find_units
+from sparsification.report.tables import markdown
 
 Run = TypeVar("Run")
 PLANNED, SMALLER = "planned", "smaller"
@@ -155,7 +156,8 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
         results: figures of the runs by name.
         scores: by their names: the key in a run's figures, the score that loses nothing, and the score's format.
     """
-    head = "".join(f" {name} | ratio of losses |" for name in scores)
+    heads = ["aim", "pruned", "layers", "sparsity", "measured speed-up"]
+    heads += [head for name in scores for head in (name, "ratio of losses")]
     machines = sorted({run["machine"] for run in results.values()})
     return "\n".join(
         [
@@ -163,9 +165,7 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
             "",
             f"{when(results)} {text}",
             "",
-            f"| aim | pruned | layers | sparsity | measured speed-up |{head}",
-            f"|---|---|---|---|---|{'---|---|' * len(scores)}",
-            *_rows(results, list(scores.values())),
+            markdown((heads, _rows(results, list(scores.values())))),
             "",
             *(f"- {machine}" for machine in machines),
             "",
@@ -173,8 +173,8 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
     )
 
 
-def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]]) -> list[str]:
-    lines = []
+def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]]) -> list[list[str]]:
+    rows = []
     for speedup in SPEEDUPS:
         runs = {
             kind: [run for run in results.values() if (run.get("speedup"), run.get("kind")) == (speedup, kind)]
@@ -183,10 +183,10 @@ def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]])
         for kind, found in runs.items():
             if not (found and runs[PLANNED]):
                 continue
-            cells = [str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
+            cells = [f"{speedup}x", LABELS[kind], str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
             cells.append("; ".join(f"{run['measured_speedup']:.2f}x" for run in found))
             for key, best, form in scores:
                 own, planned = (best - mean([run[key] for run in each]) for each in (found, runs[PLANNED]))
                 cells += ["; ".join(f"{run[key]:{form}}" for run in found), f"{planned / own:.2f}"]
-            lines.append(f"| {speedup}x | {LABELS[kind]} | {' | '.join(cells)} |")
-    return lines
+            rows.append(cells)
+    return rows

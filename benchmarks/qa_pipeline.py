@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 from sparsification.tasks.question_answering.answers import postprocess_qa_predictions
 from sparsification.tasks.question_answering.data import load_squad_files
 from sparsification.tasks.question_answering.features import prepare_train_features, prepare_validation_features
@@ -435,6 +436,7 @@ def measure_start(rounds: int) -> dict[str, float]:
 def report(results: dict) -> str:
     """The results as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    heads = ["what", "plain", "ours", "plain / ours", "bar", "reached"]
     lines = [
         "# Features, answer spans, evaluation and start-up",
         "",
@@ -445,9 +447,8 @@ def report(results: dict) -> str:
         f"equal both ways. Made-up questions, {QUESTIONS_PER_CONTEXT} about each context unless it says otherwise; "
         f"length {LENGTH}, stride {STRIDE}, n_best {N_BEST}, answers of {LONGEST} tokens at most.",
         "",
-        "| what | plain | ours | plain / ours | bar | reached |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = []
     for title, bar, cells in (
         ("features for {}", 3.0, results["features"]),
         ("features for {}, one question about each context", None, results["single"]),
@@ -456,19 +457,16 @@ def report(results: dict) -> str:
         for kind, cell in cells.items():
             ratio = cell["plain"] / cell["ours"]
             reached = ("", "") if bar is None else (f"at least {bar:g}x", "yes" if ratio >= bar else "no")
-            name = title.format(kind)
-            lines.append(
-                f"| {name} | {cell['plain']:.2f} s | {cell['ours']:.2f} s | {ratio:.1f}x | {' | '.join(reached)} |"
-            )
+            times = (f"{cell['plain']:.2f} s", f"{cell['ours']:.2f} s", f"{ratio:.1f}x")
+            rows.append([title.format(kind), *times, *reached])
     plain, ours = results["memory"]["plain"] / 1000, results["memory"]["ours"] / 1000
     reached = "yes" if ours <= 10 else "no"
-    lines.append(
-        f"| memory of an evaluation, each feature | {plain:.1f} kB | {ours:.1f} kB | {plain / ours:.1f}x "
-        f"| at most 10 kB | {reached} |"
-    )
+    sizes = (f"{plain:.1f} kB", f"{ours:.1f} kB", f"{plain / ours:.1f}x")
+    rows.append(["memory of an evaluation, each feature", *sizes, "at most 10 kB", reached])
     for name, seconds in results["start"].items():
-        lines.append(f"| start-up: {name} | | {seconds:.1f} s | | at most 4 s | {'yes' if seconds <= 4 else 'no'} |")
-    return "\n".join(lines) + "\n" + NOTES
+        reached = "yes" if seconds <= 4 else "no"
+        rows.append([f"start-up: {name}", "", f"{seconds:.1f} s", "", "at most 4 s", reached])
+    return "\n".join([*lines, markdown((heads, rows))]) + "\n" + NOTES
 
 
 NOTES = """

@@ -38,6 +38,7 @@ from benchmarks.training_step import (
 from sparsification.manager import ScheduledModifierManager
 from sparsification.modifiers import TrainingStep
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 
 MASKS = {"unstructured": "unstructured", "1x4 blocks": "[1, 4]", "2:4": "'2:4'", "unstructured, one ranking": "global"}
 NEW_MASKS = """
@@ -154,6 +155,20 @@ def growth(xs: list[float], ys: list[float]) -> tuple[float, float]:
 def page(results: dict) -> str:
     """The results as Markdown."""
     one, two = results["one"], results["two"]
+    heads = ["", "parameters", "pruned", "plain step", "masks", "peak memory, plain", "masks", "step of two processes"]
+    rows = []
+    for shape, found in one.items():
+        wall = two[shape]["masked_wall"]
+        rows.append(
+            [
+                *(shape, f"{found['parameters'] / 1e6:.1f} M", f"{found['pruned'] / 1e6:.1f} M"),
+                *(f"{found['plain']:.2f} s", f"{found['managing'] / found['plain']:+.1%}"),
+                f"{found['plain_memory'] / 2**30:.2f} GiB",
+                f"{(found['memory'] - found['plain_memory']) / 2**20:+.0f} MiB",
+                f"{wall:.2f} s ({found['masked_wall'] / wall:.2f}x as fast)",
+            ]
+        )
+    updates = [[shape, *(f"{found['updates'][kind] * 1e3:.0f} ms" for kind in MASKS)] for shape, found in one.items()]
     lines = [
         "# What a pruned training step costs, from small to large",
         "",
@@ -161,21 +176,9 @@ def page(results: dict) -> str:
         f"{results['versions']}. Processor time but for two processes; medians of {results['rounds']}. Made by "
         "`make bench-scale`.",
         "",
-        "| | parameters | pruned | plain step | masks | peak memory, plain | masks | step of two processes |",
-        "|---|---|---|---|---|---|---|---|",
+        *(markdown((heads, rows)), "", "One update of all masks:", "", markdown((["", *MASKS], updates)), ""),
+        *("The rules, and how far the table is from them at most:", ""),
     ]
-    for shape, found in one.items():
-        wall = two[shape]["masked_wall"]
-        lines.append(
-            f"| {shape} | {found['parameters'] / 1e6:.1f} M | {found['pruned'] / 1e6:.1f} M | {found['plain']:.2f} s | "
-            f"{found['managing'] / found['plain']:+.1%} | {found['plain_memory'] / 2**30:.2f} GiB | "
-            f"{(found['memory'] - found['plain_memory']) / 2**20:+.0f} MiB | {wall:.2f} s "
-            f"({found['masked_wall'] / wall:.2f}x as fast) |"
-        )
-    lines += ["", "One update of all masks:", "", "| | " + " | ".join(MASKS) + " |", "|---" * (1 + len(MASKS)) + "|"]
-    for shape, found in one.items():
-        lines.append(f"| {shape} | " + " | ".join(f"{found['updates'][kind] * 1e3:.0f} ms" for kind in MASKS) + " |")
-    lines += ["", "The rules, and how far the table is from them at most:", ""]
     pruned = [found["pruned"] / 1e7 for found in one.values()]
     for kind in MASKS:
         slope, error = growth(pruned, [found["updates"][kind] for found in one.values()])

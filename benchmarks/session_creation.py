@@ -25,6 +25,7 @@ from sparsification.plan.calibration import as_batches
 from sparsification.plan.model_files import ModelFiles, marked_layers, zero
 from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, find_units
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = [
@@ -54,21 +55,21 @@ def run_study(doc: str, page: str, study: Callable[[str, Path], list[str]], repo
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / page)
     args = parser.parse_args()
-    lines = [line for shape in args.shapes for line in study(shape, args.work_dir / shape)]
-    args.output.write_text(report(lines), encoding="utf-8")
+    rows = [row for shape in args.shapes for row in study(shape, args.work_dir / shape)]
+    args.output.write_text(report(rows), encoding="utf-8")
     print(args.output.read_text(encoding="utf-8"))
 
 
-def study(shape: str, folder: Path) -> list[str]:
+def study(shape: str, folder: Path) -> list[list[str]]:
     """Rows of the table of one model."""
-    lines = []
+    rows = []
     for option, path in make_files(shape, folder):
         rounds = [[create(path, provider) for provider in ("cpu", "provider")] for _ in range(ROUNDS)]
-        cpu, own = np.median(rounds, axis=0)
-        cells = [f"{one:.0f} | {other:.0f} | {other / one:.2f}x" for one, other in zip(cpu, own, strict=True)]
-        lines.append(f"| {shape} | {option} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    return lines
+        pairs = zip(*np.median(rounds, axis=0), strict=True)
+        cells = [cell for cpu, own in pairs for cell in (f"{cpu:.0f}", f"{own:.0f}", f"{own / cpu:.2f}x")]
+        rows.append([shape, str(option), *cells])
+        print(*rows[-1], flush=True)
+    return rows
 
 
 def make_files(shape: str, folder: Path) -> Iterator[tuple[Option, Path]]:
@@ -99,19 +100,19 @@ def create(path: Path, provider: str) -> tuple[float, float, float]:
     return time, peak / 1e3, after / 1e3
 
 
-def report(lines: list[str]) -> str:
+def report(rows: list[list[str]]) -> str:
     """The page."""
-    head = [
+    heads = ["model", "linear layers", "ms", "", "", "MB, peak", "", "", "MB, afterwards", "", ""]
+    lines = [
         "# Creation of a session with the execution provider",
         "",
         f"{date.today()}, {machine()}. Medians of {ROUNDS} processes. ms: processor time. MB: by how much the process "
         "grows, at its peak and afterwards. In each: the CPU provider alone, the execution provider, the ratio. Aims: "
         "at most 2 in time, 1.5 at the peak, and 1 afterwards. Made by `make bench-creation`.",
         "",
-        "| model | linear layers | ms | | | MB, peak | | | MB, afterwards | | |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        markdown((heads, rows)),
     ]
-    return "\n".join([*head, *lines]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def machine() -> str:

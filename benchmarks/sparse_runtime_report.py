@@ -3,6 +3,8 @@
 import statistics
 from collections.abc import Iterable
 
+from sparsification.report.tables import markdown
+
 FP32, DENSE = "fp32 dense", "int8 dense"
 OURS = "onnxruntime"  # the engine of the sparse models: with our operators
 BUSY = 0.95  # share of the CPU below which a row was made on a busy machine
@@ -59,6 +61,11 @@ def report(results: dict) -> str:
     vnni = {True: "with VNNI", False: "without VNNI", None: "VNNI unknown"}[results["vnni"]]
     clock = {"wall": "wall-clock time", "cpu": "processor time on one thread, wall-clock time on more"}
     share = shares(cell for cell in results["cells"] if cell["threads"] == 1)
+    heads = [
+        *("model", "batch x length", "threads", "zeros", "fp32, ONNX Runtime", "int8 dense, ONNX Runtime"),
+        *("int8 dense, OpenVINO", "sparse, DeepSparse", "sparse, ours", "to fp32", "to int8", "to OpenVINO"),
+        "to DeepSparse",
+    ]
     lines = [
         "# Sparse models with our operators, and other engines",
         "",
@@ -71,10 +78,8 @@ def report(results: dict) -> str:
         "the zeros; DeepSparse has the same sparse model as our operators. The last columns say how many times "
         "faster ours is.",
         "",
-        "| model | batch x length | threads | zeros | fp32, ONNX Runtime | int8 dense, ONNX Runtime | int8 dense, "
-        "OpenVINO | sparse, DeepSparse | sparse, ours | to fp32 | to int8 | to OpenVINO | to DeepSparse |",
-        "|" + "---|" * 13,
     ]
+    rows = []
     for shape, batch, length, threads in dict.fromkeys(key[:4] for key in cells):
         for variant in results["variants"]:
             entrants = [(FP32, OURS), (DENSE, OURS), (DENSE, "openvino"), (variant, "deepsparse"), (variant, OURS)]
@@ -86,8 +91,14 @@ def report(results: dict) -> str:
             row = [shape + " *" * is_busy, f"{batch} x {length}", f"{threads}", variant]
             row += ["not measured" if value is None else f"{value:.1f}" for value in times]
             row += [f"{other / ours:.2f}x" if other and ours else "" for other in others]
-            lines.append("| " + " | ".join(row) + " |")
-    lines += [*_refused(results), *_scaling(results, cells), *_files(results), *_profile(results)]
+            rows.append(row)
+    lines += [
+        markdown((heads, rows)),
+        *_refused(results),
+        *_scaling(results, cells),
+        *_files(results),
+        *_profile(results),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -99,33 +110,25 @@ def _refused(results: dict) -> list[str]:
 
 def _scaling(results: dict, cells: dict[tuple, dict]) -> list[str]:
     """How much faster several threads are than one."""
-    lines = []
+    rows = []
     for (shape, batch, length, threads, model, engine), cell in cells.items():
         one = cells.get((shape, batch, length, 1, model, engine))
         if threads == 1 or one is None or "refused" in cell or "refused" in one:
             continue
         ratio = statistics.median(one["wall"]) / statistics.median(cell["wall"])
         name = "ours" if model in results["variants"] and engine == OURS else NAMES[engine]
-        lines.append(f"| {shape} | {batch} x {length} | {model}, {name} | {threads} | {ratio:.2f}x |")
-    if not lines:
-        return []
-    return [
-        "",
-        "## Threads",
-        "",
-        "| model | batch x length | | threads | faster than on one |",
-        "|" + "---|" * 5,
-        *lines,
-    ]
+        rows.append([shape, f"{batch} x {length}", f"{model}, {name}", str(threads), f"{ratio:.2f}x"])
+    heads = ["model", "batch x length", "", "threads", "faster than on one"]
+    return ["", "## Threads", "", markdown((heads, rows))] if rows else []
 
 
 def _files(results: dict) -> list[str]:
     rows = [
-        f"| {shape} | {name} | {size / 1e6:.1f} MB |"
+        [shape, name, f"{size / 1e6:.1f} MB"]
         for shape, sizes in results["files"].items()
         for name, size in sizes.items()
     ]
-    return ["", "## Files", "", "| model | zeros | size |", "|---|---|---|", *rows]
+    return ["", "## Files", "", markdown((["model", "zeros", "size"], rows))]
 
 
 def _profile(results: dict) -> list[str]:
@@ -133,12 +136,11 @@ def _profile(results: dict) -> list[str]:
         return []
     case, times = results["profile"]["of"], results["profile"]["milliseconds"]
     everything = sum(times.values())
-    lines = ["", "## Where the time goes", ""]
-    lines += [
+    rows = [[name, f"{time:.2f}", f"{time / everything:.0%}"] for name, time in times.items()]
+    return [
+        *("", "## Where the time goes", ""),
         f"The case with the largest gain over fp32, {case['shape']}, {case['model']}, batch {case['batch']}, length "
         f"{case['length']}, one thread, by the profiler of ONNX Runtime: {everything:.2f} ms.",
         "",
-        "| operator | ms | share |",
-        "|---|---|---|",
+        markdown((["operator", "ms", "share"], rows)),
     ]
-    return lines + [f"| {name} | {time:.2f} | {time / everything:.0%} |" for name, time in times.items()]

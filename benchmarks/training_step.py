@@ -28,6 +28,7 @@ from transformers import BertConfig, BertForQuestionAnswering, Trainer, TrainerC
 
 from sparsification.manager import ScheduledModifierManager
 from sparsification.report.environment import cpu_name
+from sparsification.report.tables import markdown
 from sparsification.trainer.mixin import SparseTrainerMixin
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,17 +262,16 @@ def page(shape: str, seconds: dict[str, list[float]], managing: dict[str, list[f
         "The last column was measured by itself: what the recipe's manager took, as a share of the plain step. It "
         "holds all that masks and a cached teacher cost, and is not touched by the noise between two steps.",
         "",
-        "| | seconds | against the plain Trainer | bar | | manager |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = []
     for name, values in seconds.items():
         ratio = statistics.median(one / other for one, other in zip(values, plain, strict=True))
         bar = BARS.get(name)
         verdict = "" if bar is None else "reached" if ratio <= bar else "missed"
         share = statistics.median(managing[name]) / statistics.median(plain)
-        lines.append(
-            f"| {name} | {statistics.median(values):.3f} | {ratio:.3f} | {bar or ''} | {verdict} | {share:.2%} |"
-        )
+        median = statistics.median(values)
+        rows.append([name, f"{median:.3f}", f"{ratio:.3f}", f"{bar or ''}", verdict, f"{share:.2%}"])
+    lines.append(markdown((["", "seconds", "against the plain Trainer", "bar", "", "manager"], rows)))
     if {"masks", "masks, new in every step"} <= set(managing):
         held, new = (
             statistics.median(managing[name]) / statistics.median(plain)
