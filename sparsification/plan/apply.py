@@ -13,7 +13,7 @@ from sparsification.manager import ScheduledModifierManager
 from sparsification.runtime.rewrite import SPARSE_FILE
 from sparsification.trainer.sparse_trainer import SparseTrainer
 
-BATCH_SIZE = 16  # of calibration and of the check of the export
+BATCH_SIZE = 16  # of calibration and of the check of the export; enough rows for a file that is only timed
 
 
 def apply_recipe(

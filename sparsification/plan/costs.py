@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sparsification.plan.apply import BATCH_SIZE
 from sparsification.plan.drops import every_other
 from sparsification.plan.engines import OPERATORS, identity, session
 from sparsification.plan.kept import kept_timings, timings_file
@@ -156,7 +157,7 @@ def measure_costs(
         say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
         with tempfile.TemporaryDirectory() as scratch:
             times = _time_layers(model, units, setting, Path(scratch))
-            files = ModelFiles(model, tokenizer, rows, Path(scratch), setting.engine)
+            files = ModelFiles(model, tokenizer, rows[:BATCH_SIZE], Path(scratch), setting.engine)
             models = _time_models(files, units, layers, _models_to_time(times), setting, model.config.vocab_size)
         return _to_json(Costs(times, *models))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sparsification.plan.apply import apply_recipe
+from sparsification.plan.apply import BATCH_SIZE, apply_recipe
 from sparsification.plan.costs import Cost, Setting, time_files
 from sparsification.plan.drops import every_other
 from sparsification.plan.kept import kept_timings, timings_file
@@ -88,11 +88,12 @@ def measure_costs(
 
     def measure() -> str:
         say(f"Costs: timing {len(wanted)} models, once for this machine, model and batch; minutes for a MiniLM")
+        few = rows[:BATCH_SIZE]
         with tempfile.TemporaryDirectory() as scratch:
             files = []
             for number, (number_format, shape) in enumerate(wanted):
                 recipe = write_recipe(encoder, shape, number_format == "int8", modifier="GMPruningModifier")
-                files.append(apply_recipe(model, tokenizer, recipe, rows, Path(scratch, str(number)), sparse=False))
+                files.append(apply_recipe(model, tokenizer, recipe, few, Path(scratch, str(number)), sparse=False))
             times = time_files(files, setting, model.config.vocab_size)
             return json.dumps([[time, file.stat().st_size] for time, file in zip(times, files, strict=True)])
 
