@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from benchmarks import study
 from benchmarks.accuracy_curves import draw
 from benchmarks.accuracy_report import page
-from benchmarks.study import RATE, ROOT, SPARSE_FILE, file_flags, run_study
+from benchmarks.study import RATE, ROOT, SPARSE_FILE, file_flags, run_study, start_model
 from sparsification.atomic_io import atomic_write_text
 from sparsification.logits import distillation_loss, distributions
 from sparsification.quantization.checkpoint import load_quantization
@@ -141,6 +141,8 @@ class Study(study.Study):
         files = {"train_file": self.train, "validation_file": self.validation, "test_file": self.aside}
         if run.recipe:
             files |= {"distill_teacher": self.model("teacher"), "onnx_export_path": output / "onnx"}
+        if not run.one_shot:
+            files |= {"config_name": start_model(self.work)}  # eager attention
         return [
             *file_flags(files),
             *("--do_predict", "--max_seq_length", "384", "--doc_stride", "128", "--pad_to_max_length", "False"),

