@@ -1,4 +1,4 @@
-"""What does training save where batches are padded to their longest feature, and drawn by length?
+"""What does training save where batches are padded to their longest feature, drawn by length, in bf16, eagerly?
 
     python -m benchmarks.padding --data FOLDER --model FOLDER [--questions 160] [--rounds 3]
 
@@ -21,6 +21,7 @@ from sparsification.report.tables import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PADDED = "padded to 384 tokens (the default)"
+EAGER = "the same with `--bf16` and eager attention"
 SHORT = ["--pad_to_max_length", "False"]
 BY_LENGTH = [*SHORT, "--train_sampling_strategy", "group_by_length"]
 WAYS = {
@@ -28,16 +29,25 @@ WAYS = {
     "`--pad_to_max_length False`": SHORT,
     "`--pad_to_max_length False --train_sampling_strategy group_by_length`": BY_LENGTH,
     "the same with `--bf16`": [*BY_LENGTH, "--bf16"],
+    EAGER: [*BY_LENGTH, "--bf16"],
 }
 
 
-def train(model: Path, data: Path, questions: int, flags: list[str]) -> float:
+def write_eager(model: Path, folder: Path) -> Path:
+    """Write a model's configuration with eager attention into a folder."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8")) | {"attn_implementation": "eager"}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def train(model: Path, config: Path, data: Path, questions: int, flags: list[str]) -> float:
     """Seconds that an epoch takes."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "run_qa.py", "--model_name_or_path", str(model), "--output_dir", folder),
-            *("--train_file", str(data / "newwiki-train.json"), "--max_train_samples", str(questions), "--do_train"),
-            *("--num_train_epochs", "1", "--per_device_train_batch_size", "16", "--save_strategy", "no", "--use_cpu"),
+            *(sys.executable, "run_qa.py", "--model_name_or_path", str(model), "--config_name", str(config)),
+            *("--output_dir", folder, "--train_file", str(data / "newwiki-train.json"), "--do_train"),
+            *("--max_train_samples", str(questions), "--save_strategy", "no", "--use_cpu"),
+            *("--num_train_epochs", "1", "--per_device_train_batch_size", "16"),
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([*command, *flags], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
@@ -54,9 +64,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "padding.md")
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(args.rounds):
-        for name, flags in WAYS.items():
-            seconds[name].append(train(args.model, args.data, args.questions, flags))
+    with tempfile.TemporaryDirectory() as folder:
+        configs = {EAGER: write_eager(args.model, Path(folder))}
+        for name in [*WAYS] * args.rounds:
+            seconds[name].append(
+                train(args.model, configs.get(name, args.model), args.data, args.questions, WAYS[name])
+            )
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
     times = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {
