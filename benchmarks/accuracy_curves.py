@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from benchmarks.study import mean
 from sparsification.report.plots import DARK, style
 
-SIZE = (9.2, 3.4)  # inches
+SIZE = (9.2, 4.4)  # inches
 SEED_ENDING = "_seed43"  # of a second run with another seed
 LEARNING = {
     "80 % sparsity": ("reconstruct80", "prune80_1epoch", "prune80", "prune80_10epochs"),
@@ -79,4 +79,4 @@ def _draw(axes: Axes, results: Results, curves: Mapping[str, Sequence[str]], key
         if curve := points(results, runs, key):
             axes.plot(*zip(*curve, strict=True), marker="o", label=name)
     axes.set_xlabel(label)
-    axes.legend(loc="lower left" if key == "sparsity" else "lower right")
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14))  # below, where no curve is
