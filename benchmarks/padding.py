@@ -71,12 +71,10 @@ def main() -> None:
                 train(args.model, configs.get(name, args.model), args.data, args.questions, WAYS[name])
             )
             print(f"{name}: {seconds[name][-1]:.1f} s", flush=True)
-    times = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {
-        name: statistics.median(one / other for one, other in zip(seconds[PADDED], values, strict=True))
-        for name, values in seconds.items()
-    }
-    rows = [[name, f"{times[name]:.1f}", f"{ratios[name]:.2f}"] for name in seconds]
+    rows = []
+    for name, values in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(seconds[PADDED], values, strict=True))
+        rows.append([name, f"{statistics.median(values):.1f}", f"{ratio:.2f}"])
     lines = [
         "# Padding",
         "",
