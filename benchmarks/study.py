@@ -176,15 +176,23 @@ def file_flags(files: Mapping[str, Path]) -> list[str]:
 
 
 def run_timed(command: Sequence[str], output: Path) -> None:
-    """Do the run of an output folder, and leave its minutes there in run.json."""
+    """Do the run of an output folder, and leave its minutes there in run.json.
+
+    Those of tries that failed or were interrupted are counted, as long as this process outlived them.
+    """
     print(" ".join(command), flush=True)
+    tries = output.with_name(f"{output.name}_tries.json")
+    used = json.loads(tries.read_text(encoding="utf-8")) if tries.exists() else {"minutes": 0.0, "cpu_minutes": 0.0}
     began = time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
     _, status, usage = os.wait4(process.pid, 0)
+    used["minutes"] += (time.monotonic() - began) / 60
+    used["cpu_minutes"] += (usage.ru_utime + usage.ru_stime) / 60
     if status:
+        tries.write_text(json.dumps(used), encoding="utf-8")
         sys.exit(f"benchmarks/{Path(sys.argv[0]).name}: {output.name} failed")
-    used = {"minutes": (time.monotonic() - began) / 60, "cpu_minutes": (usage.ru_utime + usage.ru_stime) / 60}
     (output / "run.json").write_text(json.dumps(used), encoding="utf-8")
+    tries.unlink(missing_ok=True)
 
 
 def write_results(results: Mapping[str, dict], names: Iterable[str], path: Path) -> None:

@@ -1,6 +1,7 @@
 """The frame of the studies of accuracy: a run is done once, with its command, and intervals are of paired samples."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -66,6 +67,20 @@ def test_command_trains_unless_the_run_is_at_one_stroke(done, tmp_path):
     assert pruned[-2:] == ["--seed", "1"] and "--do_train" in pruned and "--one_shot" not in pruned
     assert pruned[pruned.index("--recipe_args") + 1] == "sparsity=0.9"
     assert "--one_shot" in quantized and "--do_train" not in quantized and "--recipe_args" not in quantized
+
+
+def test_minutes_of_a_run_are_those_of_all_its_tries(tmp_path):
+    output = tmp_path / "pruned"
+    output.mkdir()
+    spend = "import time\nwhile time.process_time() < 0.3: pass\n"
+    with pytest.raises(SystemExit, match="pruned failed"):
+        study.run_timed([sys.executable, "-c", f"{spend}raise SystemExit(1)"], output)
+    assert not (output / "run.json").exists()
+    study.run_timed([sys.executable, "-c", spend], output)
+    used = json.loads((output / "run.json").read_text())
+    assert used["cpu_minutes"] >= 0.6 / 60 and used["minutes"] >= 0.6 / 60
+    study.run_timed([sys.executable, "-c", ""], output)
+    assert json.loads((output / "run.json").read_text())["cpu_minutes"] < 0.6 / 60
 
 
 def test_interval_of_a_constant_ratio_is_that_ratio():
