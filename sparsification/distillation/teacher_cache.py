@@ -1,11 +1,14 @@
 """On-disk cache of teacher logits.
 
 The teacher is frozen and runs in evaluation mode, so its logits for a feature are the same in every epoch. They are
-written to disk the first time that they are computed, in their own precision, and read afterwards. A row holds the
-logits of one feature, padded to the width of its first batch; the teacher runs again for a later batch that is wider.
+written to disk the first time that they are computed, in their own precision, and read afterwards.
+
+A row holds the logits of one feature. If the recipe ignores padding, these are the logits of its real tokens, and each
+batch that has the feature takes them, however it is padded. If padding counts, as in SparseML's loss, a row is padded
+to the width of its widest batch so far, and the teacher runs again for one that is wider.
 
 The name of the folder is a hash of everything that the logits depend on: weights and quantization of the teacher, the
-features, the inputs that the teacher takes, the precision.
+features, the inputs that the teacher takes, the precision; and of the kind of the rows.
 
 The last bits of a logit depend on the padding of the batch that it was computed in, so where batches differ in width, a
 run that fills the cache, one that reads it and one without it may differ in the last bits; where all have one width,
@@ -40,28 +43,49 @@ class TeacherCache:
         key: hash of what the logits depend on, see ``cache_key``.
         num_rows: number of features.
         width: length of the longest row, e.g. the number of tokens of the longest feature.
+        by_token: whether padding is ignored, so that rows hold real tokens.
+        one_width: whether all batches have one width.
     """
 
-    def __init__(self, directory: str | Path, key: str, num_rows: int, width: int):
+    def __init__(
+        self, directory: str | Path, key: str, num_rows: int, width: int, by_token: bool = False, one_width: bool = True
+    ):
         self.folder = Path(directory) / f"teacher-{key}"
         self._width = width
+        self._by_token, self._one_width = by_token, one_width
         self._store = RowStore(self.folder, np.full(num_rows, width))
         self._is_off = False  # the disk is full, or the outputs have no shape that can be cached
 
-    def get(self, rows: Tensor, width: int) -> dict[str, Tensor] | None:
+    def get(self, rows: Tensor, width: int, mask: Tensor | None = None) -> dict[str, Tensor] | None:
         """Look up logits.
 
         Args:
             rows: (batch,) indices of the features.
             width: width of the batch, e.g. its number of tokens with padding.
+            mask: (batch, positions), 0 where padded; None: no padding.
 
         Returns:
-            Logits (batch, width) by output, or None if a row is not cached.
+            Logits (batch, width) by output, 0 where padding is ignored, or None if a row is not cached.
         """
-        found = None if self._is_off else self._store.read(rows.tolist(), width)
-        if found is None:
+        if self._is_off:
             return None
-        return {name: value.view(len(rows), width).to(rows.device) for name, value in found.items()}
+        kept = _positions(mask, width) if self._by_token else None
+        if kept is None:
+            found = self._store.read(rows.tolist(), width)
+            if found is None:
+                return None
+            return {name: value.view(len(rows), width).to(rows.device) for name, value in found.items()}
+        parts = []
+        for row, length in zip(rows.tolist(), kept.sum(1).tolist(), strict=True):
+            found = self._store.read([row], length)
+            if found is None:
+                return None
+            parts.append(found)
+        logits = {}
+        for name, first in parts[0].items():
+            logits[name] = torch.zeros(kept.shape, dtype=first.dtype, device=rows.device)
+            logits[name][kept] = torch.cat([part[name] for part in parts]).flatten().to(rows.device)
+        return logits
 
     def accepts(self, outputs: Mapping[str, Tensor]) -> bool:
         """Whether outputs can be written; if their shapes do not fit, one warning is logged and the cache is off.
@@ -94,21 +118,38 @@ class TeacherCache:
                 self._turn_off(str(error))
         return not self._is_off
 
-    def put(self, rows: Tensor, outputs: Mapping[str, Tensor]) -> None:
-        """Write logits, if they are accepted.
+    def put(self, rows: Tensor, outputs: Mapping[str, Tensor], mask: Tensor | None = None) -> None:
+        """Write the logits that are missing, if they are accepted.
 
         Args:
             rows: (batch,) indices of the features.
             outputs: see ``accepts``.
+            mask: (batch, positions), 0 where padded; None: no padding.
         """
-        if self.open(outputs):
-            logits = _without_loss(outputs)
-            width = next(iter(logits.values())).shape[1]
-            self._store.write(rows.tolist(), {name: value.reshape(-1, 1) for name, value in logits.items()}, width)
+        if not self.open(outputs):
+            return
+        logits = _without_loss(outputs)
+        width = next(iter(logits.values())).shape[1]
+        kept = _positions(mask, width)
+        if kept is not None and not self._by_token:
+            if not self._one_width and not kept[:, 0].all():
+                self._turn_off("batches are padded on the left, each to a width of its own; set ignore_padding")
+                return
+            kept = None
+        for number, row in enumerate(rows.tolist()):
+            own = {n: value[number] if kept is None else value[number][kept[number]] for n, value in logits.items()}
+            length = len(next(iter(own.values())))
+            if not self._store.has(row, length):
+                self._store.write([row], {name: value[:, None] for name, value in own.items()}, length)
 
     def _turn_off(self, reason: str) -> None:
         logger.warning(f"The teacher's logits are not kept, and the teacher runs for every batch: {reason}")
         self._is_off = True
+
+
+def _positions(mask: Tensor | None, width: int) -> Tensor | None:
+    """A mask as bool, if rows of logits of this width have its positions; None if not, as rows of classes."""
+    return mask.bool() if mask is not None and mask.dim() == 2 and mask.shape[1] == width else None
 
 
 def _without_loss(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import math
 from torch import nn
 
 from sparsification.base import Modifier, TrainingStep
+from sparsification.distillation.base import DistillationBase
 from sparsification.recipe.model import Recipe
 
 
@@ -80,6 +81,12 @@ class RecipeSummary:
         )
         gradients = (modifier.sampled_gradients() for modifier in self.modifiers)
         return not replaced or any(sampled is not None and sampled.labels == "data" for sampled in gradients)
+
+    @property
+    def compares_padding(self) -> bool:
+        """Whether the loss depends on the teacher's outputs at padded positions."""
+        teaching = [modifier for modifier in self.modifiers if modifier.needs_teacher]
+        return not all(isinstance(modifier, DistillationBase) and modifier.ignore_padding for modifier in teaching)
 
     @property
     def cached_layers(self) -> dict[str, nn.Module] | None:

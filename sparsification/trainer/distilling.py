@@ -94,13 +94,13 @@ class DistillationMixin(TrainerBase):
         width = next((tensor.shape[1] for tensor in tensors if tensor.dim() >= 2), None)
         cache, hidden = self._teacher_cache, self._hidden_state_cache
         if cache is not None and rows is not None and width is not None:
-            kept = cache.get(rows, width)
+            kept = cache.get(rows, width, mask)
             states = {} if hidden is None or kept is None else hidden.get(rows, mask)
             if kept is not None and states is not None:
                 return _stack_labels(kept) | states
         computed, layers = self._run_teacher(teacher, inputs)
         if cache is not None and rows is not None:
-            cache.put(rows, _split_labels(computed, teacher.config.num_labels))
+            cache.put(rows, _split_labels(computed, teacher.config.num_labels), mask)
             if hidden is not None:
                 return {**computed, **hidden.put(rows, mask, layers)}
         return computed
@@ -137,10 +137,12 @@ class DistillationMixin(TrainerBase):
             self.args.bf16,
             self.args.fp16,
             self.args.device.type,
+            by_token := not self.manager.compares_padding,
             *sorted(layers),
         )
-        width = math.ceil(max(map(len, ids)) / 8) * 8  # some collators pad to a multiple of 8
-        cache = TeacherCache(folder, key, len(dataset), width)
+        lengths = set(map(len, ids))
+        width = math.ceil(max(lengths) / 8) * 8  # some collators pad to a multiple of 8
+        cache = TeacherCache(folder, key, len(dataset), width, by_token, one_width=len(lengths) == 1)
         if layers:
             row = {name: torch.as_tensor(dataset[0][name])[None].to(self.args.device) for name in seen}
             computed, features = self._run_teacher(teacher, row)

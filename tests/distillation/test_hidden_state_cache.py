@@ -13,11 +13,18 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from torch.nn.utils.rnn import pad_sequence
 
 from helpers import plain_and_empty
 from helpers.resuming import Stop
-from helpers.trainers import SparseTrainer, arguments, assert_same_model, losses, make_data, make_model
+from helpers.trainers import (
+    SparseTrainer,
+    arguments,
+    assert_same_model,
+    collate,
+    losses,
+    make_model,
+    ragged_data,
+)
 from sparsification.distillation.hidden_state_cache import HiddenStateCache, count_tokens, recorded_outputs
 from sparsification.manager import ScheduledModifierManager
 from sparsification.recipe.document import RecipeError
@@ -33,16 +40,6 @@ LIVE = LAYERS.replace("cache_hidden_states: true", "cache_hidden_states: false")
 NAMES = [f"bert.encoder.layer.{number}.hidden_states" for number in (0, 2)]
 
 
-def ragged_data() -> datasets.Dataset:
-    """Features of 5 to 12 tokens."""
-    rows = [{name: value.tolist() for name, value in row.items()} for row in make_data()]
-    for number, row in enumerate(rows):
-        length = 5 + number % 8
-        row |= {name: row[name][:length] for name in ("input_ids", "attention_mask")}
-        row |= {"start_positions": row["start_positions"] % length, "end_positions": row["end_positions"] % length}
-    return datasets.Dataset.from_list(rows)
-
-
 def padded_data() -> datasets.Dataset:
     """The same features, all padded to 12 tokens."""
 
@@ -50,13 +47,6 @@ def padded_data() -> datasets.Dataset:
         return {name: row[name] + [0] * (12 - len(row[name])) for name in ("input_ids", "attention_mask")}
 
     return ragged_data().map(pad)
-
-
-def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Pad to the longest row of the batch."""
-    columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in rows[0]}
-    batch = {name: pad_sequence([x.flatten() for x in values], True) for name, values in columns.items()}
-    return {name: values if columns[name][0].dim() else values[:, 0] for name, values in batch.items()}
 
 
 def make_trainer(folder, cache, recipe: str = LAYERS, data: datasets.Dataset | None = None, **changes):

@@ -8,7 +8,16 @@ import torch
 
 from helpers import plain_and_empty
 from helpers.recipes import DISTILL, PRUNE
-from helpers.trainers import SparseTrainer, arguments, assert_same_model, losses, make_data, make_model
+from helpers.trainers import (
+    SparseTrainer,
+    arguments,
+    assert_same_model,
+    collate,
+    losses,
+    make_data,
+    make_model,
+    ragged_data,
+)
 from sparsification.distillation.teacher_cache import TeacherCache, cache_key, fingerprint
 from sparsification.manager import ScheduledModifierManager
 
@@ -17,7 +26,9 @@ def as_dataset(data: list[dict]) -> datasets.Dataset:
     return datasets.Dataset.from_list([{name: value.tolist() for name, value in row.items()} for row in data])
 
 
-def train(folder, cache, teacher_seed: int = 9, **changes) -> tuple[SparseTrainer, list[int]]:
+def train(
+    folder, cache, teacher_seed: int = 9, recipe: str = PRUNE + DISTILL, ragged: bool = False, **changes
+) -> tuple[SparseTrainer, list[int]]:
     """A distilled run, and how many features the teacher was asked about at each of its calls."""
     teacher = make_model(seed=teacher_seed)
     asked = []
@@ -25,8 +36,9 @@ def train(folder, cache, teacher_seed: int = 9, **changes) -> tuple[SparseTraine
     trainer = SparseTrainer(
         model=make_model(),
         args=arguments(folder, **changes),
-        train_dataset=as_dataset(make_data()),
-        manager=ScheduledModifierManager.from_yaml(PRUNE + DISTILL),
+        train_dataset=ragged_data() if ragged else as_dataset(make_data()),
+        data_collator=collate,
+        manager=ScheduledModifierManager.from_yaml(recipe),
         teacher=teacher,
         teacher_cache=cache,
     )
@@ -190,3 +202,46 @@ def test_size_is_said_before_anything_is_written(tmp_path, caplog):
     with caplog.at_level("INFO", logger="sparsification.distillation.teacher_cache"):
         filled(tmp_path)
     assert "up to 0 MB" in caplog.text and str(tmp_path) in caplog.text
+
+
+def test_teacher_is_asked_once_about_each_feature_where_padding_is_ignored(tmp_path):
+    recipe = "modifiers:\n  - !DistillationModifier {hardness: 0.7, ignore_padding: true}\n"
+    live, _ = train(tmp_path / "live", None, recipe=recipe, ragged=True)
+    cached, asked = train(tmp_path / "cached", tmp_path / "cache", recipe=recipe, ragged=True)
+    assert sum(asked) == 32  # batches of all epochs have other widths
+    for one, other in zip(live.state.log_history[:-1], cached.state.log_history[:-1], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_real_tokens_are_found_however_they_are_padded(tmp_path):
+    cache = TeacherCache(tmp_path, "key", num_rows=10, width=8, by_token=True)
+    logits = torch.randn(2, 5)
+    rows = torch.tensor([3, 6])
+    cache.put(rows, {"logits": logits}, torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]))
+    found = cache.get(rows, 7, torch.tensor([[1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1]]))
+    assert torch.equal(found["logits"][0], torch.cat([logits[0, 2:], torch.zeros(4)]))
+    assert torch.equal(found["logits"][1], torch.cat([torch.zeros(3), logits[1, :4]]))
+    assert cache.get(rows, 7, torch.ones(2, 7)) is None  # more tokens than a feature has
+
+
+def test_a_row_never_becomes_narrower(tmp_path):
+    cache = TeacherCache(tmp_path, "key", num_rows=10, width=8, one_width=False)
+    wide, mask = torch.randn(1, 7), torch.tensor([[1, 1, 1, 0, 0, 0, 0]])
+    cache.put(torch.tensor([3]), {"logits": wide}, mask)
+    cache.put(torch.tensor([3, 4]), {"logits": torch.randn(2, 5)}, mask[:, :5].expand(2, 5))
+    assert torch.equal(cache.get(torch.tensor([3]), 7, mask)["logits"], wide)
+
+
+def test_padding_that_counts_must_not_move(tmp_path, caplog):
+    mask = torch.tensor([[0, 1, 1, 1]])
+    fixed = TeacherCache(tmp_path / "fixed", "key", num_rows=10, width=4)
+    fixed.put(torch.tensor([3]), {"logits": torch.ones(1, 4)}, mask)
+    assert fixed.get(torch.tensor([3]), 4, mask) is not None and not caplog.records
+    classes = TeacherCache(tmp_path / "classes", "key", num_rows=10, width=4, one_width=False)
+    classes.put(torch.tensor([3]), {"logits": torch.ones(1, 3)}, mask)
+    assert classes.get(torch.tensor([3]), 3, mask) is not None and not caplog.records
+    moving = TeacherCache(tmp_path / "moving", "key", num_rows=10, width=4, one_width=False)
+    for _ in range(2):
+        moving.put(torch.tensor([3]), {"logits": torch.ones(1, 4)}, mask)
+    assert caplog.text.count("padded on the left, each to a width of its own; set ignore_padding") == 1
+    assert moving.get(torch.tensor([3]), 4, mask) is None

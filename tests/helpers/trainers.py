@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import datasets
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForQuestionAnswering, Trainer, TrainingArguments
 
 from sparsification.manager import ScheduledModifierManager
@@ -40,6 +42,23 @@ def make_data(count: int = 32) -> list[dict[str, torch.Tensor]]:
         }
         for row, span in zip(ids, spans, strict=True)
     ]
+
+
+def ragged_data() -> datasets.Dataset:
+    """Features of 5 to 12 tokens."""
+    rows = [{name: value.tolist() for name, value in row.items()} for row in make_data()]
+    for number, row in enumerate(rows):
+        length = 5 + number % 8
+        row |= {name: row[name][:length] for name in ("input_ids", "attention_mask")}
+        row |= {"start_positions": row["start_positions"] % length, "end_positions": row["end_positions"] % length}
+    return datasets.Dataset.from_list(rows)
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Pad to the longest row of the batch."""
+    columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in rows[0]}
+    batch = {name: pad_sequence([x.flatten() for x in values], True) for name, values in columns.items()}
+    return {name: values if columns[name][0].dim() else values[:, 0] for name, values in batch.items()}
 
 
 def arguments(output_dir: Path, **changes) -> TrainingArguments:
