@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsification.atomic_io import free_bytes
-from sparsification.distillation.row_store import RowStore
+from sparsification.distillation.row_store import RowStore, to_positions
 
 logger = logging.getLogger(__name__)
 _SHARE = 0.5  # of the free disk space that the hidden states may take
@@ -78,13 +78,7 @@ class HiddenStateCache:
         if self._is_off or mask is None or not self._fits(rows, mask):
             return None
         found = self._store.read(rows.tolist())
-        if found is None:
-            return None
-        states = {}
-        for name, tokens in found.items():
-            states[name] = torch.zeros(*mask.shape, tokens.shape[1], dtype=tokens.dtype, device=mask.device)
-            states[name][mask.bool()] = tokens.to(mask.device)
-        return states
+        return None if found is None else {name: to_positions(tokens, mask) for name, tokens in found.items()}
 
     def put(self, rows: Tensor, mask: Tensor | None, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Write the hidden states that are missing, and read all of them.

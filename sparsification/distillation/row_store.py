@@ -70,19 +70,20 @@ class RowStore:
         self._index = np.memmap(self.folder / _INDEX, np.uint32, "r+", shape=(len(self._starts) - 1, 2))
         return True
 
-    def read(self, rows: Sequence[int], length: int | None = None) -> dict[str, Tensor] | None:
+    def read(self, rows: Sequence[int], length: int | Sequence[int] | None = None) -> dict[str, Tensor] | None:
         """Read rows.
 
         Args:
             rows: their numbers.
-            length: of each, from its beginning; None: each at its greatest length.
+            length: of all, or of each, from its beginning; None: each at its greatest length.
 
         Returns:
             The rows one after the other by array, (sum of the lengths, width), or None if one is missing or shorter.
         """
-        if not self.open() or not all(self.has(row, length) for row in rows):
+        wanted = length if isinstance(length, Sequence) else [length] * len(rows)
+        if not self.open() or not all(map(self.has, rows, wanted)):
             return None
-        spans = [self._span(row, length) for row in rows]
+        spans = list(map(self._span, rows, wanted))
         return {
             name: torch.from_numpy(np.concatenate([array[span] for span in spans])).view(self._dtypes[name])
             for name, array in self._arrays.items()
@@ -121,6 +122,21 @@ class RowStore:
         for name in sorted(self._arrays):
             checksum = zlib.crc32(self._arrays[name][span].data, checksum)
         return checksum
+
+
+def to_positions(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Put the values of real tokens at their positions in a batch.
+
+    Args:
+        tokens: (tokens, width), of one row of the batch after the other.
+        mask: (batch, positions), 0 where padded.
+
+    Returns:
+        (batch, positions, width), 0 where padded.
+    """
+    values = torch.zeros(*mask.shape, tokens.shape[1], dtype=tokens.dtype, device=mask.device)
+    values[mask.bool()] = tokens.to(mask.device)
+    return values
 
 
 def _as_integers(values: Tensor) -> Tensor:

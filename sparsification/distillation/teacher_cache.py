@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from sparsification.distillation.row_store import RowStore
+from sparsification.distillation.row_store import RowStore, to_positions
 
 logger = logging.getLogger(__name__)
 SAMPLE_INDEX = "feature_row"  # the column with the index of a feature in the training data
@@ -70,22 +70,12 @@ class TeacherCache:
         if self._is_off:
             return None
         kept = _positions(mask, width) if self._by_token else None
+        found = self._store.read(rows.tolist(), width if kept is None else kept.sum(1).tolist())
+        if found is None:
+            return None
         if kept is None:
-            found = self._store.read(rows.tolist(), width)
-            if found is None:
-                return None
             return {name: value.view(len(rows), width).to(rows.device) for name, value in found.items()}
-        parts = []
-        for row, length in zip(rows.tolist(), kept.sum(1).tolist(), strict=True):
-            found = self._store.read([row], length)
-            if found is None:
-                return None
-            parts.append(found)
-        logits = {}
-        for name, first in parts[0].items():
-            logits[name] = torch.zeros(kept.shape, dtype=first.dtype, device=rows.device)
-            logits[name][kept] = torch.cat([part[name] for part in parts]).flatten().to(rows.device)
-        return logits
+        return {name: to_positions(value, kept).squeeze(2) for name, value in found.items()}
 
     def accepts(self, outputs: Mapping[str, Tensor]) -> bool:
         """Whether outputs can be written; if their shapes do not fit, one warning is logged and the cache is off.
