@@ -179,9 +179,9 @@ class Study(study.Study):
                 found[each] = own
         return found
 
-    def f1_of_questions(self, folder: Path) -> list[int]:
-        """F1 of each question of the table, in whole percent."""
-        return f1_of_questions(self.validation, folder / "eval_predictions.json")
+    def f1_of_questions(self, folder: Path, stage: str = "eval") -> list[int]:
+        """F1 of each question of the table in an evaluation, in whole percent."""
+        return f1_of_questions(self.validation, folder / f"{stage}_predictions.json")
 
     def write_page(self) -> None:
         """Write the page and its pictures."""

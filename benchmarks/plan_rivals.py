@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from benchmarks.study import SPARSE_FILE, mean, when
+from benchmarks.study import SPARSE_FILE, interval, mean, when
 from sparsification.plan.calibration import as_batches, read_rows
 from sparsification.plan.costs import Costs, Setting, measure_costs, time_files
 from sparsification.plan.drops import layer_names
@@ -147,14 +147,25 @@ def measured_speedup(dense: Path, folder: Path) -> float:
     return before / after
 
 
-def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[str, tuple[str, float, str]]) -> str:
+@dataclass(frozen=True)
+class Score:
+    """A column of a page, and the one beside it with the ratio of the losses."""
+
+    key: str  # in the figures of a run
+    format: str
+    lost: Callable[
+        [Mapping], Sequence[float]
+    ]  # by a run, of each record or of all; of several the ratio has an interval
+
+
+def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[str, Score]) -> str:
     """A page that compares what planned models and their rivals lose.
 
     Args:
         title: of the page.
         text: after the days of the runs.
         results: figures of the runs by name.
-        scores: by their names: the key in a run's figures, the score that loses nothing, and the score's format.
+        scores: by their names.
     """
     heads = ["aim", "pruned", "layers", "sparsity", "measured speed-up"]
     heads += [head for name in scores for head in (name, "ratio of losses")]
@@ -173,7 +184,7 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
     )
 
 
-def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]]) -> list[list[str]]:
+def _rows(results: Mapping[str, dict], scores: Sequence[Score]) -> list[list[str]]:
     rows = []
     for speedup in SPEEDUPS:
         runs = {
@@ -185,8 +196,17 @@ def _rows(results: Mapping[str, dict], scores: Sequence[tuple[str, float, str]])
                 continue
             cells = [f"{speedup}x", LABELS[kind], str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
             cells.append("; ".join(f"{run['measured_speedup']:.2f}x" for run in found))
-            for key, best, form in scores:
-                own, planned = (best - mean([run[key] for run in each]) for each in (found, runs[PLANNED]))
-                cells += ["; ".join(f"{run[key]:{form}}" for run in found), f"{planned / own:.2f}"]
+            for score in scores:
+                planned, own = (np.mean([score.lost(run) for run in each], axis=0) for each in (runs[PLANNED], found))
+                cells += ["; ".join(f"{run[score.key]:{score.format}}" for run in found), _ratio(planned, own)]
             rows.append(cells)
     return rows
+
+
+def _ratio(planned: np.ndarray, own: np.ndarray) -> str:
+    """The ratio of two mean losses (records,), and of several records its 95 % interval."""
+    text = f"{planned.mean() / own.mean():.2f}"
+    if len(own) == 1 or (planned == own).all():
+        return text
+    low, high = interval(planned, own)
+    return f"{text} ({low:.2f} to {high:.2f})"

@@ -1,5 +1,7 @@
 """The studies of planned models: all rivals of each seed, and pages that compare what they lose."""
 
+import re
+
 import pytest
 
 from benchmarks import plan_accuracy, plan_distilled
@@ -29,10 +31,21 @@ def test_page_compares_what_is_lost():
 
 
 def test_page_of_distilled_models_compares_with_the_teacher():
-    def run(kind: str, f1: float) -> dict:
+    def run(kind: str, f1: float, lost: list[int]) -> dict:
         figures = {"kind": kind, "speedup": 5, "f1": f1, "teacher_f1": 70.0, "sparsity": [0.8], "measured_speedup": 5.1}
-        return figures | {"date": "2026-11-29", "machine": "a CPU"}
+        return figures | {"lost_by_questions": lost, "date": "2026-11-29", "machine": "a CPU"}
 
-    text = plan_distilled.page({"planned": run("planned", 66.0), "smaller": run("smaller", 65.0)})
+    planned, smaller = run("planned", 66.0, [4] * 9), run("smaller", 65.0, [5] * 9)
+    text = plan_distilled.page({"planned": planned, "smaller": smaller})
     assert "| 5x | planned | 1 | 80.0% | 5.10x | 66.0 | 1.00 |" in text
-    assert "| 5x | smaller, dense | 1 | 80.0% | 5.10x | 65.0 | 0.80 |" in text
+    assert "| 5x | smaller, dense | 1 | 80.0% | 5.10x | 65.0 | 0.80 (0.80 to 0.80) |" in text
+
+
+def test_interval_of_a_ratio_widens_with_the_spread_over_the_questions():
+    def run(kind: str, lost: list[int]) -> dict:
+        figures = {"kind": kind, "speedup": 5, "f1": 65.0, "teacher_f1": 70.0, "sparsity": [0.8]}
+        return figures | {"measured_speedup": 5.1, "lost_by_questions": lost, "date": "2026-11-29", "machine": "a CPU"}
+
+    text = plan_distilled.page({"planned": run("planned", [2, 6] * 50), "smaller": run("smaller", [6, 4] * 50)})
+    low, high = map(float, re.search(r"0\.80 \((\S+) to (\S+)\)", text).groups())
+    assert 0.6 < low < 0.75 and 0.85 < high < 1.0
