@@ -77,9 +77,9 @@ class Study(accuracy.Study):
         return str(path)
 
     def flags(self, name: str, output: Path) -> list[str]:
-        """The dense model is exported, too."""
+        """The dense model is exported, too; a trial of pruning by reconstruction takes minutes."""
         export = file_flags({"onnx_export_path": output / "onnx"}) if name == "dense" else []
-        return super().flags(name, output) + export
+        return [*super().flags(name, output), *export, "--skip_trial"]
 
     def measure(self, name: str, folder: Path) -> dict:
         """Collect the figures of a run, and time its file and the dense one in turns."""
