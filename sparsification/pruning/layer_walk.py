@@ -230,6 +230,8 @@ def _stops(model: nn.Module, linears: Sequence[str], batch: Batch) -> list[_Stop
             stops[-1].names.append(name)
         else:
             stops.append(_Stop([name], len(inputs[name])))
+    while stops and stops[-1].is_layer:  # nothing needs its outputs
+        stops.pop()
     return stops
 
 

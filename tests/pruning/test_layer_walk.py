@@ -162,3 +162,12 @@ def test_finished_layers_are_not_run_again():
     # One batch to find the order (the second run of it has all layers' outputs), and each batch once for the dense and
     # once for the pruned model.
     assert len(runs) == 1 + 2 * len(batches)
+
+
+def test_nothing_is_run_behind_the_last_group():
+    model, batches = model_of("BERT"), make_batches()
+    runs = []
+    model.bert.encoder.layer[1].output.LayerNorm.register_forward_hook(lambda *_: runs.append(0))
+    names = [name for name in linear_names(model) if ".layer." in name]
+    assert len(list(walk(model, names, batches))) == 8
+    assert len(runs) == 1  # to find the order
