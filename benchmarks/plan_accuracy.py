@@ -75,9 +75,7 @@ class Study(study.Study):
         return str(path)
 
     def flags(self, name: str, output: Path) -> list[str]:
-        """The reference of a recipe with two patterns is the dense model."""
-        files = {"train_file": self.texts, "retrieval_file": self.pairs, "distill_teacher": start_model(self.work)}
-        files |= {"onnx_export_path": output / "onnx"}
+        files = {"train_file": self.texts, "retrieval_file": self.pairs, "onnx_export_path": output / "onnx"}
         return [*file_flags(files), "--seed", str(RUNS[name].seed)]
 
     def measure(self, name: str, folder: Path) -> dict:

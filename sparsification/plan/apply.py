@@ -44,7 +44,6 @@ def apply_recipe(
         BuildError: there is no compiler for the sparse operators.
     """
     manager = ScheduledModifierManager.from_yaml(recipe)
-    teacher = copy.deepcopy(model) if manager.needs_reference else None
     arguments = TrainingArguments(
         str(folder),
         per_device_train_batch_size=BATCH_SIZE,
@@ -56,7 +55,6 @@ def apply_recipe(
     )
     trainer = SparseTrainer(
         manager=manager,
-        teacher=teacher,
         model=copy.deepcopy(model),
         args=arguments,
         train_dataset=rows,

@@ -1,7 +1,6 @@
 """A plan as a recipe."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sparsification.plan.model_files import dropping, quantization
@@ -15,16 +14,15 @@ training_modifiers:
     end_epoch: {end}
 """
 _PRUNING = """\
-  - !ReconstructionPruningModifier  # {pattern}
+  - !ReconstructionPruningModifier
     params: []
     init_sparsity: {init}
     final_sparsity:
-{groups}
+{sparsities}
     start_epoch: 0.0
     end_epoch: {end}
     update_frequency: {frequency}
-    mask_type: {mask_type}
-    reference: {reference}
+    mask_type:{patterns}
     num_samples: {num_samples}
 """
 _RATE = """\
@@ -62,7 +60,7 @@ def write_recipe(plan: Plan, comments: Sequence[str] = (), epochs: float = 0.0, 
     """
     frame = Frame(plan.precision == "int8", epochs)
     pruning = [dropping(plan.dropped)] if plan.dropped else []
-    pruning += _pruning(plan, frame.pruning_end, num_samples) if plan.is_sparse else []
+    pruning += [_pruning(plan, frame.pruning_end, num_samples)] if plan.is_sparse else []
     return frame.text(comments, pruning)
 
 
@@ -102,35 +100,25 @@ class Frame:
         return "".join([*parts, _DISTILLATION if self.epochs else ""])
 
 
-def _pruning(plan: Plan, end: float, num_samples: int) -> list[str]:
-    """One modifier for each pattern, with a group for each sparsity.
+def _pruning(plan: Plan, end: float, num_samples: int) -> str:
+    """The modifier of all weights, with a group for each sparsity and for each pattern."""
+    sparse = [choice for choice in plan.choices if choice.option.pattern != DENSE]
+    patterns = [(MASK_TYPES[choice.option.pattern], choice.unit.weights) for choice in sparse]
+    is_mixed = len({pattern for pattern, _ in patterns}) > 1
+    return _PRUNING.format(
+        init=START if end else 0.0,
+        sparsities=_groups((f"{choice.option.sparsity:g}", choice.unit.weights) for choice in sparse),
+        end=f"{end:g}",
+        frequency=f"{end / 4 or 1.0:g}",
+        patterns=f"\n{_groups(patterns)}" if is_mixed else f" {patterns[0][0]}",
+        num_samples=num_samples,
+    )
 
-    In one shot the second modifier meets a model that the first one has pruned: both fit the layers to the dense model,
-    unless layers are dropped, without which the outputs of the dense model cannot be reached.
-    """
-    patterns = {choice.option.pattern for choice in plan.choices} - {DENSE}
-    from_teacher = len(patterns) > 1 and not end and not plan.dropped
-    texts = []
-    for pattern in sorted(patterns):
-        groups: dict[float, list[str]] = {}
-        for choice in plan.choices:
-            if choice.option.pattern == pattern:
-                groups.setdefault(choice.option.sparsity, []).extend(choice.unit.weights)
-        lines = [
-            line
-            for sparsity in sorted(groups)
-            for line in [f"      {sparsity:g}:", *(f"        - {name}" for name in groups[sparsity])]
-        ]
-        texts.append(
-            _PRUNING.format(
-                pattern=pattern,
-                init=START if end else 0.0,
-                groups="\n".join(lines),
-                end=f"{end:g}",
-                frequency=f"{end / 4 or 1.0:g}",
-                mask_type=json.dumps(MASK_TYPES[pattern]),
-                reference="teacher" if from_teacher else "self",
-                num_samples=num_samples,
-            )
-        )
-    return texts
+
+def _groups(pairs: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Names of weights below their keys, in the order of the keys."""
+    groups: dict[str, list[str]] = {}
+    for key, names in pairs:
+        groups.setdefault(key, []).extend(names)
+    items = "\n        - "
+    return "\n".join(f"      {key}:{items}{items.join(groups[key])}" for key in sorted(groups))

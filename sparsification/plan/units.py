@@ -11,7 +11,7 @@ from sparsification.targets import Targets
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 DENSE, UNSTRUCTURED, BLOCKS = "dense", "unstructured", "1x4"
-MASK_TYPES: dict[str, str | list[int]] = {UNSTRUCTURED: "unstructured", BLOCKS: [1, 4]}
+MASK_TYPES = {UNSTRUCTURED: "unstructured", BLOCKS: "block4"}
 PATTERNS = {"fp32": (UNSTRUCTURED,), "int8": (UNSTRUCTURED, BLOCKS)}  # that the sparse operators are fast with
 
 

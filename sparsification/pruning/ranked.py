@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from sparsification.pruning import global_ranking, masks
+from sparsification.pruning.masks import MaskType
 from sparsification.pruning.scheduled import ScheduledPruning
 from sparsification.targets import Targets
 
@@ -15,6 +16,7 @@ class RankedPruning(ScheduledPruning):
     Annotates recipe keys as ``ScheduledPruning`` does.
     """
 
+    mask_type: MaskType
     global_sparsity: bool  # one ranking over all weights instead of one for each
     max_sparsity: float  # bound for each weight in a global ranking, e.g. 0.95; the others are pruned more instead
 

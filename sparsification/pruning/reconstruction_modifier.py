@@ -11,6 +11,7 @@ from sparsification.base import TrainingStep
 from sparsification.pruning import masks
 from sparsification.pruning.gradual import GradualSchedule
 from sparsification.pruning.layer_reconstruction import LayerReconstruction, MaskMethod, solve_layer
+from sparsification.pruning.masks import MaskType
 from sparsification.pruning.reconstruction import Problem
 from sparsification.pruning.scheduled import FinalSparsity
 from sparsification.samplers import CalibrationSampler
@@ -25,9 +26,10 @@ class ReconstructionPruningModifier(GradualSchedule):
     data, with the inputs that the pruned layers before it produce. It needs no labels, and with ``--one_shot`` no
     training. In training it computes each new mask in this way; a new mask can restore pruned weights. With
     ``mask_type: channel`` whole inputs of a layer go: of the second layer of a feed-forward block these are neurons,
-    which ``LayerThinningModifier`` then removes from the model. Meng et al.
-    2024, arXiv:2406.07831 (ALPS); Frantar & Alistarh 2023, arXiv:2301.00774 (SparseGPT); Sun et al. 2023,
-    arXiv:2306.11695 (Wanda); Yin et al. 2023, arXiv:2310.05175 (OWL).
+    which ``LayerThinningModifier`` then removes from the model. A mapping of ``mask_type`` gives the weights of each
+    pattern: ``{block4: [names], unstructured: [names]}``. Meng et al. 2024, arXiv:2406.07831 (ALPS); Frantar & Alistarh
+    2023, arXiv:2301.00774 (SparseGPT); Sun et al. 2023, arXiv:2306.11695 (Wanda); Yin et al. 2023, arXiv:2310.05175
+    (OWL).
     """
 
     params: list[str] | str
@@ -35,7 +37,7 @@ class ReconstructionPruningModifier(GradualSchedule):
     final_sparsity: FinalSparsity = 0.8
     update_frequency: float = 1.0  # epochs between new masks
     inter_func: Literal["linear", "cubic", "inverse_cubic"] = "cubic"
-    mask_type: str | list[int] = "unstructured"
+    mask_type: str | list[int] | dict[str, list[str] | str] = "unstructured"
     leave_enabled: bool = True
     mask_method: MaskMethod = "alps"  # present: keep existing zeros, fit the other weights to the teacher
     refit: bool = True  # solve for the kept weights
@@ -54,11 +56,14 @@ class ReconstructionPruningModifier(GradualSchedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_calibration(self.num_samples, self.batch_size, self.dampening_frac)
-        check_block_size(self.block_size, self.mask_type)
-        pattern = masks.parse_mask_type(self.mask_type)
+        for mask_type in self.mask_type if isinstance(self.mask_type, dict) else [self.mask_type]:
+            check_block_size(self.block_size, mask_type)
         if self.allocation != "uniform":
             if len(self.groups()) > 1:
                 raise ValueError(f"allocation {self.allocation} is for one final_sparsity, not one for each group")
+            if isinstance(self.mask_type, dict):
+                raise ValueError(f"allocation {self.allocation} is for one mask_type, not one for each group")
+            pattern = masks.parse_mask_type(self.mask_type)
             if isinstance(pattern, str) and ":" in pattern:
                 raise ValueError(f"allocation {self.allocation}: every layer has the sparsity of mask_type '{pattern}'")
             if self.mask_method == "present":
@@ -77,9 +82,22 @@ class ReconstructionPruningModifier(GradualSchedule):
         return [] if self.mask_method == "present" else super().final_sparsities
 
     def initialize(self, targets: Targets) -> None:
+        self._mask_types: dict[str, MaskType] = {}  # of the weights that a mapping names
+        for mask_type, patterns in self.mask_type.items() if isinstance(self.mask_type, dict) else ():
+            for name in targets.parameters(patterns):
+                if name in self._mask_types:
+                    raise ValueError(f"{name} is in two groups of mask_type")
+                self._mask_types[name] = mask_type
         super().initialize(targets)
+        if others := self._mask_types.keys() - self._final.keys():
+            raise ValueError(f"{min(others)} has a mask_type, but no final_sparsity")
         self._layers = LayerReconstruction(targets.model, self.masked.weights)
         self._allocated = self.allocation == "uniform"
+
+    def mask_type_of(self, name: str) -> MaskType:
+        if isinstance(self.mask_type, dict) and name not in self._mask_types:
+            raise ValueError("no group of mask_type has it")
+        return self._mask_types.get(name) or super().mask_type_of(name)
 
     def set_calibration_sampler(self, sampler: CalibrationSampler) -> None:
         self._layers.sampler = sampler
@@ -107,6 +125,7 @@ class ReconstructionPruningModifier(GradualSchedule):
         if self.allocation == "owl":
             found = self._layers.by_outliers(self._batches, final, self.owl_m, self.owl_lmbda)
         else:
+            assert not isinstance(self.mask_type, dict)  # see __post_init__
             found = self._layers.by_errors(self._batches, final, self.mask_type, self.block_size, self.dampening_frac)
         self._final |= found
         self._allocated = True
@@ -116,7 +135,8 @@ class ReconstructionPruningModifier(GradualSchedule):
             raise ValueError("reference: teacher needs a teacher: give --distill_teacher")
 
         def solve(name: str, problem: Problem) -> tuple[Tensor, Tensor]:
-            return solve_layer(problem, targets[name], self.mask_type, self.mask_method, self.refit, self.block_size)
+            mask_type = self.mask_type_of(name)
+            return solve_layer(problem, targets[name], mask_type, self.mask_method, self.refit, self.block_size)
 
         return dict(self._layers.reconstruct(self._batches, self.dampening_frac, solve))
 

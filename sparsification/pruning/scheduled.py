@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsification.base import TrainingStep
 from sparsification.pruning import masks
 from sparsification.pruning.masked_weights import MaskedWeights, PruningBase
+from sparsification.pruning.masks import MaskType
 from sparsification.schedule import curves
 from sparsification.targets import Targets
 
@@ -57,7 +58,7 @@ class ScheduledPruning(PruningBase):
     """
 
     params: list[str] | str  # names, "re:" patterns, __ENCODER__, __ALL_PRUNABLE__ or __ALL__
-    mask_type: str | list[int]  # block4, [rows, columns], N:M, or channel for whole columns
+    mask_type: MaskType | dict[str, list[str] | str]  # block4, [rows, columns], N:M, or channel for whole columns
     leave_enabled: bool  # whether the last mask holds until the end of training
 
     changes_weights: ClassVar[bool] = True
@@ -101,9 +102,14 @@ class ScheduledPruning(PruningBase):
         """The ``init`` of ``sparsity_at`` by weight, from the weights as they are at the start."""
         return dict.fromkeys(self.masked.weights, 0.0)
 
-    def _check_weight(self, weight: Tensor, final: float) -> None:
-        """Raise a ValueError for a weight to which ``mask_type`` cannot be applied with its final sparsity."""
-        masks.compute_mask(weight.abs(), final, self.mask_type)
+    def mask_type_of(self, name: str) -> MaskType:
+        """The pattern of a weight."""
+        assert not isinstance(self.mask_type, dict)
+        return self.mask_type
+
+    def _check_weight(self, name: str, weight: Tensor, final: float) -> None:
+        """Raise a ValueError for a weight to which its pattern cannot be applied with its final sparsity."""
+        masks.compute_mask(weight.abs(), final, self.mask_type_of(name))
 
     # What the recipe says
 
@@ -166,7 +172,7 @@ class ScheduledPruning(PruningBase):
         self._target_sparsity: dict[str, float] = {}  # the sparsities of the last masks, by weight
         for name, weight in weights.items():
             try:
-                self._check_weight(weight.detach(), self._final[name])
+                self._check_weight(name, weight.detach(), self._final[name])
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
@@ -175,15 +181,14 @@ class ScheduledPruning(PruningBase):
         for name, final in self._final.items():
             # After the end the weights count as pruned; ``mask_end`` says whether the masks still hold.
             target = self.target_sparsity(final, epoch, self._init[name]) if epoch < end else final
-            zeros[name] = masks.num_pruned(self.masked.weights[name].shape, target, self.mask_type)
+            zeros[name] = masks.num_pruned(self.masked.weights[name].shape, target, self.mask_type_of(name))
         return zeros
 
     def zero_units(self) -> list[str]:
-        if self.mask_type != "channel":
-            return []
-        for name, weight in self.masked.weights.items():
-            weight.data *= masks.compute_mask(weight.detach().abs(), self._final[name], self.mask_type)
-        return list(self.masked.weights)
+        weights = {name: w for name, w in self.masked.weights.items() if self.mask_type_of(name) == "channel"}
+        for name, weight in weights.items():
+            weight.data *= masks.compute_mask(weight.detach().abs(), self._final[name], "channel")
+        return list(weights)
 
     def update(self, now: TrainingStep, optimizer: torch.optim.Optimizer) -> None:
         start, end = (now.step_at(epoch) for epoch in self.active_range)

@@ -67,7 +67,7 @@ class StructuredPruningModifier(GradualSchedule):
 
     masks_biases: ClassVar[bool] = True
 
-    def _check_weight(self, weight: Tensor, final: float) -> None:
+    def _check_weight(self, name: str, weight: Tensor, final: float) -> None:
         dimension = masks.UNIT_DIMENSION[self.mask_type]
         if weight.dim() > 2:
             raise ValueError(f"structured pruning needs a matrix, got a weight of shape {tuple(weight.shape)}")

@@ -1,7 +1,5 @@
 """Recipes of plans load, and say what the plan says."""
 
-from dataclasses import replace
-
 import pytest
 
 from helpers.plans import LAYERS, UNITS, make_costs, make_losses
@@ -37,16 +35,18 @@ def test_one_shot_recipe_has_a_group_for_each_sparsity():
     assert len(groups) > 0
 
 
-def test_two_patterns_are_two_modifiers_that_both_fit_the_dense_model():
+def test_two_patterns_are_two_groups_of_one_modifier():
     plan = plan_of(Option("int8", "1x4", 0.8), Option("int8", "unstructured", 0.9))
-    text = write_recipe(plan, num_samples=512)
-    blocks, single = modifiers(text)["ReconstructionPruningModifier"]
-    assert (blocks.mask_type, single.mask_type) == ([1, 4], "unstructured")
-    assert blocks.reference == single.reference == "teacher"
-    assert blocks.num_samples == single.num_samples == 512
-    assert [blocks.groups(), single.groups()] == [[(0.8, ["encoder.0.weight"])], [(0.9, ["encoder.1.weight"])]]
-    shorter = modifiers(write_recipe(replace(plan, dropped=["encoder.2"], kept=LAYERS)))
-    assert [one.reference for one in shorter["ReconstructionPruningModifier"]] == ["self", "self"]
+    (pruning,) = modifiers(write_recipe(plan, num_samples=512))["ReconstructionPruningModifier"]
+    assert pruning.mask_type == {"block4": ["encoder.0.weight"], "unstructured": ["encoder.1.weight"]}
+    assert pruning.groups() == [(0.8, ["encoder.0.weight"]), (0.9, ["encoder.1.weight"])]
+    assert pruning.reference == "self" and pruning.num_samples == 512
+
+
+def test_one_pattern_needs_no_groups():
+    plan = plan_of(Option("int8", "1x4", 0.8), Option("int8", "1x4", 0.9))
+    (pruning,) = modifiers(write_recipe(plan))["ReconstructionPruningModifier"]
+    assert pruning.mask_type == "block4"
 
 
 @pytest.mark.parametrize("vnni", [True, False, None])

@@ -78,6 +78,45 @@ def test_one_shot_prunes_every_layer_to_the_pattern(method, mask_type, tmp_path)
         assert int((weight == 0).sum()) == num_pruned(weight.shape, 0.5, mask_type), name
 
 
+def mixed(blocks: str = r"re:.*\d\.output.dense.weight", single: str = "re:.*intermediate.dense.weight") -> str:
+    """A sparsity and a pattern for each of two kinds of layers; the arguments are those that get a pattern."""
+    groups = r"{0.5: 're:.*intermediate.dense.weight', 0.75: 're:.*\d\.output.dense.weight'}"
+    patterns = f"{{block4: '{blocks}', unstructured: ['{single}']}}"
+    return recipe(f"mask_type: {patterns}").replace(
+        f"['{LINEAR}'], final_sparsity: 0.5", f"[], final_sparsity: {groups}"
+    )
+
+
+def test_each_group_of_weights_has_its_pattern_in_one_walk(tmp_path):
+    def solve(problem):
+        rows, columns = problem.weight.shape
+        keep = reconstruction.alps_mask(problem, *((0.75, "block4") if columns > rows else (0.5, "unstructured")))
+        return reconstruction.refit(problem, keep), keep
+
+    trainer = one_shot(tmp_path, mixed())
+    names = [name for name in linear_names(trainer.model) if "attention" not in name]
+    assert_same_encoder(trainer.model, solved(trainer, solve, names=names))
+    zeros = trainer.manager.modifiers[0].zero_counts_at(1.0, {})
+    assert zeros == {f"{name}.weight": int((trainer.model.get_submodule(name).weight == 0).sum()) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (mixed(blocks=r"re:.*0\.output.dense.weight"), "layer.1.output.dense.weight: no group of mask_type has it"),
+        (mixed(single="re:.*dense.weight"), "output.dense.weight is in two groups of mask_type"),
+        (
+            mixed(single=r"re:.*(query|intermediate.dense)\.weight"),
+            "query.weight has a mask_type, but no final_sparsity",
+        ),
+    ],
+)
+def test_pattern_of_each_weight_must_be_clear(text, message):
+    with pytest.raises(ManagerError) as error:
+        ScheduledModifierManager.from_yaml(text).initialize(make_model())
+    assert message in str(error.value)
+
+
 def test_neurons_go_in_one_shot_and_the_rest_of_their_block_is_fitted(tmp_path):
     name = r"re:(bert\.encoder\.layer\.\d+)\.output\.dense\.weight"
     text = recipe("mask_type: channel").replace(LINEAR, name) + (
@@ -308,6 +347,8 @@ def test_inputs_that_are_not_finite_are_refused(tmp_path):
         ("dampening_frac: 0", "dampening_frac must be above 0, got 0"),
         ("mask_type: '2:4', block_size: 6", "block_size must be a multiple of 4 with mask_type 2:4, got 6"),
         ("mask_type: '2:4', allocation: owl", "every layer has the sparsity of mask_type '2:4'"),
+        ("mask_type: {block4: 're:.*'}, allocation: owl", "allocation owl is for one mask_type, not one for each"),
+        ("mask_type: {block5: 're:.*'}", "or 'N:M' with N < M, got 'block5'"),
         ("mask_method: present", "mask_method present needs refit: true and reference: teacher"),
         ("mask_method: obs", "must be 'alps' or 'sparsegpt' or 'wanda' or 'magnitude' or 'present', got 'obs'"),
     ],
