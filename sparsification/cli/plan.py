@@ -99,10 +99,12 @@ def _run(args: argparse.Namespace) -> None:
     from sparsification.plan.engines import ANY
     from sparsification.plan.report import draw, summary
     from sparsification.report.environment import cpu_name
+    from sparsification.tasks.embedding.modules import MODULES_FILE, load_modules
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     setting = Setting(args.batch, args.length, args.threads, args.engine)
     model, tokenizer = _load(args.model)
+    modules = load_modules(args.model) if args.apply and (args.model / MODULES_FILE).is_file() else None
     rows = read_rows(args.data, model, tokenizer, args.num_samples, args.length)
     folder = args.cache_dir or home / "sparsification-plan"
     inputs = _Inputs(args, model, tokenizer, rows, as_batches(rows, tokenizer), setting, folder)
@@ -122,6 +124,9 @@ def _run(args: argparse.Namespace) -> None:
         print(f"Picture: {args.plot}")
     if args.apply:
         path = apply_recipe(model, tokenizer, found.write(), rows, args.apply, found.sparse_file)
+        if modules is not None:  # without them embeddings would be pooled by the mean
+            for folder in (args.apply, path.parent):
+                modules.save(folder, model.config.hidden_size)
         (milliseconds,) = time_files([path], setting, model.config.vocab_size)
         print(f"Model: {args.apply}; {path.relative_to(args.apply)} takes {milliseconds:.2f} ms, measured")
 

@@ -1,6 +1,7 @@
 """``sparsification plan`` from its arguments to an exported model, on a tiny one."""
 
 import re
+import shutil
 
 import pytest
 from transformers import AutoModelForQuestionAnswering
@@ -9,6 +10,7 @@ from helpers.exports import needs_compiler
 from helpers.models import save_tiny_bert
 from sparsification.cli.main import main
 from sparsification.plan import costs
+from sparsification.tasks.embedding.modules import SentenceModules, load_modules
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,17 @@ def test_plan_is_a_recipe_that_is_applied_and_exported(measured, tmp_path, capsy
     # Measured results are used again.
     assert main(target) == 0
     assert "Costs: from " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("fast_export")
+def test_applied_plan_of_an_embedding_model_keeps_its_pooling(measured, tmp_path):
+    source, out, modules = tmp_path / "model", tmp_path / "out", SentenceModules(pooling="cls", normalize=False)
+    model = measured.index("--model") + 1
+    shutil.copytree(measured[model], source)
+    modules.save(source, 64)
+    flags = ["--engine", "any", "--size_mb", "0.09", "--output", str(tmp_path / "plan.yaml"), "--apply", str(out)]
+    assert main([*measured[:model], str(source), *measured[model + 1 :], *flags]) == 0
+    assert load_modules(out) == load_modules(out / "onnx") == modules
 
 
 @needs_compiler
