@@ -153,9 +153,7 @@ class Score:
 
     key: str  # in the figures of a run
     format: str
-    lost: Callable[
-        [Mapping], Sequence[float]
-    ]  # by a run, of each record or of all; of several the ratio has an interval
+    lost: Callable[[Mapping], Sequence[float]]  # by a run: of each record, or one loss of all
 
 
 def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[str, Score]) -> str:

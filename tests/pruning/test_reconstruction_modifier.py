@@ -82,9 +82,8 @@ def mixed(blocks: str = r"re:.*\d\.output.dense.weight", single: str = "re:.*int
     """A sparsity and a pattern for each of two kinds of layers; the arguments are those that get a pattern."""
     groups = r"{0.5: 're:.*intermediate.dense.weight', 0.75: 're:.*\d\.output.dense.weight'}"
     patterns = f"{{block4: '{blocks}', unstructured: ['{single}']}}"
-    return recipe(f"mask_type: {patterns}").replace(
-        f"['{LINEAR}'], final_sparsity: 0.5", f"[], final_sparsity: {groups}"
-    )
+    text = recipe(f"mask_type: {patterns}")
+    return text.replace(f"['{LINEAR}'], final_sparsity: 0.5", f"[], final_sparsity: {groups}")
 
 
 def test_each_group_of_weights_has_its_pattern_in_one_walk(tmp_path):
