@@ -13,7 +13,7 @@ from sparsification.pruning.gradual import GradualSchedule
 from sparsification.pruning.layer_reconstruction import LayerReconstruction, MaskMethod, solve_layer
 from sparsification.pruning.masks import MaskType
 from sparsification.pruning.reconstruction import Problem
-from sparsification.pruning.scheduled import FinalSparsity
+from sparsification.pruning.scheduled import FinalSparsity, by_weight
 from sparsification.samplers import CalibrationSampler
 from sparsification.targets import Targets
 
@@ -82,12 +82,9 @@ class ReconstructionPruningModifier(GradualSchedule):
         return [] if self.mask_method == "present" else super().final_sparsities
 
     def initialize(self, targets: Targets) -> None:
-        self._mask_types: dict[str, MaskType] = {}  # of the weights that a mapping names
-        for mask_type, patterns in self.mask_type.items() if isinstance(self.mask_type, dict) else ():
-            for name in targets.parameters(patterns):
-                if name in self._mask_types:
-                    raise ValueError(f"{name} is in two groups of mask_type")
-                self._mask_types[name] = mask_type
+        groups = self.mask_type.items() if isinstance(self.mask_type, dict) else ()
+        found = by_weight(groups, targets, "mask_type")
+        self._mask_types: dict[str, MaskType] = {name: mask_type for name, (mask_type, _) in found.items()}
         super().initialize(targets)
         if others := self._mask_types.keys() - self._final.keys():
             raise ValueError(f"{min(others)} has a mask_type, but no final_sparsity")

@@ -6,11 +6,11 @@ and ``compute_masks`` which of its members are pruned: the one method that every
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsification.base import TrainingStep
 from sparsification.pruning import masks
@@ -19,6 +19,7 @@ from sparsification.pruning.masks import MaskType
 from sparsification.schedule import curves
 from sparsification.targets import Targets
 
+T = TypeVar("T")
 FinalSparsity = float | list[float] | dict[float, list[str] | str]
 
 
@@ -47,6 +48,31 @@ def sparsity_groups(params: list[str] | str, final_sparsity: FinalSparsity) -> l
             )
         return [(final, [pattern]) for final, pattern in zip(final_sparsity, params, strict=True)]
     return [(final_sparsity, params)]
+
+
+def by_weight(
+    groups: Iterable[tuple[T, list[str] | str]], targets: Targets, key: str
+) -> dict[str, tuple[T, nn.Parameter]]:
+    """Resolve groups of weights.
+
+    Args:
+        groups: pairs of a value and the patterns of its weights.
+        targets: the parameters to choose from.
+        key: of the recipe that has the groups, for messages.
+
+    Returns:
+        The value and the parameter of each weight, group by group.
+
+    Raises:
+        ValueError: a weight is in two groups, or a pattern matches nothing.
+    """
+    found: dict[str, tuple[T, nn.Parameter]] = {}
+    for value, patterns in groups:
+        for name, weight in targets.parameters(patterns).items():
+            if name in found:
+                raise ValueError(f"{name} is in two groups of {key}")
+            found[name] = value, weight
+    return found
 
 
 class ScheduledPruning(PruningBase):
@@ -160,13 +186,9 @@ class ScheduledPruning(PruningBase):
     # The moments of a run
 
     def initialize(self, targets: Targets) -> None:
-        self._final: dict[str, float] = {}
-        weights = {}
-        for final, patterns in self.groups():
-            for name, weight in targets.parameters(patterns).items():
-                if name in weights:
-                    raise ValueError(f"{name} is in two groups of final_sparsity")
-                weights[name], self._final[name] = weight, final
+        found = by_weight(self.groups(), targets, "final_sparsity")
+        self._final = {name: final for name, (final, _) in found.items()}
+        weights = {name: weight for name, (_, weight) in found.items()}
         self.masked = MaskedWeights(weights)
         self._init = self._initial_sparsities()
         self._target_sparsity: dict[str, float] = {}  # the sparsities of the last masks, by weight
