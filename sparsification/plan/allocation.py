@@ -17,22 +17,24 @@ def allocate(
     """Choose an option for each unit.
 
     Args:
-        costs: of each option of each unit, at least 0.
+        costs: of each option of each unit, of any sign.
         losses: likewise.
         budget: of all units together, in the unit of the costs.
-        steps: into which the budget is divided; the sum of losses is at most the smallest one for a budget that is
-            smaller by one step for each unit.
+        steps: into which the budget is divided that the cheapest options leave; the sum of losses is at most the
+            smallest one for a budget that is smaller by one step for each unit.
 
     Returns:
         Index of the option of each unit; None if even the cheapest options exceed the budget.
     """
-    best, chosen = _tables(costs, losses, budget, steps)
-    if budget < 0 or not np.isfinite(best[steps]):
+    above = _above_cheapest(costs)
+    budget -= sum(map(min, costs))
+    if budget < 0:
         return None
+    _, chosen = _tables(above, losses, budget, steps)
     left, picks = steps, []
     for unit in reversed(range(len(costs))):
         picks.append(int(chosen[unit][left]))
-        left -= int(_in_steps(costs[unit], budget, steps)[picks[-1]])
+        left -= int(_in_steps(above[unit], budget, steps)[picks[-1]])
     return picks[::-1]
 
 
@@ -44,10 +46,10 @@ def frontier(
     Returns:
         Points (budget, loss) where the loss falls, ascending in the budget.
     """
-    most = sum(map(max, costs))
-    best, _ = _tables(costs, losses, most, steps)
-    finite = np.flatnonzero(np.isfinite(best))
-    return lower_envelope([(float(most * index / steps), float(best[index])) for index in finite])
+    above, least = _above_cheapest(costs), sum(map(min, costs))
+    most = sum(map(max, above))
+    best, _ = _tables(above, losses, most, steps)
+    return lower_envelope([(float(least + most * index / steps), float(loss)) for index, loss in enumerate(best)])
 
 
 def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -57,6 +59,11 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
         if not found or loss < found[-1][1]:
             found.append((cost, loss))
     return found
+
+
+def _above_cheapest(costs: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Costs of each unit's options without that of its cheapest one, which is always paid."""
+    return [[cost - min(unit) for cost in unit] for unit in costs]
 
 
 def _tables(
@@ -75,7 +82,7 @@ def _tables(
 
 
 def _in_steps(costs: Sequence[float], budget: float, steps: int) -> np.ndarray:
-    """Costs in steps, rounded up; more than all steps where nothing is left of the budget."""
+    """Costs of at least 0 in steps, rounded up; more than all steps where nothing is left of the budget."""
     if budget <= 0:
         return np.array([0 if cost <= 0 else steps + 1 for cost in costs])
     # A cost that is a whole number of steps must not become one more by the rounding of the division.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +27,14 @@ from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_i
 from sparsification.plan.timing import take_turns
 from sparsification.plan.units import DENSE, Option, Unit, options
 
-FORMAT = 4  # of the file
-ROUNDS = 5
-LAYER_SECONDS, MODEL_SECONDS = 0.03, 0.3  # of a turn
+FORMAT = 5  # of the file
+ROUNDS, SECONDS = 15, 0.02  # of turns
 # Two models give the line of the costs: the sparsest one, and the least sparse one from this sparsity on.
 LOWEST = 0.7
+T = TypeVar("T")
+Layers = dict[tuple[int, int], dict[Option, Path]]  # files by shape and option
+# Files of whole models by option, of mixed ones by number format and shape, of shorter ones by number format.
+Models = tuple[dict[Option, Path], dict[str, dict[tuple[int, int], Path]], dict[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -156,19 +160,17 @@ def measure_costs(
     def measure() -> str:
         say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
         with tempfile.TemporaryDirectory() as scratch:
-            times = _time_layers(model, units, setting, Path(scratch))
             files = ModelFiles(model, tokenizer, rows[:BATCH_SIZE], Path(scratch), setting.engine)
-            models = _time_models(files, units, layers, _models_to_time(times), setting, model.config.vocab_size)
-        return _to_json(Costs(times, *models))
+            layer_files = _write_layers(model, units, setting.engine, Path(scratch))
+            model_files = _write_models(files, units, layers, _models_to_time(layer_files))
+            return _to_json(_time(layer_files, model_files, setting, model.config.vocab_size))
 
     path = timings_file(folder, "costs", model, FORMAT, identity(setting.engine), setting, list(layers))
     return _from_json(kept_timings(path, measure, say))
 
 
-def _time_layers(
-    model: PreTrainedModel, units: Sequence[Unit], setting: Setting, folder: Path
-) -> dict[tuple[int, int], dict[Option, Cost]]:
-    """Time a layer of each shape, with the weights of the first unit of this shape, pruned by magnitude.
+def _write_layers(model: PreTrainedModel, units: Sequence[Unit], engine: str, folder: Path) -> Layers:
+    """Write a layer of each shape, with the weights of the first unit of this shape, pruned by magnitude.
 
     The rows of real weights have different numbers of large weights, on which the time depends as well.
     """
@@ -176,20 +178,15 @@ def _time_layers(
     first: dict[tuple[int, int], Unit] = {}
     for unit in units:
         first.setdefault(unit.shape, unit)
-    layers: dict[tuple[int, int], dict[Option, Cost]] = {}
+    layers: Layers = {}
     for shape, unit in first.items():
         weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
-        paths = {}
-        for option in [one for precision in ("fp32", "int8") for one in options(precision)]:
-            if path := write_option(weight, option, folder, setting.engine):
-                paths[option] = path
-        runs = [
-            partial(session(path, setting.engine, setting.threads).run, None, {"x": _inputs(option, shape[0], setting)})
-            for option, path in paths.items()
-        ]
-        times = take_turns(runs, ROUNDS, LAYER_SECONDS, setting.threads)
-        sizes = [path.stat().st_size for path in paths.values()]
-        layers[shape] = {option: Cost(time, size) for option, time, size in zip(paths, times, sizes, strict=True)}
+        place = folder / "x".join(map(str, shape))
+        place.mkdir()
+        written = {
+            option: write_option(weight, option, place, engine) for kind in ("fp32", "int8") for option in options(kind)
+        }
+        layers[shape] = {option: path for option, path in written.items() if path}
     return layers
 
 
@@ -201,7 +198,7 @@ def _inputs(option: Option, width: int, setting: Setting) -> np.ndarray:
     return generator.normal(size=shape).astype(np.float32)
 
 
-def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Cost]]) -> list[Option]:
+def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Any]]) -> list[Option]:
     """Of each number format the dense model and two sparse ones, if there are two sparsities that pay in each shape."""
     chosen = []
     for precision, pattern in MODEL_PATTERNS.items():
@@ -218,41 +215,55 @@ def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Cost]]) -> 
     return chosen
 
 
-def _time_models(
-    files: ModelFiles,
-    units: Sequence[Unit],
-    layers: Sequence[str],
-    chosen: Sequence[Option],
-    setting: Setting,
-    vocabulary: int,
-) -> tuple[dict[Option, Cost], dict[str, dict[tuple[int, int], Cost]], dict[str, Cost]]:
-    """Time models with an option in all units, mixed ones, and shorter ones; see ``Costs``."""
-    sparsest = {option.precision: option for option in chosen if option.pattern != DENSE}
-    mixed = [(option, shape) for option in sparsest.values() for shape in dict.fromkeys(unit.shape for unit in units)]
-    paths = [files.write(units, [option] * len(units)) for option in chosen]
-    for option, shape in mixed:
-        dense = Option(option.precision)
-        paths.append(files.write(units, [dense if unit.shape == shape else option for unit in units]))
+def _write_models(files: ModelFiles, units: Sequence[Unit], layers: Sequence[str], chosen: Sequence[Option]) -> Models:
+    """Write models with an option in all units, mixed ones, and shorter ones; see ``Costs``."""
+    whole = {option: files.write(units, [option] * len(units)) for option in chosen}
+    mixed: dict[str, dict[tuple[int, int], Path]] = {}
+    shorter = {}
     dropped = [layers[index] for index in every_other(layers)]
-    if dropped:
-        kept = [unit for unit in units if not unit.is_inside(dropped)]
-        paths += [files.write(kept, [option] * len(kept), dropped) for option in sparsest.values()]
-    times = time_files(paths, setting, vocabulary)
-    costs = [Cost(time, path.stat().st_size) for time, path in zip(times, paths, strict=True)]
-    by_shape: dict[str, dict[tuple[int, int], Cost]] = {precision: {} for precision in sparsest}
-    rest = iter(costs[len(chosen) :])
-    for option, shape in mixed:
-        by_shape[option.precision][shape] = next(rest)
-    return dict(zip(chosen, costs, strict=False)), by_shape, dict(zip(sparsest, rest, strict=False))
+    kept = [unit for unit in units if not unit.is_inside(dropped)]
+    for precision, option in {option.precision: option for option in chosen if option.pattern != DENSE}.items():
+        dense = Option(precision)
+        mixed[precision] = {
+            shape: files.write(units, [dense if unit.shape == shape else option for unit in units])
+            for shape in dict.fromkeys(unit.shape for unit in units)
+        }
+        if dropped:
+            shorter[precision] = files.write(kept, [option] * len(kept), dropped)
+    return whole, mixed, shorter
+
+
+def _time(layers: Layers, models: Models, setting: Setting, vocabulary: int) -> Costs:
+    """Time all files in turns, so that a machine that is slower for a while does not favour any of them."""
+    whole, mixed, shorter = models
+    paths = [*whole.values(), *(path for files in mixed.values() for path in files.values()), *shorter.values()]
+    runs = {path: _model_run(path, setting, vocabulary) for path in paths}
+    for shape, files in layers.items():
+        for option, path in files.items():
+            loaded = session(path, setting.engine, setting.threads)
+            runs[path] = partial(loaded.run, None, {"x": _inputs(option, shape[0], setting)})
+    times = take_turns(list(runs.values()), ROUNDS, SECONDS, setting.threads)
+    costs = {path: Cost(time, path.stat().st_size) for path, time in zip(runs, times, strict=True)}
+
+    def of(files: Mapping[T, Path]) -> dict[T, Cost]:
+        return {key: costs[path] for key, path in files.items()}
+
+    return Costs(
+        {shape: of(files) for shape, files in layers.items()},
+        of(whole),
+        {precision: of(files) for precision, files in mixed.items()},
+        of(shorter),
+    )
 
 
 def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list[float]:
     """Measure the milliseconds of model files, which take turns, on random tokens."""
-    runs = []
-    for path in paths:
-        loaded = session(path, setting.engine, setting.threads)
-        runs.append(partial(loaded.run, None, random_inputs(loaded, setting.batch, setting.length, vocabulary)))
-    return take_turns(runs, ROUNDS, MODEL_SECONDS, setting.threads)
+    return take_turns([_model_run(path, setting, vocabulary) for path in paths], ROUNDS, SECONDS, setting.threads)
+
+
+def _model_run(path: Path, setting: Setting, vocabulary: int) -> Callable[[], object]:
+    loaded = session(path, setting.engine, setting.threads)
+    return partial(loaded.run, None, random_inputs(loaded, setting.batch, setting.length, vocabulary))
 
 
 def _to_json(costs: Costs) -> str:

@@ -23,9 +23,8 @@ def measured(tmp_path_factory, tiny_squad):
 
 
 @pytest.fixture(autouse=True)
-def _short_turns(monkeypatch):
-    monkeypatch.setattr(costs, "LAYER_SECONDS", 0.002)
-    monkeypatch.setattr(costs, "MODEL_SECONDS", 0.02)
+def _few_turns(monkeypatch):
+    monkeypatch.setattr(costs, "ROUNDS", 2)
 
 
 @needs_compiler
