@@ -109,8 +109,9 @@ def page(results: Mapping[str, dict]) -> str:
         "Made by `make plan-distilled`. A MiniLM that answers questions of New Wikipedia (`accuracy.md`), pruned and "
         f"quantized in one epoch on the logits and layers of a teacher with an F1 of {' or '.join(teachers)}. In int8: "
         "`model.sparse.onnx`, of smaller models `model.onnx`; one thread, 128 tokens. Two seeds order the data. "
-        "The ratio is what the planned model loses of the teacher's F1 over what this one does: mean of the seeds, "
-        "and the 95 % interval of the paired bootstrap over the questions."
+        "Models are planned from the costs of the machine that they ran on. The ratio is what the planned model loses "
+        "of the teacher's F1 over what this one does: mean of the seeds, and the 95 % interval of the paired bootstrap "
+        "over the questions."
     )
     title = "Planned and uniform sparsity at the same latency, after an epoch of distillation"
     return page_of(title, text, results, {"F1": Score("f1", ".1f", lambda run: run["lost_by_questions"])})

@@ -165,34 +165,29 @@ def page_of(title: str, text: str, results: Mapping[str, dict], scores: Mapping[
         results: figures of the runs by name.
         scores: by their names.
     """
-    heads = ["aim", "pruned", "layers", "sparsity", "measured speed-up"]
+    heads = ["aim", "pruned", "seeds", "layers", "sparsity", "measured speed-up"]
     heads += [head for name in scores for head in (name, "ratio of losses")]
-    machines = sorted({run["machine"] for run in results.values()})
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            f"{when(results)} {text}",
-            "",
-            markdown((heads, _rows(results, list(scores.values())))),
-            "",
-            *(f"- {machine}" for machine in machines),
-            "",
-        ]
-    )
+    machines: dict[str, list[Mapping]] = {}  # a plan is for one of them
+    for run in results.values():
+        machines.setdefault(run["machine"], []).append(run)
+    parts = [f"# {title}", f"{when(results)} {text}"]
+    for machine, runs in machines.items():
+        if rows := _rows(runs, list(scores.values())):
+            parts += [f"{machine}:", markdown((heads, rows))]
+    return "\n\n".join(parts) + "\n"
 
 
-def _rows(results: Mapping[str, dict], scores: Sequence[Score]) -> list[list[str]]:
+def _rows(results: Sequence[Mapping], scores: Sequence[Score]) -> list[list[str]]:
     rows = []
     for speedup in SPEEDUPS:
         runs = {
-            kind: [run for run in results.values() if (run.get("speedup"), run.get("kind")) == (speedup, kind)]
-            for kind in KINDS
+            kind: [run for run in results if (run.get("speedup"), run.get("kind")) == (speedup, kind)] for kind in KINDS
         }
         for kind, found in runs.items():
             if not (found and runs[PLANNED]):
                 continue
-            cells = [f"{speedup}x", LABELS[kind], str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
+            cells = [f"{speedup}x", LABELS[kind], "; ".join(str(run["seed"]) for run in found)]
+            cells += [str(len(found[0]["sparsity"])), f"{mean(found[0]['sparsity']):.1%}"]
             cells.append("; ".join(f"{run['measured_speedup']:.2f}x" for run in found))
             for score in scores:
                 planned, own = (np.mean([score.lost(run) for run in each], axis=0) for each in (runs[PLANNED], found))
