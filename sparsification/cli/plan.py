@@ -164,7 +164,7 @@ def _sparse(inputs: _Inputs) -> _Found:
     from sparsification.plan.planner import make_plan
     from sparsification.plan.recipe import write_recipe
     from sparsification.plan.report import reasons, table
-    from sparsification.plan.units import PATTERNS, find_units
+    from sparsification.plan.units import PATTERNS, find_units, outside_of_units
 
     args, model = inputs.args, inputs.model
     units = find_units(model, inputs.batches[0])
@@ -176,7 +176,7 @@ def _sparse(inputs: _Inputs) -> _Found:
     plan = make_plan(units, costs, losses, _target(args, costs.dense.milliseconds), precisions, layers, drops)
     sparse_file = plan.is_sparse and args.engine == OPERATORS
     write = partial(write_recipe, plan, num_samples=args.num_samples)
-    return _Found(plan, table(plan), reasons(plan), write, sparse_file)
+    return _Found(plan, table(plan), reasons(plan, outside_of_units(model, units)), write, sparse_file)
 
 
 def _smaller(inputs: _Inputs) -> _Found:

@@ -1,8 +1,8 @@
 """ONNX files of a whole model with zeros in its units, to be timed.
 
-The model is exported once for each number format, with 30 % of the weights of its encoder at zero: in this way the
-layers of the encoder are found in the file, whatever their names are there. The time of the dense operators does not
-depend on zeros. Further weights are set to zero in the file.
+The model is exported once for each number format, with 30 % of the weights of its units at zero: in this way their
+layers are found in the file, whatever their names are there. The time of the dense operators does not depend on zeros.
+Further weights are set to zero in the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ _DROPPING = """\
 """
 _PRUNING = f"""\
   - !GMPruningModifier
-    params: __ENCODER__
+    params: [{{}}]
     init_sparsity: 0.0
     final_sparsity: {_MARK}
     start_epoch: 0.0
@@ -107,7 +107,8 @@ class ModelFiles:
         (precision,) = {option.precision for option in chosen}
         key = precision, *dropped
         if key not in self._dense:
-            recipe = RUN + dropping(dropped) + _PRUNING + (quantization() if precision == "int8" else "")
+            pruning = _PRUNING.format(", ".join(name for unit in units for name in unit.weights))
+            recipe = RUN + dropping(dropped) + pruning + (quantization() if precision == "int8" else "")
             folder = self._folder / f"dense {len(self._dense)}"
             self._dense[key] = apply_recipe(self._model, self._tokenizer, recipe, self._rows, folder, sparse=False)
         dense = self._dense[key]
@@ -123,7 +124,7 @@ class ModelFiles:
 
 
 def marked_layers(model: onnx.ModelProto) -> list[Linear | FloatLinear]:
-    """The linear layers of an exported encoder of which 30 % of the weights are zero, in the order of the graph."""
+    """The linear layers of an exported model of which 30 % of the weights are zero, in the order of the graph."""
     graph = Graph(model)
     layers: list[Linear | FloatLinear] = [*find_linears(graph).values(), *find_float_linears(graph).values()]
     return [layer for layer in layers if layer.density <= _MARKED_DENSITY]

@@ -1,5 +1,6 @@
 """A plan as a table and as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sparsification.plan.planner import BYTES, MILLISECONDS, AnyPlan, Plan
@@ -72,13 +73,23 @@ def draw(plan: AnyPlan, path: Path) -> None:
             raise PlanError(f"--plot {path}: {error}") from error
 
 
-def reasons(plan: Plan) -> list[str]:
-    """Sentences about a plan."""
+def reasons(plan: Plan, outside: Sequence[str] = ()) -> list[str]:
+    """Sentences about a plan.
+
+    Args:
+        plan: the plan.
+        outside: names of the encoder's weights that are in none of its units.
+    """
     dense = sum(choice.option.pattern == DENSE for choice in plan.choices)
     dropped = f"{len(plan.dropped)} of {len(plan.dropped) + len(plan.kept)} encoder layers are dropped. "
+    found = [
+        f"{dropped if plan.dropped else ''}{mean_sparsity(plan):.1%} of the weights of these layers are pruned; "
+        f"{dense} of {len(plan.choices)} groups of layers stay dense."
+    ]
+    if outside:
+        found.append(f"{len(outside)} weights of layers that run several times stay dense, e.g. {outside[0]}.")
     return [
-        f"{dropped if plan.dropped else ''}{mean_sparsity(plan):.1%} of the encoder's weights are pruned; {dense} of "
-        f"{len(plan.choices)} groups of layers stay dense.",
+        *found,
         "Loss: what pruning changes in the model's outputs, in units of their variance, one layer at a time, and the "
         "dropped layers together; the sum is the smallest one within the target.",
     ]

@@ -64,26 +64,35 @@ class Unit:
 def find_units(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Unit]:
     """Find the units of a model's encoder, those of ``__ENCODER__``, in the order of their calls.
 
+    Layers that run several times in one pass, as DeBERTa's with shared projections do, have no time of their own: they
+    are in no unit.
+
     Args:
         model: in evaluation mode.
         batch: arguments of ``forward``.
 
     Raises:
-        PlanError: the encoder has no linear layer, or one that runs several times (ALBERT), which has no time of its
-            own.
+        PlanError: the encoder has no linear layer, or all of them run several times (ALBERT).
     """
     weights = Targets(model).parameters("__ENCODER__", strict=False)
     names = {name.removesuffix(".weight"): name for name in weights}
     found = shared_inputs(model, list(names), batch)
     if not found:
         raise PlanError("the model's encoder has no linear layer that can be pruned")
-    for modules, calls in found:
-        if calls > 1:
-            raise PlanError(f"{modules[0]} runs {calls} times in one pass: plans are for layers that run once")
     units = []
-    for modules, _ in found:
-        shapes = [weights[names[module]].shape for module in modules]
-        units.append(
-            Unit(tuple(names[module] for module in modules), shapes[0][1], sum(outputs for outputs, _ in shapes))
-        )
+    for modules, calls in found:
+        if calls == 1:
+            shapes = [weights[names[module]].shape for module in modules]
+            units.append(
+                Unit(tuple(names[module] for module in modules), shapes[0][1], sum(outputs for outputs, _ in shapes))
+            )
+    if not units:
+        modules, calls = found[0]
+        raise PlanError(f"{modules[0]} runs {calls} times in one pass: plans are for layers that run once")
     return units
+
+
+def outside_of_units(model: nn.Module, units: Iterable[Unit]) -> list[str]:
+    """Names of the weights of ``__ENCODER__`` that are in no unit."""
+    inside = {name for unit in units for name in unit.weights}
+    return [name for name in Targets(model).parameters("__ENCODER__", strict=False) if name not in inside]

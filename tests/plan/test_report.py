@@ -25,7 +25,8 @@ def test_lines_of_the_table_add_up_to_what_is_predicted(plan):
 def test_reasons_say_the_mean_sparsity(plan):
     expected = sum(choice.option.sparsity for choice in plan.choices) / 2
     assert mean_sparsity(plan) == pytest.approx(expected)
-    assert any(line.startswith(f"{expected:.1%} of the encoder's weights") for line in reasons(plan))
+    assert any(line.startswith(f"{expected:.1%} of the weights of these layers") for line in reasons(plan))
+    assert "2 weights of layers that run several times stay dense, e.g. one." in reasons(plan, ["one", "two"])
 
 
 def test_dropped_layers_are_named_with_their_loss():
