@@ -10,7 +10,8 @@ The command ``sparsification plan`` (``cli.plan``) goes through these steps:
    model itself is timed as well: dense, with all units sparse at two sparsities, and with the units of one shape dense
    and all others sparse. The time of a sparse model is ``rest + factor x (sum of its layers)``, a line through the two
    sparse models; a dense unit costs what it adds to the model in which those of its shape are dense. A model without
-   sparse layers takes longer than this sum, because nothing is fused in its file: it has its own time.
+   sparse layers takes longer than this sum, because nothing is fused in its file: it has its own time. All files take
+   turns, since the speed of a shared machine changes from one minute to the next.
 3. ``losses``: for each weight and option the relative error of the layer's outputs, by SparseGPT on calibration data,
    with the inputs of the dense model, times a sensitivity: the change of the model's outputs, in units of their
    variance, over the relative error, when this weight alone has 80 % sparsity. Over the layers of a MiniLM it differs

@@ -5,16 +5,16 @@ library of the sparse operators, the model, the batch and the threads.
 """
 
 import json
+import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -22,19 +22,15 @@ from sparsification.plan.apply import BATCH_SIZE
 from sparsification.plan.drops import every_other
 from sparsification.plan.engines import OPERATORS, identity, session
 from sparsification.plan.kept import kept_timings, timings_file
-from sparsification.plan.layer_files import write_option
-from sparsification.plan.model_files import MODEL_PATTERNS, ModelFiles, random_inputs
-from sparsification.plan.timing import take_turns
-from sparsification.plan.units import DENSE, Option, Unit, options
+from sparsification.plan.layer_files import Layers, write_layers
+from sparsification.plan.model_files import ModelFiles, Models, models_to_time, random_inputs, write_models
+from sparsification.plan.timing import all_times, take_turns, variation
+from sparsification.plan.units import DENSE, Option, Unit
 
 FORMAT = 5  # of the file
 ROUNDS, SECONDS = 15, 0.02  # of turns
-# Two models give the line of the costs: the sparsest one, and the least sparse one from this sparsity on.
-LOWEST = 0.7
+UNSTEADY = 0.2  # variation of a model's times that is told
 T = TypeVar("T")
-Layers = dict[tuple[int, int], dict[Option, Path]]  # files by shape and option
-# Files of whole models by option, of mixed ones by number format and shape, of shorter ones by number format.
-Models = tuple[dict[Option, Path], dict[str, dict[tuple[int, int], Path]], dict[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -161,33 +157,15 @@ def measure_costs(
         say("Costs: timing layers and models, once for this machine, model and batch; about a minute for a MiniLM")
         with tempfile.TemporaryDirectory() as scratch:
             files = ModelFiles(model, tokenizer, rows[:BATCH_SIZE], Path(scratch), setting.engine)
-            layer_files = _write_layers(model, units, setting.engine, Path(scratch))
-            model_files = _write_models(files, units, layers, _models_to_time(layer_files))
-            return _to_json(_time(layer_files, model_files, setting, model.config.vocab_size))
+            layer_files = write_layers(model, units, setting.engine, Path(scratch))
+            dropped = [layers[index] for index in every_other(layers)]
+            model_files = write_models(files, units, dropped, models_to_time(layer_files))
+            found, change = _time(layer_files, model_files, setting, model.config.vocab_size)
+        _tell(change, path, say)
+        return _to_json(found)
 
     path = timings_file(folder, "costs", model, FORMAT, identity(setting.engine), setting, list(layers))
     return _from_json(kept_timings(path, measure, say))
-
-
-def _write_layers(model: PreTrainedModel, units: Sequence[Unit], engine: str, folder: Path) -> Layers:
-    """Write a layer of each shape, with the weights of the first unit of this shape, pruned by magnitude.
-
-    The rows of real weights have different numbers of large weights, on which the time depends as well.
-    """
-    parameters = dict(model.named_parameters())
-    first: dict[tuple[int, int], Unit] = {}
-    for unit in units:
-        first.setdefault(unit.shape, unit)
-    layers: Layers = {}
-    for shape, unit in first.items():
-        weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
-        place = folder / "x".join(map(str, shape))
-        place.mkdir()
-        written = {
-            option: write_option(weight, option, place, engine) for kind in ("fp32", "int8") for option in options(kind)
-        }
-        layers[shape] = {option: path for option, path in written.items() if path}
-    return layers
 
 
 def _inputs(option: Option, width: int, setting: Setting) -> np.ndarray:
@@ -198,43 +176,12 @@ def _inputs(option: Option, width: int, setting: Setting) -> np.ndarray:
     return generator.normal(size=shape).astype(np.float32)
 
 
-def _models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Any]]) -> list[Option]:
-    """Of each number format the dense model and two sparse ones, if there are two sparsities that pay in each shape."""
-    chosen = []
-    for precision, pattern in MODEL_PATTERNS.items():
-        chosen.append(Option(precision))
-        common = [
-            option
-            for option in options(precision)
-            if option.pattern == pattern
-            and option.sparsity >= LOWEST
-            and all(option in table for table in layers.values())
-        ]
-        if len(common) > 1:
-            chosen += [common[0], common[-1]]
-    return chosen
+def _time(layers: Layers, models: Models, setting: Setting, vocabulary: int) -> tuple[Costs, float]:
+    """Time all files in turns, so that a machine that is slower for a while does not favour any of them.
 
-
-def _write_models(files: ModelFiles, units: Sequence[Unit], layers: Sequence[str], chosen: Sequence[Option]) -> Models:
-    """Write models with an option in all units, mixed ones, and shorter ones; see ``Costs``."""
-    whole = {option: files.write(units, [option] * len(units)) for option in chosen}
-    mixed: dict[str, dict[tuple[int, int], Path]] = {}
-    shorter = {}
-    dropped = [layers[index] for index in every_other(layers)]
-    kept = [unit for unit in units if not unit.is_inside(dropped)]
-    for precision, option in {option.precision: option for option in chosen if option.pattern != DENSE}.items():
-        dense = Option(precision)
-        mixed[precision] = {
-            shape: files.write(units, [dense if unit.shape == shape else option for unit in units])
-            for shape in dict.fromkeys(unit.shape for unit in units)
-        }
-        if dropped:
-            shorter[precision] = files.write(kept, [option] * len(kept), dropped)
-    return whole, mixed, shorter
-
-
-def _time(layers: Layers, models: Models, setting: Setting, vocabulary: int) -> Costs:
-    """Time all files in turns, so that a machine that is slower for a while does not favour any of them."""
+    Returns:
+        The costs, and the variation of the dense fp32 model's times.
+    """
     whole, mixed, shorter = models
     paths = [*whole.values(), *(path for files in mixed.values() for path in files.values()), *shorter.values()]
     runs = {path: _model_run(path, setting, vocabulary) for path in paths}
@@ -242,18 +189,28 @@ def _time(layers: Layers, models: Models, setting: Setting, vocabulary: int) -> 
         for option, path in files.items():
             loaded = session(path, setting.engine, setting.threads)
             runs[path] = partial(loaded.run, None, {"x": _inputs(option, shape[0], setting)})
-    times = take_turns(list(runs.values()), ROUNDS, SECONDS, setting.threads)
-    costs = {path: Cost(time, path.stat().st_size) for path, time in zip(runs, times, strict=True)}
+    times = dict(zip(runs, all_times(list(runs.values()), ROUNDS, SECONDS, setting.threads), strict=True))
+    costs = {path: Cost(statistics.median(mine), path.stat().st_size) for path, mine in times.items()}
 
     def of(files: Mapping[T, Path]) -> dict[T, Cost]:
         return {key: costs[path] for key, path in files.items()}
 
-    return Costs(
+    found = Costs(
         {shape: of(files) for shape, files in layers.items()},
         of(whole),
         {precision: of(files) for precision, files in mixed.items()},
         of(shorter),
     )
+    return found, variation(times[whole[Option("fp32")]])
+
+
+def _tell(change: float, path: Path, say: Callable[[str], None]) -> None:
+    """Say so if the speed of the machine changed while it was timed, by this fraction."""
+    if change > UNSTEADY:
+        say(
+            f"Costs: this machine's speed changed by {change:.0%} meanwhile, and predictions are no more exact. "
+            f"Delete {path} to have it timed again, at best with nothing else running on it"
+        )
 
 
 def time_files(paths: Sequence[Path], setting: Setting, vocabulary: int) -> list[float]:

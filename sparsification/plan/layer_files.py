@@ -1,18 +1,22 @@
-"""ONNX files of one linear layer, in the form of the project's export."""
+"""ONNX files of single linear layers, in the form of the project's export."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from transformers import PreTrainedModel
 
 from sparsification.cpu import weight_bits
 from sparsification.plan.engines import served
 from sparsification.plan.rounding import round_weight
-from sparsification.plan.units import DENSE, MASK_TYPES, Option
+from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.runtime.rewrite import SparseGraphError
+
+Layers = dict[tuple[int, int], dict[Option, Path]]  # files by shape and option
 
 
 def write_layer(weight: np.ndarray, path: Path) -> Path:
@@ -80,3 +84,24 @@ def write_option(weight: torch.Tensor, option: Option, folder: Path, engine: str
         return served(path, engine)
     except SparseGraphError:
         return None
+
+
+def write_layers(model: PreTrainedModel, units: Sequence[Unit], engine: str, folder: Path) -> Layers:
+    """Write a layer of each shape, with the weights of the first unit of this shape, pruned by magnitude.
+
+    The rows of real weights have different numbers of large weights, on which the time depends as well.
+    """
+    parameters = dict(model.named_parameters())
+    first: dict[tuple[int, int], Unit] = {}
+    for unit in units:
+        first.setdefault(unit.shape, unit)
+    layers: Layers = {}
+    for shape, unit in first.items():
+        weight = torch.cat([parameters[name].detach() for name in unit.weights]).float()
+        place = folder / "x".join(map(str, shape))
+        place.mkdir()
+        written = {
+            option: write_option(weight, option, place, engine) for kind in ("fp32", "int8") for option in options(kind)
+        }
+        layers[shape] = {option: path for option, path in written.items() if path}
+    return layers

@@ -19,13 +19,16 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from sparsification.cpu import weight_bits
 from sparsification.plan.apply import apply_recipe
 from sparsification.plan.engines import OPERATORS, served
-from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option, Unit
+from sparsification.plan.units import BLOCKS, DENSE, MASK_TYPES, UNSTRUCTURED, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.runtime.graph import Graph
 from sparsification.runtime.rewrite.float_linear import FloatLinear, find_float_linears
 from sparsification.runtime.rewrite.linear import Linear, find_linears
 
-MODEL_PATTERNS = {"fp32": UNSTRUCTURED, "int8": BLOCKS}  # of the sparse models that are timed
+# Files of whole models by option, of mixed ones by number format and shape, of shorter ones by number format.
+Models = tuple[dict[Option, Path], dict[str, dict[tuple[int, int], Path]], dict[str, Path]]
+PATTERNS_OF_MODELS = {"fp32": UNSTRUCTURED, "int8": BLOCKS}  # of the sparse ones
+LOWEST = 0.7  # two models give the line of the costs: the sparsest one, and the least sparse one from here on
 _MARK = 0.3
 _MARKED_DENSITY = 0.8  # rounding to int8 makes fewer zeros
 RUN = "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
@@ -121,6 +124,47 @@ class ModelFiles:
         source = self._folder / f"model {self._written}.onnx"
         onnx.save(model, source)
         return served(source, self._engine)
+
+
+def models_to_time(layers: Mapping[tuple[int, int], Mapping[Option, Path]]) -> list[Option]:
+    """Of each number format the dense model and two sparse ones, if there are two sparsities that pay in each shape."""
+    chosen = []
+    for precision, pattern in PATTERNS_OF_MODELS.items():
+        chosen.append(Option(precision))
+        common = [
+            option
+            for option in options(precision)
+            if option.pattern == pattern
+            and option.sparsity >= LOWEST
+            and all(option in table for table in layers.values())
+        ]
+        if len(common) > 1:
+            chosen += [common[0], common[-1]]
+    return chosen
+
+
+def write_models(files: ModelFiles, units: Sequence[Unit], dropped: Sequence[str], chosen: Sequence[Option]) -> Models:
+    """Write models with an option in all units, mixed ones, and shorter ones; see ``costs.Costs``.
+
+    Args:
+        files: of the model.
+        units: of the model.
+        dropped: names of the encoder layers that shorter models do without; none: there are no shorter ones.
+        chosen: the options of whole models.
+    """
+    whole = {option: files.write(units, [option] * len(units)) for option in chosen}
+    mixed: dict[str, dict[tuple[int, int], Path]] = {}
+    shorter = {}
+    kept = [unit for unit in units if not unit.is_inside(dropped)]
+    for precision, option in {option.precision: option for option in chosen if option.pattern != DENSE}.items():
+        dense = Option(precision)
+        mixed[precision] = {
+            shape: files.write(units, [dense if unit.shape == shape else option for unit in units])
+            for shape in dict.fromkeys(unit.shape for unit in units)
+        }
+        if dropped:
+            shorter[precision] = files.write(kept, [option] * len(kept), dropped)
+    return whole, mixed, shorter
 
 
 def marked_layers(model: onnx.ModelProto) -> list[Linear | FloatLinear]:

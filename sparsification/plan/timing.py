@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 
 
 def take_turns(runs: Sequence[Callable[[], object]], rounds: int, seconds: float, threads: int = 1) -> list[float]:
-    """Measure the median time of each function.
+    """Measure the median time of each function, in milliseconds; see ``all_times``."""
+    return [statistics.median(times) for times in all_times(runs, rounds, seconds, threads)]
+
+
+def all_times(runs: Sequence[Callable[[], object]], rounds: int, seconds: float, threads: int = 1) -> list[list[float]]:
+    """Measure the times of functions.
 
     Args:
         runs: the functions.
@@ -16,7 +21,7 @@ def take_turns(runs: Sequence[Callable[[], object]], rounds: int, seconds: float
             processes do not; on several it is the wall-clock time.
 
     Returns:
-        Milliseconds of each.
+        Milliseconds of each run of each function.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in runs]
@@ -30,4 +35,10 @@ def take_turns(runs: Sequence[Callable[[], object]], rounds: int, seconds: float
                 mine.append(1000 * (clock() - start))
                 if time.perf_counter() >= end:
                     break
-    return [statistics.median(mine) for mine in times]
+    return times
+
+
+def variation(times: Sequence[float]) -> float:
+    """How much longer a function took in its slow runs than in its fast ones: the ninth decile over the first, - 1."""
+    first, *_, ninth = statistics.quantiles(times, n=10, method="inclusive")
+    return ninth / first - 1.0

@@ -51,17 +51,12 @@ def test_file_of_results_is_read_as_it_was_written():
     assert module._from_json(module._to_json(costs)) == costs
 
 
-def test_models_to_time_have_sparsities_that_pay_in_each_shape():
-    costs = make_costs()
-    other = {option: cost for option, cost in costs.layers[SHAPE].items() if option.sparsity not in (0.7, 0.95)}
-    assert module._models_to_time({SHAPE: costs.layers[SHAPE], (1, 1): other}) == [
-        Option("fp32"),
-        Option("fp32", UNSTRUCTURED, 0.8),
-        Option("fp32", UNSTRUCTURED, 0.9),
-        Option("int8"),
-        Option("int8", BLOCKS, 0.8),
-        Option("int8", BLOCKS, 0.9),
-    ]
+def test_machine_whose_speed_changes_is_told(tmp_path):
+    said = []
+    for change in (0.1, 0.4):
+        module._tell(change, tmp_path / "costs.json", said.append)
+    (line,) = said
+    assert line.startswith("Costs: this machine's speed changed by 40% meanwhile") and "costs.json" in line
 
 
 @needs_compiler

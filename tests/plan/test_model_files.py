@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForQuestionAnswering
 
+from helpers.plans import SHAPE, make_costs
 from sparsification.plan import model_files
-from sparsification.plan.units import Option, find_units
+from sparsification.plan.units import BLOCKS, UNSTRUCTURED, Option, find_units
 
 
 def test_layers_of_the_encoder_are_found_in_the_file_and_zeroed(tiny_model_dir, tmp_path, tiny_tokenizer):
@@ -25,3 +26,16 @@ def test_layers_of_the_encoder_are_found_in_the_file_and_zeroed(tiny_model_dir, 
         assert float((after == 0).float().mean()) == pytest.approx(0.9, abs=0.001)
         assert float(before[after == 0].abs().max()) <= float(after[after != 0].abs().min())
         assert torch.equal(before[after != 0], after[after != 0])
+
+
+def test_models_to_time_have_sparsities_that_pay_in_each_shape():
+    costs = make_costs()
+    other = {option: cost for option, cost in costs.layers[SHAPE].items() if option.sparsity not in (0.7, 0.95)}
+    assert model_files.models_to_time({SHAPE: costs.layers[SHAPE], (1, 1): other}) == [
+        Option("fp32"),
+        Option("fp32", UNSTRUCTURED, 0.8),
+        Option("fp32", UNSTRUCTURED, 0.9),
+        Option("int8"),
+        Option("int8", BLOCKS, 0.8),
+        Option("int8", BLOCKS, 0.9),
+    ]

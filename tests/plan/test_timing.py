@@ -3,7 +3,9 @@
 import itertools
 import time
 
-from sparsification.plan.timing import take_turns
+import pytest
+
+from sparsification.plan.timing import take_turns, variation
 
 
 def test_slower_function_has_the_longer_time_and_each_runs_in_every_round():
@@ -25,3 +27,9 @@ def test_slower_function_has_the_longer_time_and_each_runs_in_every_round():
 def test_waiting_counts_on_several_threads_only():
     (processor,), (wall,) = (take_turns([lambda: time.sleep(0.02)], 1, 0.0, threads) for threads in (1, 2))
     assert processor < 15 < 19 < wall
+
+
+def test_variation_is_that_of_the_deciles():
+    assert variation([2.0] * 30) == 0.0
+    assert variation([2.0] * 20 + [3.0] * 10) == pytest.approx(0.5)
+    assert variation([2.0] * 99 + [50.0]) == 0.0  # a single pause of the process
