@@ -111,7 +111,7 @@ def page(results: Mapping[str, dict]) -> str:
         "`model.sparse.onnx`, of smaller models `model.onnx`; one thread, 128 tokens. Two seeds order the data. "
         "Models are planned from the costs of the machine that they ran on. The ratio is what the planned model loses "
         "of the teacher's F1 over what this one does: mean of the seeds, and the 95 % interval of the paired bootstrap "
-        "over the questions."
+        "over the questions. Below 0 the planned model has a higher F1 than the teacher."
     )
     title = "Planned and uniform sparsity at the same latency, after an epoch of distillation"
     return page_of(title, text, results, {"F1": Score("f1", ".1f", lambda run: run["lost_by_questions"])})
