@@ -26,8 +26,8 @@ def allocate(
     Returns:
         Index of the option of each unit; None if even the cheapest options exceed the budget.
     """
-    above = _above_cheapest(costs)
-    budget -= sum(map(min, costs))
+    least, above = _above_cheapest(costs)
+    budget -= least
     if budget < 0:
         return None
     _, chosen = _tables(above, losses, budget, steps)
@@ -46,7 +46,7 @@ def frontier(
     Returns:
         Points (budget, loss) where the loss falls, ascending in the budget.
     """
-    above, least = _above_cheapest(costs), sum(map(min, costs))
+    least, above = _above_cheapest(costs)
     most = sum(map(max, above))
     best, _ = _tables(above, losses, most, steps)
     return lower_envelope([(float(least + most * index / steps), float(loss)) for index, loss in enumerate(best)])
@@ -61,9 +61,10 @@ def lower_envelope(points: Sequence[tuple[float, float]]) -> list[tuple[float, f
     return found
 
 
-def _above_cheapest(costs: Sequence[Sequence[float]]) -> list[list[float]]:
-    """Costs of each unit's options without that of its cheapest one, which is always paid."""
-    return [[cost - min(unit) for cost in unit] for unit in costs]
+def _above_cheapest(costs: Sequence[Sequence[float]]) -> tuple[float, list[list[float]]]:
+    """What the cheapest options cost together, which is always paid, and what each option costs more."""
+    cheapest = [min(unit) for unit in costs]
+    return sum(cheapest), [[cost - least for cost in unit] for unit, least in zip(costs, cheapest, strict=True)]
 
 
 def _tables(

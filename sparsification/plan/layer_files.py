@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from sparsification.cpu import weight_bits
 from sparsification.plan.engines import served
 from sparsification.plan.rounding import round_weight
-from sparsification.plan.units import DENSE, MASK_TYPES, Option, Unit, options
+from sparsification.plan.units import DENSE, MASK_TYPES, PATTERNS, Option, Unit, options
 from sparsification.pruning import masks
 from sparsification.runtime.rewrite import SparseGraphError
 
@@ -101,7 +101,9 @@ def write_layers(model: PreTrainedModel, units: Sequence[Unit], engine: str, fol
         place = folder / "x".join(map(str, shape))
         place.mkdir()
         written = {
-            option: write_option(weight, option, place, engine) for kind in ("fp32", "int8") for option in options(kind)
+            option: write_option(weight, option, place, engine)
+            for precision in PATTERNS
+            for option in options(precision)
         }
         layers[shape] = {option: path for option, path in written.items() if path}
     return layers
